@@ -1,0 +1,1 @@
+//! The control plane: model, store, compile, api; marchctl.

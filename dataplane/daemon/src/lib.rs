@@ -1,0 +1,1 @@
+//! The data-plane daemon: ports, pinned workers, agent, slow path.

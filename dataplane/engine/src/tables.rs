@@ -1,0 +1,283 @@
+//! `RuleTables`: what a node is told to do, after names became indices and defaults were filled in, before any structure for
+//! speed exists. Control compiles documents into it, [`build`](crate::build) turns it into a snapshot, and the
+//! [`Reference`](crate::reference) interprets it directly.
+//!
+//! All vectors are canonical: sorted as their docs say, so that equal configurations are equal values.
+
+use std::net::IpAddr;
+
+/// Everything one node needs to know. `Default` is the empty configuration: every packet is dropped as
+/// `port_not_configured`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleTables {
+    /// Sorted by name.
+    pub ports: Vec<PortSpec>,
+    /// Sorted by name.
+    pub interfaces: Vec<InterfaceSpec>,
+    /// Sorted by table, then prefix. Connected routes are not listed: they follow from the interfaces' addresses.
+    pub routes: Vec<RouteSpec>,
+    /// Sorted by priority, then name. First match decides. No match: permit when there is no rule at all, else deny.
+    pub rules: Vec<RuleSpec>,
+    /// Sorted by name.
+    pub services: Vec<ServiceSpec>,
+    /// Sorted by name.
+    pub policers: Vec<PolicerSpec>,
+}
+
+/// A port: one device that the node's backend drives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortSpec {
+    /// Unique within the node.
+    pub name: String,
+    /// How to open it, opaque to the engine (`vdev:net_af_packet0,iface=eth1`, `pci:0000:03:00.0`, ...).
+    pub device: String,
+    /// Largest L3 packet in octets, 576..=9216 (1280.. where an interface on it has IPv6).
+    pub mtu: u16,
+}
+
+/// A layer-3 interface on a port, untagged or on one VLAN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceSpec {
+    /// Unique.
+    pub name: String,
+    /// Index into [`RuleTables::ports`].
+    pub port: usize,
+    /// 802.1Q VLAN 1..=4094, or untagged.
+    pub vlan: Option<u16>,
+    /// Own addresses with the length of their connected prefix.
+    pub addresses: Vec<Cidr>,
+    /// Routing table for packets received here, and the table its connected routes belong to. 0 is the main table.
+    pub table: u32,
+    /// Keep the DSCP of packets received here; otherwise it is set to 0 on receive, before rules see it.
+    pub trust_dscp: bool,
+}
+
+/// An address and the length of the prefix it lies in; as a prefix, host bits are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Cidr {
+    /// The address.
+    pub addr: IpAddr,
+    /// 0..=32 or 0..=128.
+    pub len: u8,
+}
+
+impl Cidr {
+    /// Whether `ip` is of the same family and inside the prefix.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        match (self.addr, ip) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                let shift = 32 - u32::from(self.len.min(32));
+                u32::from(a).checked_shr(shift) == u32::from(b).checked_shr(shift)
+            }
+            (IpAddr::V6(a), IpAddr::V6(b)) => {
+                let shift = 128 - u32::from(self.len.min(128));
+                u128::from(a).checked_shr(shift) == u128::from(b).checked_shr(shift)
+            }
+            _ => false,
+        }
+    }
+
+    /// The same prefix with host bits cleared.
+    #[must_use]
+    pub fn network(&self) -> Cidr {
+        let addr = match self.addr {
+            IpAddr::V4(a) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.len.min(32))).unwrap_or(0);
+                IpAddr::V4((u32::from(a) & mask).into())
+            }
+            IpAddr::V6(a) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.len.min(128))).unwrap_or(0);
+                IpAddr::V6((u128::from(a) & mask).into())
+            }
+        };
+        Cidr { addr, len: self.len }
+    }
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.addr, self.len)
+    }
+}
+
+/// A route of one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteSpec {
+    /// Routing table; 0 is the main table.
+    pub table: u32,
+    /// Destination prefix, host bits zero.
+    pub prefix: Cidr,
+    /// What happens to packets whose longest match this is.
+    pub action: RouteAction,
+}
+
+/// What a route does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteAction {
+    /// Forward over one of these, chosen per flow in proportion to the weights. Never empty.
+    Via(Vec<NextHopSpec>),
+    /// Drop without a word.
+    Blackhole,
+    /// Drop and tell the sender (ICMP administratively prohibited).
+    Reject,
+}
+
+/// One next hop of a route. Sorted by address within a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextHopSpec {
+    /// Of the prefix's family, inside a connected prefix of `interface`, not an address of ours.
+    pub address: IpAddr,
+    /// Index into [`RuleTables::interfaces`].
+    pub interface: usize,
+    /// 1..=65535.
+    pub weight: u16,
+}
+
+/// One rule. Empty lists and `None` match everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleSpec {
+    /// Unique.
+    pub name: String,
+    /// Lower is looked at first; equal priorities by name.
+    pub priority: u32,
+    /// What it matches, all parts together.
+    pub matches: RuleMatch,
+    /// What it decides.
+    pub action: RuleAction,
+    /// DSCP codepoint 0..=63 for packets it permits.
+    pub mark: Option<u8>,
+}
+
+/// The conditions of a rule; all given ones must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleMatch {
+    /// Source in any of these. A v4 packet never matches a list of v6 prefixes only.
+    pub src: Vec<Cidr>,
+    /// Destination in any of these.
+    pub dst: Vec<Cidr>,
+    /// IP protocol number (the upper-layer one for IPv6).
+    pub protocol: Option<u8>,
+    /// Source port in any of these inclusive ranges. Packets without ports (ICMP, later fragments) never match.
+    pub src_ports: Vec<PortRange>,
+    /// Destination port in any of these.
+    pub dst_ports: Vec<PortRange>,
+    /// Received on this interface (index into [`RuleTables::interfaces`]).
+    pub in_interface: Option<usize>,
+}
+
+/// Inclusive range of L4 ports, `first <= last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PortRange {
+    /// Lowest port.
+    pub first: u16,
+    /// Highest port.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// Every port.
+    pub const ALL: PortRange = PortRange { first: 0, last: u16::MAX };
+
+    /// Whether the port is inside.
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+}
+
+/// What a rule decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleAction {
+    /// Let it pass.
+    Permit,
+    /// Drop it, counted under the rule.
+    Deny,
+}
+
+/// A service: virtual addresses balanced over backends, mode NAT (destination rewritten there, source rewritten back).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSpec {
+    /// Unique.
+    pub name: String,
+    /// Virtual addresses, sorted; not an interface's own address.
+    pub addresses: Vec<IpAddr>,
+    /// Which traffic.
+    pub protocol: ServiceProtocol,
+    /// Destination ports, sorted, disjoint. Empty for ICMP; `[PortRange::ALL]` for all ports.
+    pub ports: Vec<PortRange>,
+    /// Same backend for one source address (no ports in the Maglev hash).
+    pub source_affinity: bool,
+    /// Sorted by name. For every family of `addresses` at least one.
+    pub backends: Vec<BackendSpec>,
+    /// Index into [`RuleTables::policers`]; meters client-to-backend packets of the service together.
+    pub policer: Option<usize>,
+    /// DSCP codepoint for both directions, unless the rule or the policer marks.
+    pub mark: Option<u8>,
+}
+
+/// Protocol of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ServiceProtocol {
+    /// TCP (6).
+    Tcp,
+    /// UDP (17).
+    Udp,
+    /// ICMP echo (1) for IPv4 addresses, ICMPv6 echo (58) for IPv6 ones.
+    Icmp,
+}
+
+impl ServiceProtocol {
+    /// IP protocol number for the family.
+    pub const fn number(self, v6: bool) -> u8 {
+        match (self, v6) {
+            (Self::Tcp, _) => 6,
+            (Self::Udp, _) => 17,
+            (Self::Icmp, false) => 1,
+            (Self::Icmp, true) => 58,
+        }
+    }
+}
+
+/// One backend of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendSpec {
+    /// Unique within the service.
+    pub name: String,
+    /// Where packets go.
+    pub address: IpAddr,
+    /// Destination port there; `None` keeps the client's. Always `None` for ICMP.
+    pub port: Option<u16>,
+    /// Share of new sessions, 1..=1000.
+    pub weight: u16,
+    /// Gets no new sessions; established ones stay.
+    pub draining: bool,
+}
+
+/// A policer: RFC 2697 single rate three colour marker, colour-blind, counting L3 octets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicerSpec {
+    /// Unique.
+    pub name: String,
+    /// Committed information rate in kbit/s (1,000 bit), 1..=100_000_000 (100 Gbit/s).
+    pub cir_kbps: u64,
+    /// Committed burst size in octets.
+    pub cbs_bytes: u64,
+    /// Excess burst size in octets; CBS + EBS > 0.
+    pub ebs_bytes: u64,
+    /// What happens to green packets.
+    pub on_green: PolicerAction,
+    /// What happens to yellow packets.
+    pub on_yellow: PolicerAction,
+    /// What happens to red packets.
+    pub on_red: PolicerAction,
+}
+
+/// What a policer does with a colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicerAction {
+    /// Let it pass.
+    Pass,
+    /// Let it pass with this DSCP codepoint.
+    Mark(u8),
+    /// Drop it.
+    Drop,
+}

@@ -1,0 +1,1 @@
+//! Raw bindings to the distribution's libdpdk, generated at build time.

@@ -1,0 +1,1 @@
+//! The testpmd-style performance harness.

@@ -1,0 +1,1 @@
+//! Walls, properties and end-to-end tests over several crates.
