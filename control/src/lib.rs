@@ -1,1 +1,3 @@
-//! The control plane: model, store, compile, api; marchctl.
+//! The control plane: `model` (documents and their validation), `compile` (document to a node's tables), `store` (versions,
+//! identities, audit), `pki` (CA, roles), `api` (gRPC services and the nodes' hub).
+#![forbid(unsafe_code)]
