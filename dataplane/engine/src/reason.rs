@@ -65,8 +65,8 @@ reasons! {
         L4Malformed = "l4_malformed",
         /// Multicast or broadcast IP that nobody here listens to.
         Multicast = "multicast",
-        /// A fragment for a service; fragments of services need reassembly.
-        FragmentToService = "fragment_to_service",
+        /// A fragment for a service or for one of our addresses: that needs reassembly, which is not built yet.
+        FragmentUnsupported = "fragment_unsupported",
         /// A rule with action deny matched.
         RuleDeny = "rule_deny",
         /// Addressed to a service whose backends are all absent or draining.

@@ -48,7 +48,7 @@ pub struct InterfaceSpec {
     pub addresses: Vec<Cidr>,
     /// Routing table for packets received here, and the table its connected routes belong to. 0 is the main table.
     pub table: u32,
-    /// Keep the DSCP of packets received here; otherwise it is set to 0 on receive, before rules see it.
+    /// Keep the DSCP of packets received here; otherwise forwarded ones leave with DSCP 0 unless something marks them.
     pub trust_dscp: bool,
 }
 
