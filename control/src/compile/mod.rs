@@ -1,0 +1,1 @@
+//! A validated document becomes one node's tables.

@@ -1,0 +1,1 @@
+//! Documents: parsed, validated, compared and changed.
