@@ -1,0 +1,4 @@
+//! `marchproxy-dataplane`.
+#![forbid(unsafe_code)]
+
+fn main() {}
