@@ -1,6 +1,26 @@
-//! The packet engine.
+//! The packet engine: packets, tables, stages, ledger, snapshot and worker loop.
+//!
+//! It knows no DPDK, no async runtime, no clock and no randomness: backends implement [`io`], time and secrets are given.
+//! What it does to packets is written down in `BEHAVIOUR.md`; [`reference`] is the slow twin of that text.
 #![forbid(unsafe_code)]
+
+pub mod build;
+pub mod burst;
+pub mod flow;
 pub mod hash;
 pub mod io;
+pub mod ledger;
+pub mod packet;
+pub mod pipeline;
+pub mod ports;
 pub mod reason;
+pub mod slots;
+pub mod snapshot;
+pub mod stage;
+pub mod stats;
+pub mod table;
 pub mod tables;
+pub mod wire;
+
+pub use build::{Budget, BuildError, build};
+pub use snapshot::Snapshot;

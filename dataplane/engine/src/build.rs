@@ -1,0 +1,344 @@
+//! From `RuleTables` to a `Snapshot`: the one place where expensive structures are made and budgets are computed. The node, the harness,
+//! the tests and control's dry run all call it; it never runs on a worker.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::flow::{Addr, from_ip};
+use crate::ports::{PortSlot, UNTAGGED};
+use crate::slots::{Slot, Slots};
+use crate::snapshot::{Hop, Interface, PortInterfaces, Route, Snapshot};
+use crate::stats::MAX_PORTS;
+use crate::table::fib::Fib;
+use crate::table::policer::{MAX_BURST_OCTETS, PolicerTable};
+use crate::table::rules::Rules;
+use crate::table::services::{Service, Services};
+use crate::tables::{RouteAction, RuleTables};
+
+/// What a snapshot may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Octets of all tables.
+    pub bytes: usize,
+    /// Cache lines a packet's rule look-up may touch in the worst case.
+    pub rule_lines: usize,
+    /// Counter slots (rules, services, backends, policers together), as many as the workers' statistics have.
+    pub counters: u32,
+    /// Policers.
+    pub policers: u32,
+}
+
+impl Default for Budget {
+    /// 512 MiB, 1,024 lines (about 10,000 rules), 65,536 counters, 16,384 policers.
+    fn default() -> Self {
+        Self { bytes: 512 << 20, rule_lines: 1024, counters: 1 << 16, policers: 1 << 14 }
+    }
+}
+
+/// Why tables cannot become a snapshot. Nothing changes on the node then.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// Something there is too much of.
+    #[error("{object}: {field}: found {found}, allowed at most {allowed}")]
+    OverBudget {
+        /// What is over budget.
+        object: String,
+        /// Which measure.
+        field: &'static str,
+        /// What it would take.
+        found: String,
+        /// What the budget allows.
+        allowed: String,
+    },
+    /// A reference or value that no compiler of ours produces.
+    #[error("{object}: {field}: found {found}, allowed {allowed}")]
+    Invalid {
+        /// The object.
+        object: String,
+        /// Its field.
+        field: &'static str,
+        /// What it says.
+        found: String,
+        /// What it may say.
+        allowed: String,
+    },
+}
+
+/// Builds a snapshot. `previous` is the generation it will replace: equal names keep their port, counter and policer slots.
+pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) -> Result<Snapshot, BuildError> {
+    let empty = Snapshot::default();
+    let previous = previous.unwrap_or(&empty);
+    check(tables)?;
+    let mut snapshot = Snapshot {
+        port_slots: previous.port_slots.next_generation(),
+        counter_slots: previous.counter_slots.next_generation(),
+        policer_slots: previous.policer_slots.next_generation(),
+        ..Snapshot::default()
+    };
+    ports(tables, &mut snapshot)?;
+    interfaces(tables, &mut snapshot);
+    routes(tables, &mut snapshot);
+    let mut counters = Counters::new(tables, &mut snapshot.counter_slots, budget)?;
+    snapshot.rules =
+        Rules::build(&tables.rules, tables.interfaces.len(), budget.bytes, |r| counters.get("rule", &r.name))
+            .map_err(|_| rules_over_budget(tables, budget))?;
+    let services = tables
+        .services
+        .iter()
+        .map(|spec| {
+            Service::new(spec, |backend| match backend {
+                None => counters.get("service", &spec.name),
+                Some(b) => counters.get("backend", &format!("{}/{}", spec.name, b.name)),
+            })
+        })
+        .collect();
+    snapshot.services = Services::build(&tables.services, services);
+    policers(tables, &mut snapshot.policer_slots, &mut snapshot.policers, &mut counters, budget)?;
+    snapshot.policer_names = tables.policers.iter().map(|p| p.name.clone()).collect();
+    within_budget(&snapshot, tables, budget)?;
+    Ok(snapshot)
+}
+
+fn within_budget(snapshot: &Snapshot, tables: &RuleTables, budget: &Budget) -> Result<(), BuildError> {
+    let lines = snapshot.rules.worst_lines();
+    if lines > budget.rule_lines {
+        return Err(BuildError::OverBudget {
+            object: format!("{} rules", tables.rules.len()),
+            field: "cache lines per packet",
+            found: lines.to_string(),
+            allowed: budget.rule_lines.to_string(),
+        });
+    }
+    if snapshot.bytes() > budget.bytes {
+        return Err(BuildError::OverBudget {
+            object: format!(
+                "{} routes, {} rules, {} services",
+                tables.routes.len(),
+                tables.rules.len(),
+                tables.services.len()
+            ),
+            field: "bytes",
+            found: snapshot.bytes().to_string(),
+            allowed: budget.bytes.to_string(),
+        });
+    }
+    Ok(())
+}
+
+fn rules_over_budget(tables: &RuleTables, budget: &Budget) -> BuildError {
+    BuildError::OverBudget {
+        object: format!("{} rules", tables.rules.len()),
+        field: "bytes",
+        found: "more, because many distinct prefixes and port ranges overlap".into(),
+        allowed: budget.bytes.to_string(),
+    }
+}
+
+/// References stay inside their vectors, so that later steps need not ask.
+fn check(tables: &RuleTables) -> Result<(), BuildError> {
+    let invalid = |object: String, field, found: usize, len: usize| {
+        Err(BuildError::Invalid { object, field, found: found.to_string(), allowed: format!("an index below {len}") })
+    };
+    for i in &tables.interfaces {
+        if i.port >= tables.ports.len() {
+            return invalid(format!("interface {}", i.name), "port", i.port, tables.ports.len());
+        }
+    }
+    let interfaces = tables.interfaces.len();
+    for r in &tables.routes {
+        if let RouteAction::Via(hops) = &r.action {
+            if let Some(hop) = hops.iter().find(|h| h.interface >= interfaces) {
+                return invalid(format!("route {}", r.prefix), "via.interface", hop.interface, interfaces);
+            }
+            if hops.is_empty() || hops.iter().any(|h| h.weight == 0) {
+                return Err(BuildError::Invalid {
+                    object: format!("route {}", r.prefix),
+                    field: "via",
+                    found: format!("{} next hops, or one of weight 0", hops.len()),
+                    allowed: "at least one, weights from 1".into(),
+                });
+            }
+        }
+    }
+    for r in &tables.rules {
+        if let Some(i) = r.matches.in_interface.filter(|&i| i >= interfaces) {
+            return invalid(format!("rule {}", r.name), "match.in", i, interfaces);
+        }
+    }
+    for s in &tables.services {
+        if let Some(p) = s.policer.filter(|&p| p >= tables.policers.len()) {
+            return invalid(format!("service {}", s.name), "policer", p, tables.policers.len());
+        }
+        if s.backends.len() >= usize::from(u16::MAX) || s.backends.iter().any(|b| b.weight == 0) {
+            return Err(BuildError::Invalid {
+                object: format!("service {}", s.name),
+                field: "backends",
+                found: format!("{} backends, or one of weight 0", s.backends.len()),
+                allowed: "at most 65534, weights from 1".into(),
+            });
+        }
+    }
+    for p in &tables.policers {
+        if p.cbs_bytes > MAX_BURST_OCTETS || p.ebs_bytes > MAX_BURST_OCTETS {
+            return Err(BuildError::Invalid {
+                object: format!("policer {}", p.name),
+                field: "cbs_bytes, ebs_bytes",
+                found: p.cbs_bytes.max(p.ebs_bytes).to_string(),
+                allowed: format!("at most {MAX_BURST_OCTETS}"),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn ports(tables: &RuleTables, snapshot: &mut Snapshot) -> Result<(), BuildError> {
+    let names: Vec<_> = tables.ports.iter().map(|p| p.name.clone()).collect();
+    snapshot.port_slots.make_room(&names, MAX_PORTS as u32);
+    for spec in &tables.ports {
+        let slot = snapshot.port_slots.take(&spec.name, MAX_PORTS as u32).ok_or_else(|| BuildError::OverBudget {
+            object: format!("port {}", spec.name),
+            field: "ports",
+            found: tables.ports.len().to_string(),
+            allowed: MAX_PORTS.to_string(),
+        })?;
+        snapshot.ports.push((PortSlot::from_index(slot.index as usize), spec.clone()));
+    }
+    Ok(())
+}
+
+fn interfaces(tables: &RuleTables, snapshot: &mut Snapshot) {
+    let mut fib_of: BTreeMap<u32, u32> = BTreeMap::new();
+    let used = tables.interfaces.iter().map(|i| i.table).chain(tables.routes.iter().map(|r| r.table));
+    for table in used.collect::<std::collections::BTreeSet<_>>() {
+        let next = fib_of.len() as u32;
+        fib_of.insert(table, next);
+    }
+    let mut by_port = PortInterfaces::default();
+    for (index, spec) in tables.interfaces.iter().enumerate() {
+        let (port, port_spec) = &snapshot.ports[spec.port];
+        let vlan = spec.vlan.unwrap_or(UNTAGGED);
+        by_port.insert(*port, vlan, index as u32);
+        snapshot.interfaces.push(Interface {
+            name: spec.name.clone(),
+            port: *port,
+            vlan,
+            mtu: port_spec.mtu,
+            trust_dscp: spec.trust_dscp,
+            addresses: spec.addresses.iter().map(|c| (from_ip(c.addr), c.len)).collect(),
+            fib: fib_of[&spec.table],
+        });
+        for cidr in &spec.addresses {
+            snapshot.own.push(from_ip(cidr.addr));
+            if cidr.addr.is_ipv4() && cidr.len <= 30 {
+                snapshot.broadcasts.push(from_ip(cidr.network().addr) | ((1 << (32 - cidr.len)) - 1));
+            }
+        }
+    }
+    snapshot.by_port = by_port;
+    snapshot.own.sort_unstable();
+    snapshot.own.dedup();
+    snapshot.broadcasts.sort_unstable();
+    snapshot.broadcasts.dedup();
+}
+
+fn routes(tables: &RuleTables, snapshot: &mut Snapshot) {
+    // Per table: prefix to route index. Connected prefixes first, so that a configured route replaces them.
+    let mut prefixes: BTreeMap<u32, BTreeMap<(Addr, u8), u32>> = BTreeMap::new();
+    let mut seen = HashSet::new();
+    for (index, spec) in tables.interfaces.iter().enumerate() {
+        let place = (snapshot.interfaces[index].port, snapshot.interfaces[index].vlan);
+        prefixes.entry(spec.table).or_default();
+        for cidr in &spec.addresses {
+            let key = (from_ip(cidr.network().addr), cidr.len);
+            if seen.insert((spec.table, key)) {
+                let route = snapshot.routes.len() as u32;
+                snapshot.routes.push(Route::Connected { interface: index as u32, place });
+                prefixes.entry(spec.table).or_default().insert(key, route);
+            }
+        }
+    }
+    for spec in &tables.routes {
+        let route = match &spec.action {
+            RouteAction::Blackhole => Route::Blackhole,
+            RouteAction::Reject => Route::Reject,
+            RouteAction::Via(hops) => {
+                let first = snapshot.hops.len() as u32;
+                let mut weight = 0;
+                for hop in hops {
+                    weight += u32::from(hop.weight);
+                    let address = from_ip(hop.address);
+                    let neighbour_hash = snapshot.interfaces[hop.interface].neighbour(address).hash();
+                    snapshot.hops.push(Hop {
+                        address,
+                        interface: hop.interface as u32,
+                        cumulative: weight,
+                        neighbour_hash,
+                    });
+                }
+                Route::Via { first, count: hops.len() as u32, weight }
+            }
+        };
+        let index = snapshot.routes.len() as u32;
+        snapshot.routes.push(route);
+        let key = (from_ip(spec.prefix.network().addr), spec.prefix.len);
+        prefixes.entry(spec.table).or_default().insert(key, index);
+    }
+    // BTreeMap order equals the dense numbering of `interfaces`.
+    snapshot.fibs = prefixes
+        .into_values()
+        .map(|list| Fib::build(list.into_iter().map(|((addr, len), index)| (addr, len, index))))
+        .collect();
+}
+
+/// Counter slots by kind and name.
+struct Counters<'a> {
+    slots: &'a mut Slots,
+    limit: u32,
+}
+
+impl<'a> Counters<'a> {
+    fn new(tables: &RuleTables, slots: &'a mut Slots, budget: &Budget) -> Result<Self, BuildError> {
+        let mut names: Vec<String> = tables.rules.iter().map(|r| format!("rule/{}", r.name)).collect();
+        for s in &tables.services {
+            names.push(format!("service/{}", s.name));
+            names.extend(s.backends.iter().map(|b| format!("backend/{}/{}", s.name, b.name)));
+        }
+        names.extend(tables.policers.iter().map(|p| format!("policer/{}", p.name)));
+        if names.len() > budget.counters as usize {
+            return Err(BuildError::OverBudget {
+                object: "rules, services, backends and policers".into(),
+                field: "counters",
+                found: names.len().to_string(),
+                allowed: budget.counters.to_string(),
+            });
+        }
+        slots.make_room(&names, budget.counters);
+        Ok(Self { slots, limit: budget.counters })
+    }
+
+    /// Room was made, so a slot is there; [`crate::burst::NONE`] would simply not count.
+    fn get(&mut self, kind: &str, name: &str) -> u32 {
+        self.slots.take(&format!("{kind}/{name}"), self.limit).map_or(crate::burst::NONE, |s| s.index)
+    }
+}
+
+fn policers(
+    tables: &RuleTables,
+    slots: &mut Slots,
+    out: &mut Vec<PolicerTable>,
+    counters: &mut Counters<'_>,
+    budget: &Budget,
+) -> Result<(), BuildError> {
+    let names: Vec<_> = tables.policers.iter().map(|p| p.name.clone()).collect();
+    slots.make_room(&names, budget.policers);
+    for spec in &tables.policers {
+        let Slot { index, incarnation } =
+            slots.take(&spec.name, budget.policers).ok_or_else(|| BuildError::OverBudget {
+                object: format!("policer {}", spec.name),
+                field: "policers",
+                found: names.len().to_string(),
+                allowed: budget.policers.to_string(),
+            })?;
+        out.push(PolicerTable::new(spec, index, incarnation, counters.get("policer", &spec.name)));
+    }
+    Ok(())
+}

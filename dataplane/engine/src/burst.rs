@@ -1,0 +1,288 @@
+//! A burst: the packets of one receive call and the typed columns that stages fill in.
+
+use crate::flow::FlowKey;
+use crate::io::{PacketBuf, PacketVec};
+use crate::ledger::{Backend, Ledger, Punted};
+use crate::ports::PortSlot;
+use crate::reason::{DropReason, PuntReason};
+use crate::stage::parse::Head;
+
+/// Packets a burst holds. 32 keeps packets and columns of a burst inside L1 (grout and VPP measured the same knee).
+pub const BURST: usize = 32;
+
+/// Position of a packet in its burst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lane(u8);
+
+impl Lane {
+    /// Position in columns.
+    #[inline]
+    pub const fn index(self) -> usize {
+        // The mask tells the compiler that columns of BURST entries need no bounds check.
+        self.0 as usize & (BURST - 1)
+    }
+}
+
+/// A set of lanes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mask(u32);
+
+impl Mask {
+    /// The first `n` lanes.
+    #[inline]
+    pub const fn first(n: usize) -> Self {
+        if n >= BURST { Self(u32::MAX) } else { Self((1 << n) - 1) }
+    }
+
+    /// Whether no lane is in it.
+    #[inline]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// How many lanes are in it.
+    #[inline]
+    pub const fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// Whether the lane is in it.
+    #[inline]
+    pub const fn contains(self, lane: Lane) -> bool {
+        self.0 >> lane.index() & 1 == 1
+    }
+
+    /// Adds a lane.
+    #[inline]
+    pub fn insert(&mut self, lane: Lane) {
+        self.0 |= 1 << lane.index();
+    }
+
+    /// Removes a lane.
+    #[inline]
+    pub fn remove(&mut self, lane: Lane) {
+        self.0 &= !(1 << lane.index());
+    }
+
+    /// The lanes in this set that are not in `other`.
+    #[inline]
+    #[must_use]
+    pub const fn without(self, other: Mask) -> Mask {
+        Mask(self.0 & !other.0)
+    }
+
+    /// In order.
+    #[inline]
+    pub fn lanes(self) -> impl Iterator<Item = Lane> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            (rest != 0).then(|| {
+                let lane = rest.trailing_zeros() as u8;
+                rest &= rest - 1;
+                Lane(lane)
+            })
+        })
+    }
+}
+
+/// What becomes of a lane's packet when the burst is drained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fate {
+    /// Still in the pipeline.
+    #[default]
+    Active,
+    /// Ends here.
+    Drop(DropReason),
+    /// Goes to the slow path.
+    Punt(PuntReason),
+    /// Leaves on the egress port.
+    Transmit,
+}
+
+/// Marks a DSCP column that decides nothing.
+pub const NO_MARK: u8 = 0xff;
+
+/// Marks a counter, policer or hop column that names nothing.
+pub const NONE: u32 = u32::MAX;
+
+/// What tables decided about a packet so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Verdict {
+    /// Policer of the service (index into the snapshot), for client-to-backend packets.
+    pub policer: u32,
+    /// DSCP to set, or [`NO_MARK`].
+    pub mark: u8,
+    /// Rewriting to do.
+    pub rewrite: Rewrite,
+}
+
+/// Which addresses and ports a packet gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rewrite {
+    /// None.
+    #[default]
+    None,
+    /// Destination becomes `target` and `port`.
+    Destination,
+    /// Source becomes `target` and `port`.
+    Source,
+}
+
+impl Default for Verdict {
+    fn default() -> Self {
+        Self { policer: NONE, mark: NO_MARK, rewrite: Rewrite::None }
+    }
+}
+
+/// The next hop of a packet.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Egress {
+    /// Index of the egress interface in the snapshot.
+    pub interface: u32,
+    /// The address to resolve.
+    pub next_hop: u128,
+    /// Its hash in the neighbour table.
+    pub neighbour_hash: u64,
+}
+
+/// The columns. Each stage's file says which it reads and writes.
+pub struct Columns {
+    /// What the headers say (parse).
+    pub head: [Head; BURST],
+    /// The tuple as received (parse).
+    pub key: [FlowKey; BURST],
+    /// Keyed hash of the tuple (session).
+    pub hash: [u64; BURST],
+    /// Where the session look-up found the tuple (session).
+    pub hit: [crate::table::sessions::Hit; BURST],
+    /// Index of the first matching rule or [`NONE`] (rule).
+    pub rule: [u32; BURST],
+    /// Mark, policer, rewriting (balance).
+    pub verdict: [Verdict; BURST],
+    /// Address the rewriting puts in, (balance).
+    pub target: [u128; BURST],
+    /// Port the rewriting puts in (balance).
+    pub port: [u16; BURST],
+    /// Next hop (route).
+    pub egress: [Egress; BURST],
+    /// What becomes of it (any).
+    pub fate: [Fate; BURST],
+}
+
+/// One burst. Reused for every receive call; it owns its packets until [`drain`](Self::drain).
+pub struct Burst<B> {
+    packets: [Option<B>; BURST],
+    len: usize,
+    /// Where they were received.
+    pub port: PortSlot,
+    /// Lanes still in the pipeline.
+    pub active: Mask,
+    /// The columns.
+    pub columns: Box<Columns>,
+}
+
+impl<B: PacketBuf> Default for Burst<B> {
+    fn default() -> Self {
+        Self {
+            packets: std::array::from_fn(|_| None),
+            len: 0,
+            port: PortSlot::default(),
+            active: Mask::default(),
+            columns: Box::new(Columns {
+                head: [Head::default(); BURST],
+                key: [FlowKey::default(); BURST],
+                hash: [0; BURST],
+                hit: [crate::table::sessions::Hit::MISS; BURST],
+                rule: [NONE; BURST],
+                verdict: [Verdict::default(); BURST],
+                target: [0; BURST],
+                port: [0; BURST],
+                egress: [Egress::default(); BURST],
+                fate: [Fate::Active; BURST],
+            }),
+        }
+    }
+}
+
+impl<B: PacketBuf> Burst<B> {
+    /// Takes up to [`BURST`] packets out of a receive vector.
+    pub fn fill(&mut self, port: PortSlot, from: &mut PacketVec<B>) {
+        let n = from.len().min(BURST);
+        for (slot, packet) in self.packets.iter_mut().zip(from.drain(..n)) {
+            *slot = Some(packet);
+        }
+        self.len = n;
+        self.port = port;
+        self.active = Mask::first(n);
+    }
+
+    /// Packets in it.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The packet of a lane; empty lanes have none.
+    #[inline]
+    pub fn packet(&self, lane: Lane) -> Option<&B> {
+        self.packets[lane.index()].as_ref()
+    }
+
+    /// The packet of a lane, writable, beside the columns.
+    #[inline]
+    pub fn packet_and_columns(&mut self, lane: Lane) -> Option<(&mut B, &mut Columns)> {
+        Some((self.packets[lane.index()].as_mut()?, &mut self.columns))
+    }
+
+    /// Ends a lane.
+    #[inline]
+    pub fn drop(&mut self, lane: Lane, reason: DropReason) {
+        self.settle(lane, Fate::Drop(reason));
+    }
+
+    /// Sends a lane to the slow path.
+    #[inline]
+    pub fn punt(&mut self, lane: Lane, reason: PuntReason) {
+        self.settle(lane, Fate::Punt(reason));
+    }
+
+    /// Decides a lane.
+    #[inline]
+    pub fn settle(&mut self, lane: Lane, fate: Fate) {
+        self.columns.fate[lane.index()] = fate;
+        self.active.remove(lane);
+    }
+
+    /// The only exit: every packet goes where its fate says. `egress` names port, VLAN and MTU of an egress interface.
+    pub fn drain<K>(&mut self, ledger: &mut Ledger<K>, egress: impl Fn(u32) -> (PortSlot, u16, u16))
+    where
+        K: Backend<Buf = B>,
+    {
+        for lane in Mask::first(self.len).lanes() {
+            let index = lane.index();
+            let Some(packet) = self.packets[index].take() else { continue };
+            let out = self.columns.egress[index];
+            match self.columns.fate[index] {
+                Fate::Transmit => ledger.transmit(packet, egress(out.interface).0),
+                Fate::Drop(reason) => ledger.drop(packet, reason),
+                Fate::Punt(reason) => {
+                    let (port, vlan, mtu) = match reason {
+                        PuntReason::Neighbour => egress(out.interface),
+                        PuntReason::MtuExceeded => (self.port, self.columns.head[index].vlan, egress(out.interface).2),
+                        _ => (self.port, self.columns.head[index].vlan, 0),
+                    };
+                    ledger.punt(Punted { packet, reason, port, vlan, next_hop: out.next_hop, mtu });
+                }
+                // A lane no stage decided would be lost silently; there is none, and the counter would show it.
+                Fate::Active => ledger.drop(packet, DropReason::PortNotConfigured),
+            }
+        }
+        self.len = 0;
+        self.active = Mask::default();
+    }
+}

@@ -1,0 +1,198 @@
+//! The ledger: the only place where packets are transmitted, dropped, consumed or passed to another thread, and so the only
+//! place that counts them.
+
+use std::sync::Arc;
+
+use rtrb::{Consumer, Producer};
+
+use crate::io::{PacketBuf, PacketVec, RxQueue, TxQueue};
+use crate::ports::PortSlot;
+use crate::reason::{ConsumeReason, DropReason, PuntReason};
+use crate::stats::{MAX_PORTS, ThreadStats, Totals};
+
+/// What a backend provides, as one bundle of types.
+pub trait Backend: 'static {
+    /// Its packets.
+    type Buf: PacketBuf;
+    /// Its receive queues.
+    type Rx: RxQueue<Buf = Self::Buf>;
+    /// Its transmit queues.
+    type Tx: TxQueue<Buf = Self::Buf>;
+}
+
+/// A packet on its way to the slow path.
+#[derive(Debug)]
+pub struct Punted<B> {
+    /// The packet: as received, except for [`PuntReason::Neighbour`], where only the destination MAC is missing.
+    pub packet: B,
+    /// Why.
+    pub reason: PuntReason,
+    /// Where it was received (all reasons but `Neighbour`) or must leave (`Neighbour`).
+    pub port: PortSlot,
+    /// VLAN there, [`crate::ports::UNTAGGED`] for none.
+    pub vlan: u16,
+    /// The next hop (`Neighbour`).
+    pub next_hop: u128,
+    /// The egress MTU (`MtuExceeded`).
+    pub mtu: u16,
+}
+
+/// A finished packet from the slow path, to be transmitted by a worker.
+#[derive(Debug)]
+pub struct Injected<B> {
+    /// The complete frame.
+    pub packet: B,
+    /// The egress port.
+    pub port: PortSlot,
+}
+
+/// A transmit queue and the packets that wait for the end of the turn (or for room in the driver).
+struct TxPort<K: Backend> {
+    queue: K::Tx,
+    pending: PacketVec<K::Buf>,
+}
+
+/// One worker's ledger.
+pub struct Ledger<K: Backend> {
+    stats: Arc<ThreadStats>,
+    totals: Totals,
+    tx: [Option<TxPort<K>>; MAX_PORTS],
+    punts: Producer<Punted<K::Buf>>,
+    injects: Consumer<Injected<K::Buf>>,
+}
+
+impl<K: Backend> Ledger<K> {
+    /// A ledger without ports.
+    pub fn new(stats: Arc<ThreadStats>, punts: Producer<Punted<K::Buf>>, injects: Consumer<Injected<K::Buf>>) -> Self {
+        Self { stats, totals: Totals::default(), tx: std::array::from_fn(|_| None), punts, injects }
+    }
+
+    /// The counters it writes.
+    pub fn stats(&self) -> &ThreadStats {
+        &self.stats
+    }
+
+    /// Gives it a port's transmit queue.
+    pub fn attach(&mut self, port: PortSlot, queue: K::Tx) {
+        if let Some(slot) = self.tx.get_mut(port.index()) {
+            *slot = Some(TxPort { queue, pending: PacketVec::new() });
+        }
+    }
+
+    /// Takes a port's transmit queue back; what still waits there is dropped.
+    pub fn detach(&mut self, port: PortSlot) -> Option<K::Tx> {
+        let mut taken = self.tx.get_mut(port.index())?.take()?;
+        flush(&mut taken, port, &self.stats, &mut self.totals);
+        for packet in taken.pending.drain(..) {
+            self.drop(packet, DropReason::TxPortGone);
+        }
+        Some(taken.queue)
+    }
+
+    /// Counts packets that a receive queue handed over.
+    #[inline]
+    pub fn received(&mut self, port: PortSlot, packets: &[K::Buf]) {
+        self.totals.rx += packets.len() as u64;
+        if let Some(counters) = self.stats.ports.get(port.index()) {
+            counters.rx.packets.add(packets.len() as u64);
+            counters.rx.bytes.add(packets.iter().map(|p| p.data().len() as u64).sum());
+        }
+    }
+
+    /// Ends a packet under a reason.
+    #[inline]
+    pub fn drop(&mut self, packet: K::Buf, reason: DropReason) {
+        drop(packet);
+        self.totals.dropped += 1;
+        self.stats.drops[reason.index()].add(1);
+    }
+
+    /// Ends a packet that was meant for us.
+    pub fn consume(&mut self, packet: K::Buf, reason: ConsumeReason) {
+        drop(packet);
+        self.totals.consumed += 1;
+        self.stats.consumed[reason.index()].add(1);
+    }
+
+    /// Queues a finished frame on a port; it leaves at the end of the turn at the latest, or waits if the driver is full.
+    #[inline]
+    pub fn transmit(&mut self, packet: K::Buf, port: PortSlot) {
+        let Some(Some(tx)) = self.tx.get_mut(port.index()) else {
+            self.drop(packet, DropReason::TxPortGone);
+            return;
+        };
+        if tx.pending.is_full() {
+            flush(tx, port, &self.stats, &mut self.totals);
+        }
+        if let Err(full) = tx.pending.try_push(packet) {
+            self.drop(full.element(), DropReason::TxQueueFull);
+        }
+    }
+
+    /// Passes a packet to the slow path.
+    pub fn punt(&mut self, punted: Punted<K::Buf>) {
+        let reason = punted.reason;
+        match self.punts.push(punted) {
+            Ok(()) => {
+                self.totals.given += 1;
+                self.stats.punts[reason.index()].add(1);
+            }
+            Err(rtrb::PushError::Full(punted)) => self.drop(punted.packet, DropReason::PuntQueueFull),
+        }
+    }
+
+    /// Queues what the slow path sent, at most `limit` packets; returns how many.
+    pub fn take_injected(&mut self, limit: usize) -> usize {
+        for taken in 0..limit {
+            let Ok(injected) = self.injects.pop() else { return taken };
+            self.totals.taken += 1;
+            self.transmit(injected.packet, injected.port);
+        }
+        limit
+    }
+
+    /// Ends a turn: hands waiting frames to the drivers and publishes the totals.
+    pub fn end_turn(&mut self) {
+        let mut held = 0;
+        for (index, tx) in self.tx.iter_mut().enumerate() {
+            if let Some(tx) = tx
+                && !tx.pending.is_empty()
+            {
+                flush(tx, PortSlot::from_index(index), &self.stats, &mut self.totals);
+                held += tx.pending.len() as u64;
+            }
+        }
+        self.totals.held = held;
+        self.stats.totals.publish(&self.totals);
+    }
+
+    /// Packets waiting for room in a driver.
+    pub fn held(&self) -> usize {
+        self.tx.iter().flatten().map(|tx| tx.pending.len()).sum()
+    }
+
+    /// Gives up what still waits.
+    pub fn release(&mut self) {
+        for index in 0..self.tx.len() {
+            while let Some(packet) = self.tx[index].as_mut().and_then(|tx| tx.pending.pop()) {
+                self.drop(packet, DropReason::Shutdown);
+            }
+        }
+        while let Ok(injected) = self.injects.pop() {
+            self.totals.taken += 1;
+            self.drop(injected.packet, DropReason::Shutdown);
+        }
+        self.end_turn();
+    }
+}
+
+fn flush<K: Backend>(tx: &mut TxPort<K>, port: PortSlot, stats: &ThreadStats, totals: &mut Totals) {
+    let bytes_before: u64 = tx.pending.iter().map(|p| p.data().len() as u64).sum();
+    let sent = tx.queue.tx_burst(&mut tx.pending) as u64;
+    let bytes_left: u64 = tx.pending.iter().map(|p| p.data().len() as u64).sum();
+    totals.tx += sent;
+    if let Some(counters) = stats.ports.get(port.index()) {
+        counters.tx.packets.add(sent);
+        counters.tx.bytes.add(bytes_before - bytes_left);
+    }
+}

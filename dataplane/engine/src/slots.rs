@@ -1,0 +1,118 @@
+//! Stable places for named things across generations: counters, policer buckets, ports.
+
+use std::collections::{BTreeSet, HashMap};
+
+/// Name to slot. A name keeps its slot while it is configured, and gets it back when it returns, as long as no other name needed it
+/// meanwhile.
+#[derive(Debug, Clone, Default)]
+pub struct Slots {
+    live: HashMap<String, Slot>,
+    retired: HashMap<String, Slot>,
+    free: BTreeSet<u32>,
+    next: u32,
+    incarnations: u32,
+}
+
+/// A place and how often places were given out before it: tells a returning name from a new one in the same place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// The place.
+    pub index: u32,
+    /// Changes whenever the place goes to another name.
+    pub incarnation: u32,
+}
+
+impl Slots {
+    /// Starts the next generation: every name is retired until it is asked for.
+    #[must_use]
+    pub fn next_generation(&self) -> Self {
+        let mut next = self.clone();
+        next.retired.extend(next.live.drain());
+        next
+    }
+
+    /// The slot of a name, below `limit`; `None` when all are taken by other live names.
+    pub fn take(&mut self, name: &str, limit: u32) -> Option<Slot> {
+        if let Some(slot) = self.live.get(name) {
+            return Some(*slot);
+        }
+        if let Some((name, slot)) = self.retired.remove_entry(name) {
+            self.live.insert(name, slot);
+            return Some(slot);
+        }
+        let index = if self.next < limit {
+            self.next += 1;
+            self.next - 1
+        } else {
+            self.free.pop_first()?
+        };
+        self.incarnations = self.incarnations.wrapping_add(1);
+        let slot = Slot { index, incarnation: self.incarnations };
+        self.live.insert(name.to_owned(), slot);
+        Some(slot)
+    }
+
+    /// Gives up retired names when `wanted` new slots would not fit below `limit`. Call before taking.
+    pub fn make_room(&mut self, names: &[String], limit: u32) {
+        let new = names.iter().filter(|n| !self.live.contains_key(*n) && !self.retired.contains_key(*n)).count();
+        let available = (limit.saturating_sub(self.next)) as usize + self.free.len();
+        if new <= available {
+            return;
+        }
+        let wanted: std::collections::HashSet<&String> = names.iter().collect();
+        let mut given_up: Vec<_> = self.retired.keys().filter(|n| !wanted.contains(n)).cloned().collect();
+        given_up.sort_unstable();
+        for name in given_up.into_iter().take(new - available) {
+            if let Some(slot) = self.retired.remove(&name) {
+                self.free.insert(slot.index);
+            }
+        }
+    }
+
+    /// Names in use.
+    pub fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Whether no name is in use.
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(list: &[&str]) -> Vec<String> {
+        list.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn names_keep_their_slots_and_come_back_to_them() {
+        let mut first = Slots::default();
+        let a = first.take("a", 8).unwrap();
+        let b = first.take("b", 8).unwrap();
+        assert_ne!(a.index, b.index);
+        let mut second = first.next_generation();
+        assert_eq!(second.take("b", 8), Some(b));
+        let c = second.take("c", 8).unwrap();
+        assert_ne!(c.index, a.index, "a retired slot is not reused without need");
+        let mut third = second.next_generation();
+        assert_eq!(third.take("a", 8), Some(a));
+    }
+
+    #[test]
+    fn retired_slots_are_reused_only_when_needed_and_with_a_new_incarnation() {
+        let mut slots = Slots::default();
+        let (a, b) = (slots.take("a", 2).unwrap(), slots.take("b", 2).unwrap());
+        assert_eq!(slots.take("c", 2), None);
+        let mut slots = slots.next_generation();
+        slots.make_room(&names(&["b", "c"]), 2);
+        assert_eq!(slots.take("b", 2), Some(b));
+        let c = slots.take("c", 2).unwrap();
+        assert_eq!(c.index, a.index);
+        assert_ne!(c.incarnation, a.incarnation);
+        assert_eq!(slots.len(), 2);
+    }
+}

@@ -1,0 +1,264 @@
+//! One generation of everything the workers look up: immutable, built off the workers, swapped whole.
+
+use crate::flow::Addr;
+use crate::ports::PortSlot;
+use crate::slots::Slots;
+use crate::stats::MAX_PORTS;
+use crate::table::fib::Fib;
+use crate::table::neighbours::NeighbourKey;
+use crate::table::policer::PolicerTable;
+use crate::table::rules::Rules;
+use crate::table::services::Services;
+use crate::tables::PortSpec;
+
+/// One generation. Made by [`build`](crate::build::build); `Default` is the empty configuration.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    pub(crate) ports: Vec<(PortSlot, PortSpec)>,
+    pub(crate) interfaces: Vec<Interface>,
+    /// Per port slot: (VLAN, interface), sorted.
+    pub(crate) by_port: PortInterfaces,
+    pub(crate) fibs: Vec<Fib>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) hops: Vec<Hop>,
+    /// Interface addresses, sorted.
+    pub(crate) own: Vec<Addr>,
+    /// Directed broadcast addresses of connected IPv4 prefixes, sorted.
+    pub(crate) broadcasts: Vec<Addr>,
+    /// The rules.
+    pub rules: Rules,
+    /// The services.
+    pub services: Services,
+    /// The policers, by index.
+    pub policers: Vec<PolicerTable>,
+    pub(crate) policer_names: Vec<String>,
+    pub(crate) port_slots: Slots,
+    pub(crate) counter_slots: Slots,
+    pub(crate) policer_slots: Slots,
+}
+
+/// Interfaces by port slot and VLAN.
+#[derive(Debug)]
+pub(crate) struct PortInterfaces([Vec<(u16, u32)>; MAX_PORTS]);
+
+impl Default for PortInterfaces {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Vec::new()))
+    }
+}
+
+impl PortInterfaces {
+    pub(crate) fn insert(&mut self, port: PortSlot, vlan: u16, interface: u32) {
+        let list = &mut self.0[port.index()];
+        list.push((vlan, interface));
+        list.sort_unstable();
+    }
+
+    #[inline]
+    fn get(&self, port: PortSlot, vlan: u16) -> Option<u32> {
+        let list = &self.0[port.index()];
+        match list.first() {
+            Some(&(first, interface)) if first == vlan => Some(interface),
+            _ => list.binary_search_by_key(&vlan, |&(v, _)| v).ok().map(|at| list[at].1),
+        }
+    }
+}
+
+/// An interface as the snapshot holds it.
+#[derive(Debug, Clone)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// The port it lives on.
+    pub port: PortSlot,
+    /// Its VLAN, [`crate::ports::UNTAGGED`] for none.
+    pub vlan: u16,
+    /// Largest L3 packet that fits out of it.
+    pub mtu: u16,
+    /// Whether received DSCP is kept.
+    pub trust_dscp: bool,
+    /// Own addresses and prefix lengths, in document order.
+    pub addresses: Vec<(Addr, u8)>,
+    /// Index into the snapshot's tables.
+    pub(crate) fib: u32,
+}
+
+impl Interface {
+    /// The first own address whose connected prefix holds `addr`.
+    pub fn connected_to(&self, addr: Addr) -> Option<Addr> {
+        self.addresses.iter().find(|&&(own, len)| in_prefix(own, len, addr)).map(|a| a.0)
+    }
+
+    /// Where a neighbour on this interface stands in the neighbour table.
+    #[inline]
+    pub fn neighbour(&self, address: Addr) -> NeighbourKey {
+        NeighbourKey { port: self.port, vlan: self.vlan, address }
+    }
+}
+
+/// Whether `addr` is of the family of `prefix` and shares its first `len` bits.
+pub(crate) fn in_prefix(prefix: Addr, len: u8, addr: Addr) -> bool {
+    let bits = if crate::flow::is_v4(prefix) { 32 } else { 128 };
+    crate::flow::is_v4(prefix) == crate::flow::is_v4(addr)
+        && (prefix ^ addr).checked_shr(bits - u32::from(len)).unwrap_or(0) == 0
+}
+
+/// What a destination leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// The destination is a neighbour on this interface.
+    Connected {
+        /// Index into the snapshot's interfaces.
+        interface: u32,
+        /// Its port and VLAN as one word for the neighbour hash.
+        place: (PortSlot, u16),
+    },
+    /// One of the next hops `first..first + count`.
+    Via {
+        /// Index of the first.
+        first: u32,
+        /// How many.
+        count: u32,
+        /// Sum of their weights.
+        weight: u32,
+    },
+    /// Drop without a word.
+    Blackhole,
+    /// Drop and tell the sender.
+    Reject,
+}
+
+/// A next hop.
+#[derive(Debug, Clone, Copy)]
+pub struct Hop {
+    /// Its address.
+    pub address: Addr,
+    /// Egress interface.
+    pub interface: u32,
+    /// Sum of the weights up to and with this one.
+    pub cumulative: u32,
+    /// Hash in the neighbour table.
+    pub neighbour_hash: u64,
+}
+
+/// What kind of object a counter belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectKind {
+    /// A rule.
+    Rule,
+    /// A service.
+    Service,
+    /// A backend, named SERVICE/BACKEND.
+    Backend,
+    /// A policer.
+    Policer,
+}
+
+impl ObjectKind {
+    /// The name shown to people and in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Rule => "rule",
+            Self::Service => "service",
+            Self::Backend => "backend",
+            Self::Policer => "policer",
+        }
+    }
+}
+
+impl Snapshot {
+    /// The ports and their slots, sorted by name.
+    pub fn ports(&self) -> impl Iterator<Item = (PortSlot, &PortSpec)> {
+        self.ports.iter().map(|(slot, spec)| (*slot, spec))
+    }
+
+    /// The interfaces, in table order.
+    pub fn interfaces(&self) -> &[Interface] {
+        &self.interfaces
+    }
+
+    /// An interface by index.
+    #[inline]
+    pub fn interface(&self, index: u32) -> Option<&Interface> {
+        self.interfaces.get(index as usize)
+    }
+
+    /// The interface of a port and VLAN.
+    #[inline]
+    pub fn interface_at(&self, port: PortSlot, vlan: u16) -> Option<u32> {
+        self.by_port.get(port, vlan)
+    }
+
+    /// Whether the port carries any interface.
+    #[inline]
+    pub fn knows_port(&self, port: PortSlot) -> bool {
+        self.ports.iter().any(|(slot, _)| *slot == port)
+    }
+
+    /// Whether it is an interface address of this node.
+    #[inline]
+    pub fn is_own(&self, addr: Addr) -> bool {
+        self.own.binary_search(&addr).is_ok()
+    }
+
+    /// Whether it is the directed broadcast address of a connected prefix.
+    #[inline]
+    pub fn is_broadcast(&self, addr: Addr) -> bool {
+        self.broadcasts.binary_search(&addr).is_ok()
+    }
+
+    /// The route of a destination, seen from an interface's table.
+    #[inline]
+    pub fn route(&self, interface: u32, destination: Addr) -> Option<Route> {
+        let fib = self.fibs.get(self.interfaces.get(interface as usize)?.fib as usize)?;
+        self.routes.get(fib.lookup(destination)? as usize).copied()
+    }
+
+    /// The table an interface's packets are routed by.
+    #[inline]
+    pub(crate) fn fib_of(&self, interface: u32) -> Option<&Fib> {
+        self.fibs.get(self.interfaces.get(interface as usize)?.fib as usize)
+    }
+
+    /// The hop of a `Via` route for a flow's hash.
+    #[inline]
+    pub fn hop(&self, first: u32, count: u32, weight: u32, hash: impl FnOnce() -> u64) -> Option<&Hop> {
+        let hops = self.hops.get(first as usize..(first + count) as usize)?;
+        match hops {
+            [only] => Some(only),
+            _ => {
+                let point = (hash() % u64::from(weight.max(1))) as u32;
+                hops.iter().find(|hop| point < hop.cumulative)
+            }
+        }
+    }
+
+    /// Objects that have counters: kind, name, slot.
+    pub fn objects(&self) -> impl Iterator<Item = (ObjectKind, String, u32)> {
+        let rules = self.rules.iter().map(|r| (ObjectKind::Rule, r.name.clone(), r.counter));
+        let services = self.services.iter().flat_map(|s| {
+            let backends = s.backends().map(|b| (ObjectKind::Backend, format!("{}/{}", s.name, b.name), b.counter));
+            std::iter::once((ObjectKind::Service, s.name.clone(), s.counter)).chain(backends)
+        });
+        let policers = self
+            .policer_names
+            .iter()
+            .zip(&self.policers)
+            .map(|(name, p)| (ObjectKind::Policer, name.clone(), p.counter));
+        rules.chain(services).chain(policers)
+    }
+
+    /// Memory the tables take.
+    pub fn bytes(&self) -> usize {
+        self.fibs.iter().map(Fib::bytes).sum::<usize>()
+            + self.routes.len() * size_of::<Route>()
+            + self.hops.len() * size_of::<Hop>()
+            + self.rules.bytes()
+            + self.services.bytes()
+    }
+
+    /// The name of a policer.
+    pub fn policer_name(&self, index: u32) -> Option<&str> {
+        self.policer_names.get(index as usize).map(String::as_str)
+    }
+}

@@ -1,0 +1,8 @@
+//! The stages in the order a packet meets them. Each ends where memory latency begins: it computes an address, prefetches and hands on.
+
+pub mod balance;
+pub mod finish;
+pub mod parse;
+pub mod route;
+pub mod rule;
+pub mod session;

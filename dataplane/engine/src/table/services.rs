@@ -1,0 +1,263 @@
+//! Which service an (address, protocol, port) belongs to, and which addresses are services' at all.
+
+use crate::flow::{Addr, FlowKey, from_ip, is_v4};
+use crate::hash::hash;
+use crate::table::ring::Ring;
+use crate::tables::{BackendSpec, PortRange, ServiceProtocol, ServiceSpec};
+
+/// A service as the snapshot holds it.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Index into the snapshot's policers.
+    pub policer: Option<u32>,
+    /// DSCP for both directions.
+    pub mark: Option<u8>,
+    /// Counter slot.
+    pub counter: u32,
+    source_affinity: bool,
+    backends: Box<[Backend]>,
+    /// Rings of IPv4 and IPv6.
+    rings: [Ring; 2],
+}
+
+/// A backend as the snapshot holds it.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// Its name.
+    pub name: String,
+    /// Where packets go.
+    pub address: Addr,
+    /// Destination port there, or the client's.
+    pub port: Option<u16>,
+    /// Counter slot.
+    pub counter: u32,
+}
+
+impl Service {
+    /// From its specification; `counter` gives the slot of the service, then of each backend by name.
+    pub fn new(spec: &ServiceSpec, mut counter: impl FnMut(Option<&BackendSpec>) -> u32) -> Self {
+        Self {
+            name: spec.name.clone(),
+            policer: spec.policer.map(|p| p as u32),
+            mark: spec.mark,
+            counter: counter(None),
+            source_affinity: spec.source_affinity,
+            backends: spec
+                .backends
+                .iter()
+                .map(|b| Backend {
+                    name: b.name.clone(),
+                    address: from_ip(b.address),
+                    port: b.port,
+                    counter: counter(Some(b)),
+                })
+                .collect(),
+            rings: [Ring::build(&spec.backends, false), Ring::build(&spec.backends, true)],
+        }
+    }
+
+    /// The backend a new flow gets.
+    #[inline]
+    pub fn pick(&self, key: &FlowKey) -> Option<&Backend> {
+        let ring = &self.rings[usize::from(!is_v4(key.dst))];
+        self.backends.get(usize::from(ring.pick(key, self.source_affinity)?))
+    }
+
+    /// In name order.
+    pub fn backends(&self) -> impl Iterator<Item = &Backend> {
+        self.backends.iter()
+    }
+
+    /// The backend at an address and port, if it is still one.
+    pub fn backend_at(&self, address: Addr, port: u16, service_port: u16) -> Option<&Backend> {
+        self.backends.iter().find(|b| b.address == address && b.port.unwrap_or(service_port) == port)
+    }
+
+    fn bytes(&self) -> usize {
+        self.rings.iter().map(Ring::bytes).sum::<usize>() + self.backends.len() * size_of::<Backend>()
+    }
+}
+
+/// Port ranges of the services of one (address, protocol), sorted, disjoint.
+#[derive(Debug, Clone)]
+struct Entry {
+    address: Addr,
+    protocol: u8,
+    ports: Vec<(PortRange, u32)>,
+}
+
+/// All services of a snapshot.
+#[derive(Debug, Clone, Default)]
+pub struct Services {
+    services: Box<[Service]>,
+    entries: Vec<Entry>,
+    /// Open addressing over `entries`: index + 1, at most half full.
+    slots: Box<[u32]>,
+    /// The service addresses, sorted.
+    addresses: Vec<Addr>,
+}
+
+impl Services {
+    /// Builds the look-up from services and their specifications, which are parallel.
+    pub fn build(specs: &[ServiceSpec], services: Vec<Service>) -> Self {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut addresses: Vec<Addr> = Vec::new();
+        let mut by_key = std::collections::HashMap::new();
+        for (index, spec) in specs.iter().enumerate() {
+            for &ip in &spec.addresses {
+                let address = from_ip(ip);
+                addresses.push(address);
+                let protocol = spec.protocol.number(ip.is_ipv6());
+                let at = *by_key.entry((address, protocol)).or_insert_with(|| {
+                    entries.push(Entry { address, protocol, ports: Vec::new() });
+                    entries.len() - 1
+                });
+                let ranges = if spec.protocol == ServiceProtocol::Icmp { &[PortRange::ALL][..] } else { &spec.ports };
+                entries[at].ports.extend(ranges.iter().map(|&range| (range, index as u32)));
+            }
+        }
+        addresses.sort_unstable();
+        addresses.dedup();
+        let mut slots = vec![0u32; (entries.len() * 2).next_power_of_two().max(2)].into_boxed_slice();
+        let mask = slots.len() - 1;
+        for (index, entry) in entries.iter_mut().enumerate() {
+            entry.ports.sort_unstable_by_key(|(range, _)| range.first);
+            let mut slot = slot_hash(entry.address, entry.protocol) as usize & mask;
+            while slots[slot] != 0 {
+                slot = (slot + 1) & mask;
+            }
+            slots[slot] = index as u32 + 1;
+        }
+        Self { services: services.into_boxed_slice(), entries, slots, addresses }
+    }
+
+    /// Whether there is none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+
+    /// By index.
+    #[inline]
+    pub fn get(&self, index: u32) -> Option<&Service> {
+        self.services.get(index as usize)
+    }
+
+    /// In name order.
+    pub fn iter(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter()
+    }
+
+    /// The service for a destination. For ICMP the caller makes sure it is an echo request.
+    #[inline]
+    pub fn lookup(&self, address: Addr, protocol: u8, port: u16) -> Option<&Service> {
+        let entry = self.entry(address, protocol)?;
+        let at = entry.ports.partition_point(|(range, _)| range.last < port);
+        let (range, index) = entry.ports.get(at)?;
+        range.contains(port).then(|| self.services.get(*index as usize))?
+    }
+
+    /// Whether the address is a service's, whatever the protocol.
+    #[inline]
+    pub fn is_address(&self, address: Addr) -> bool {
+        self.addresses.binary_search(&address).is_ok()
+    }
+
+    /// All service addresses, sorted.
+    pub fn addresses(&self) -> &[Addr] {
+        &self.addresses
+    }
+
+    /// Memory it takes.
+    pub fn bytes(&self) -> usize {
+        self.services.iter().map(Service::bytes).sum::<usize>()
+            + self.entries.len() * size_of::<Entry>()
+            + size_of_val(&*self.slots)
+    }
+
+    #[inline]
+    fn entry(&self, address: Addr, protocol: u8) -> Option<&Entry> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        let mask = self.slots.len() - 1;
+        let mut slot = slot_hash(address, protocol) as usize & mask;
+        // At most half the slots are taken, so an empty one ends the walk.
+        loop {
+            let entry = self.entries.get((*self.slots.get(slot)? as usize).checked_sub(1)?)?;
+            if entry.address == address && entry.protocol == protocol {
+                return Some(entry);
+            }
+            slot = (slot + 1) & mask;
+        }
+    }
+}
+
+#[inline]
+fn slot_hash(address: Addr, protocol: u8) -> u64 {
+    hash(u64::from(protocol), &[(address >> 64) as u64, address as u64])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(name: &str, addresses: &[&str], protocol: ServiceProtocol, ports: &[(u16, u16)]) -> ServiceSpec {
+        ServiceSpec {
+            name: name.into(),
+            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            protocol,
+            ports: ports.iter().map(|&(first, last)| PortRange { first, last }).collect(),
+            source_affinity: false,
+            backends: vec![],
+            policer: None,
+            mark: None,
+        }
+    }
+
+    #[test]
+    fn finds_by_address_protocol_and_port() {
+        let specs = [
+            spec("dns", &["192.0.2.1", "2001:db8::1"], ServiceProtocol::Udp, &[(53, 53)]),
+            spec("ping", &["192.0.2.1"], ServiceProtocol::Icmp, &[]),
+            spec("web", &["192.0.2.1"], ServiceProtocol::Tcp, &[(80, 80), (8000, 8099)]),
+            spec("web2", &["192.0.2.1"], ServiceProtocol::Tcp, &[(81, 90)]),
+        ];
+        let services = Services::build(&specs, specs.iter().map(|s| Service::new(s, |_| 0)).collect());
+        let find = |ip: &str, protocol, port| {
+            services.lookup(from_ip(ip.parse().unwrap()), protocol, port).map(|s| s.name.as_str())
+        };
+        assert_eq!(find("192.0.2.1", 6, 80), Some("web"));
+        assert_eq!(find("192.0.2.1", 6, 8050), Some("web"));
+        assert_eq!(find("192.0.2.1", 6, 85), Some("web2"));
+        assert_eq!(find("192.0.2.1", 6, 91), None);
+        assert_eq!(find("192.0.2.1", 6, 79), None);
+        assert_eq!(find("192.0.2.1", 17, 53), Some("dns"));
+        assert_eq!(find("2001:db8::1", 17, 53), Some("dns"));
+        assert_eq!(find("192.0.2.1", 1, 0), Some("ping"));
+        assert_eq!(find("2001:db8::1", 58, 0), None);
+        assert_eq!(find("192.0.2.2", 6, 80), None);
+        assert!(services.is_address(from_ip("2001:db8::1".parse().unwrap())));
+    }
+
+    #[test]
+    fn many_addresses_keep_their_services() {
+        let specs: Vec<_> = (0..500u16)
+            .map(|i| {
+                spec(
+                    &format!("s{i:03}"),
+                    &[&format!("10.1.{}.{}", i / 250, i % 250)],
+                    ServiceProtocol::Tcp,
+                    &[(80, 80)],
+                )
+            })
+            .collect();
+        let services = Services::build(&specs, specs.iter().map(|s| Service::new(s, |_| 0)).collect());
+        for s in &specs {
+            let found = services.lookup(from_ip(s.addresses[0]), 6, 80).unwrap();
+            assert_eq!(found.name, s.name);
+        }
+    }
+}
