@@ -119,7 +119,6 @@ fn generate(flags: &[&str]) -> Result<(), String> {
         .default_enum_style(bindgen::EnumVariation::Consts)
         .prepend_enum_name(false)
         .derive_default(true)
-        .derive_debug(false)
         .generate_comments(false)
         .formatter(bindgen::Formatter::None)
         .parse_callbacks(Box::new(bindgen::CargoCallbacks::new().rerun_on_header_files(false)))
