@@ -1,0 +1,345 @@
+//! Groups to `RuleTables`. What comes over the wire is judged here: nothing is believed that the engine's types promise.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use marchproxy_engine::tables::{
+    BackendSpec, Cidr, InterfaceSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction,
+    RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, ServiceProtocol, ServiceSpec,
+};
+
+use super::TableError;
+use crate::v1::{
+    Group, TableBackend, TableColour, TableInterface, TableNextHop, TablePolicer, TablePort, TablePortRange,
+    TablePrefix, TableRoute, TableRule, TableService, group::Kind, table_colour,
+};
+
+type Result<T> = std::result::Result<T, TableError>;
+
+/// DSCP codepoints have 6 bits (RFC 2474).
+const MAX_DSCP: u32 = 63;
+
+/// The tables that these groups hold. Groups of one kind must come in order; objects must be sorted as `RuleTables` says.
+pub fn from_groups(groups: &[Group]) -> Result<RuleTables> {
+    let mut tables = RuleTables::default();
+    // Referenced kinds first, whatever the order of the groups.
+    for kind in groups.iter().filter_map(|group| group.kind.as_ref()) {
+        match kind {
+            Kind::Ports(group) => extend(&mut tables.ports, &group.ports, port)?,
+            Kind::Policers(group) => extend(&mut tables.policers, &group.policers, policer)?,
+            _ => {}
+        }
+    }
+    sorted(&tables.ports, |port| &port.name, |port| format!("port {}", port.name))?;
+    sorted(&tables.policers, |policer| &policer.name, |policer| format!("policer {}", policer.name))?;
+    let ports = Names::new("port", tables.ports.iter().map(|port| &port.name));
+    let policers = Names::new("policer", tables.policers.iter().map(|policer| &policer.name));
+
+    for kind in groups.iter().filter_map(|group| group.kind.as_ref()) {
+        if let Kind::Interfaces(group) = kind {
+            extend(&mut tables.interfaces, &group.interfaces, |wire| interface(wire, &ports))?;
+        }
+    }
+    sorted(&tables.interfaces, |interface| &interface.name, |interface| format!("interface {}", interface.name))?;
+    let interfaces = Names::new("interface", tables.interfaces.iter().map(|interface| &interface.name));
+
+    for group in groups {
+        match &group.kind {
+            Some(Kind::Routes(group)) => extend(&mut tables.routes, &group.routes, |wire| route(wire, &interfaces))?,
+            Some(Kind::Rules(group)) => extend(&mut tables.rules, &group.rules, |wire| rule(wire, &interfaces))?,
+            Some(Kind::Services(group)) => {
+                extend(&mut tables.services, &group.services, |wire| service(wire, &policers))?;
+            }
+            Some(_) => {}
+            None => {
+                return Err(TableError::new("group", "kind", "nothing this release knows", "a kind of Group"));
+            }
+        }
+    }
+    let route_name = |route: &RouteSpec| format!("route {} of table {}", route.prefix, route.table);
+    sorted(&tables.routes, |route| (route.table, route.prefix), route_name)?;
+    sorted(&tables.rules, |rule| (rule.priority, &rule.name), |rule| format!("rule {}", rule.name))?;
+    unique(tables.rules.iter().map(|rule| &rule.name))?;
+    sorted(&tables.services, |service| &service.name, |service| format!("service {}", service.name))?;
+    Ok(tables)
+}
+
+fn extend<W, T>(list: &mut Vec<T>, wire: &[W], mut one: impl FnMut(&W) -> Result<T>) -> Result<()> {
+    list.reserve(wire.len());
+    for object in wire {
+        list.push(one(object)?);
+    }
+    Ok(())
+}
+
+/// Strictly ascending, so every key is there once.
+fn sorted<'a, T, K: Ord>(list: &'a [T], key: impl Fn(&'a T) -> K, name: impl Fn(&T) -> String) -> Result<()> {
+    match list.windows(2).find(|pair| key(&pair[0]) >= key(&pair[1])) {
+        Some(pair) => Err(TableError::new(
+            name(&pair[1]),
+            "position",
+            format!("behind {}", name(&pair[0])),
+            "ascending order, each object once",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Rules are sorted by priority first, so one name could hide under two priorities.
+fn unique<'a>(names: impl Iterator<Item = &'a String>) -> Result<()> {
+    let mut seen = std::collections::HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(TableError::new(format!("rule {name}"), "name", "there twice", "each name once"));
+        }
+    }
+    Ok(())
+}
+
+/// Names of one kind and their indices.
+struct Names {
+    kind: &'static str,
+    index: HashMap<String, usize>,
+}
+
+impl Names {
+    fn new<'a>(kind: &'static str, names: impl Iterator<Item = &'a String>) -> Self {
+        Self { kind, index: names.cloned().enumerate().map(|(index, name)| (name, index)).collect() }
+    }
+
+    fn find(&self, name: &str, object: &str, field: &str) -> Result<usize> {
+        self.index.get(name).copied().ok_or_else(|| {
+            let allowed = if self.index.is_empty() {
+                format!("none: these tables have no {}", self.kind)
+            } else {
+                format!("the name of a known {}", self.kind)
+            };
+            TableError::new(object, field, format!("\"{name}\""), allowed)
+        })
+    }
+}
+
+fn port(wire: &TablePort) -> Result<PortSpec> {
+    let object = named("port", &wire.name)?;
+    Ok(PortSpec {
+        name: wire.name.clone(),
+        device: wire.device.clone(),
+        mtu: within(wire.mtu, 576, 9216, &object, "mtu")? as u16,
+    })
+}
+
+fn interface(wire: &TableInterface, ports: &Names) -> Result<InterfaceSpec> {
+    let object = named("interface", &wire.name)?;
+    Ok(InterfaceSpec {
+        name: wire.name.clone(),
+        port: ports.find(&wire.port, &object, "port")?,
+        vlan: wire.vlan.map(|vlan| within(vlan, 1, 4094, &object, "vlan")).transpose()?.map(|vlan| vlan as u16),
+        addresses: wire.addresses.iter().map(|wire| cidr(wire, &object, "addresses")).collect::<Result<_>>()?,
+        table: wire.table,
+        trust_dscp: wire.trust_dscp,
+    })
+}
+
+fn route(wire: &TableRoute, interfaces: &Names) -> Result<RouteSpec> {
+    let object = format!("route of table {}", wire.table);
+    let Some(wire_prefix) = &wire.prefix else {
+        return Err(TableError::new(object, "prefix", "missing", "a prefix"));
+    };
+    let prefix = prefix(wire_prefix, &object, "prefix")?;
+    let object = format!("route {prefix} of table {}", wire.table);
+    let action = match (wire.via.is_empty(), wire.blackhole, wire.reject) {
+        (false, false, false) => {
+            let hops =
+                wire.via.iter().map(|hop| next_hop(hop, prefix, &object, interfaces)).collect::<Result<Vec<_>>>()?;
+            sorted(&hops, |hop| hop.address, |hop| format!("{object}, next hop {}", hop.address))?;
+            RouteAction::Via(hops)
+        }
+        (true, true, false) => RouteAction::Blackhole,
+        (true, false, true) => RouteAction::Reject,
+        (no_hops, blackhole, reject) => {
+            let found =
+                format!("{} next hops, blackhole {blackhole}, reject {reject}", if no_hops { "no" } else { "some" });
+            return Err(TableError::new(object, "action", found, "exactly one of via, blackhole, reject"));
+        }
+    };
+    Ok(RouteSpec { table: wire.table, prefix, action })
+}
+
+fn next_hop(wire: &TableNextHop, prefix: Cidr, object: &str, interfaces: &Names) -> Result<NextHopSpec> {
+    let address = address(&wire.address, object, "via.address")?;
+    if address.is_ipv4() != prefix.addr.is_ipv4() {
+        return Err(TableError::new(object, "via.address", address, "an address of the prefix's family"));
+    }
+    Ok(NextHopSpec {
+        address,
+        interface: interfaces.find(&wire.interface, object, "via.interface")?,
+        weight: within(wire.weight, 1, u16::MAX.into(), object, "via.weight")? as u16,
+    })
+}
+
+fn rule(wire: &TableRule, interfaces: &Names) -> Result<RuleSpec> {
+    let object = named("rule", &wire.name)?;
+    let in_interface = match wire.in_interface.as_str() {
+        "" => None,
+        name => Some(interfaces.find(name, &object, "in_interface")?),
+    };
+    let matches = RuleMatch {
+        src: wire.src.iter().map(|wire| prefix(wire, &object, "src")).collect::<Result<_>>()?,
+        dst: wire.dst.iter().map(|wire| prefix(wire, &object, "dst")).collect::<Result<_>>()?,
+        protocol: wire
+            .protocol
+            .map(|number| within(number, 0, 255, &object, "protocol"))
+            .transpose()?
+            .map(|number| number as u8),
+        src_ports: ranges(&wire.src_ports, &object, "src_ports")?,
+        dst_ports: ranges(&wire.dst_ports, &object, "dst_ports")?,
+        in_interface,
+    };
+    Ok(RuleSpec {
+        name: wire.name.clone(),
+        priority: wire.priority,
+        matches,
+        action: if wire.deny { RuleAction::Deny } else { RuleAction::Permit },
+        mark: mark(wire.mark, &object, "mark")?,
+    })
+}
+
+fn service(wire: &TableService, policers: &Names) -> Result<ServiceSpec> {
+    let object = named("service", &wire.name)?;
+    let protocol = match wire.protocol {
+        6 => ServiceProtocol::Tcp,
+        17 => ServiceProtocol::Udp,
+        1 => ServiceProtocol::Icmp,
+        other => return Err(TableError::new(object, "protocol", other, "6 (TCP), 17 (UDP) or 1 (ICMP)")),
+    };
+    let ports = ranges(&wire.ports, &object, "ports")?;
+    if ports.is_empty() != (protocol == ServiceProtocol::Icmp) {
+        let found = format!("{} ranges", ports.len());
+        return Err(TableError::new(object, "ports", found, "at least one range for TCP and UDP, none for ICMP"));
+    }
+    if ports.windows(2).any(|pair| pair[0].last >= pair[1].first) {
+        return Err(TableError::new(object, "ports", "overlapping or unsorted", "ascending, disjoint ranges"));
+    }
+    let addresses =
+        wire.addresses.iter().map(|wire| address(wire, &object, "addresses")).collect::<Result<Vec<_>>>()?;
+    sorted(&addresses, |address| *address, |address| format!("{object}, address {address}"))?;
+    let backends = wire.backends.iter().map(|wire| backend(wire, &object, protocol)).collect::<Result<Vec<_>>>()?;
+    sorted(&backends, |backend| &backend.name, |backend| format!("{object}, backend {}", backend.name))?;
+    Ok(ServiceSpec {
+        name: wire.name.clone(),
+        addresses,
+        protocol,
+        ports,
+        source_affinity: wire.source_affinity,
+        backends,
+        policer: match wire.policer.as_str() {
+            "" => None,
+            name => Some(policers.find(name, &object, "policer")?),
+        },
+        mark: mark(wire.mark, &object, "mark")?,
+    })
+}
+
+fn backend(wire: &TableBackend, service: &str, protocol: ServiceProtocol) -> Result<BackendSpec> {
+    let object = format!("{service}, {}", named("backend", &wire.name)?);
+    let port = wire.port.map(|port| within(port, 1, u16::MAX.into(), &object, "port")).transpose()?;
+    if let (Some(port), ServiceProtocol::Icmp) = (port, protocol) {
+        return Err(TableError::new(object, "port", port, "none: ICMP has no ports"));
+    }
+    Ok(BackendSpec {
+        name: wire.name.clone(),
+        address: address(&wire.address, &object, "address")?,
+        port: port.map(|port| port as u16),
+        weight: within(wire.weight, 1, 1000, &object, "weight")? as u16,
+        draining: wire.draining,
+    })
+}
+
+fn policer(wire: &TablePolicer) -> Result<PolicerSpec> {
+    let object = named("policer", &wire.name)?;
+    Ok(PolicerSpec {
+        name: wire.name.clone(),
+        cir_kbps: wire.cir_kbps,
+        cbs_bytes: wire.cbs_bytes,
+        ebs_bytes: wire.ebs_bytes,
+        on_green: colour(wire.on_green.as_ref(), &object, "on_green")?,
+        on_yellow: colour(wire.on_yellow.as_ref(), &object, "on_yellow")?,
+        on_red: colour(wire.on_red.as_ref(), &object, "on_red")?,
+    })
+}
+
+fn colour(wire: Option<&TableColour>, object: &str, field: &str) -> Result<PolicerAction> {
+    const ALLOWED: &str = "pass, mark or drop";
+    let Some(wire) = wire else {
+        return Err(TableError::new(object, field, "missing", ALLOWED));
+    };
+    match table_colour::Kind::try_from(wire.kind) {
+        Ok(table_colour::Kind::Pass) => Ok(PolicerAction::Pass),
+        Ok(table_colour::Kind::Mark) => Ok(PolicerAction::Mark(within(wire.mark, 0, MAX_DSCP, object, field)? as u8)),
+        Ok(table_colour::Kind::Drop) => Ok(PolicerAction::Drop),
+        Err(_) => Err(TableError::new(object, field, wire.kind, ALLOWED)),
+    }
+}
+
+fn named(kind: &str, name: &str) -> Result<String> {
+    if name.is_empty() {
+        return Err(TableError::new(kind, "name", "empty", "a name"));
+    }
+    Ok(format!("{kind} {name}"))
+}
+
+fn within(found: u32, first: u32, last: u32, object: &str, field: &str) -> Result<u32> {
+    if (first..=last).contains(&found) {
+        Ok(found)
+    } else {
+        Err(TableError::new(object, field, found, format!("{first}..={last}")))
+    }
+}
+
+fn mark(wire: Option<u32>, object: &str, field: &str) -> Result<Option<u8>> {
+    Ok(wire.map(|mark| within(mark, 0, MAX_DSCP, object, field)).transpose()?.map(|mark| mark as u8))
+}
+
+fn ranges(wire: &[TablePortRange], object: &str, field: &str) -> Result<Vec<PortRange>> {
+    wire.iter()
+        .map(|range| {
+            if range.first > range.last || range.last > u16::MAX.into() {
+                let found = format!("{}-{}", range.first, range.last);
+                return Err(TableError::new(object, field, found, "FIRST-LAST, FIRST <= LAST <= 65535"));
+            }
+            Ok(PortRange { first: range.first as u16, last: range.last as u16 })
+        })
+        .collect()
+}
+
+fn address(wire: &[u8], object: &str, field: &str) -> Result<IpAddr> {
+    if let Ok(v4) = <[u8; 4]>::try_from(wire) {
+        Ok(IpAddr::from(v4))
+    } else if let Ok(v6) = <[u8; 16]>::try_from(wire) {
+        Ok(IpAddr::from(v6))
+    } else {
+        Err(TableError::new(object, field, format!("{} bytes", wire.len()), "4 or 16 bytes"))
+    }
+}
+
+fn cidr(wire: &TablePrefix, object: &str, field: &str) -> Result<Cidr> {
+    let addr = address(&wire.address, object, field)?;
+    let longest = if addr.is_ipv4() { 32 } else { 128 };
+    if wire.length > longest {
+        return Err(TableError::new(
+            object,
+            field,
+            format!("{addr}/{}", wire.length),
+            format!("a length up to {longest}"),
+        ));
+    }
+    Ok(Cidr { addr, len: wire.length as u8 })
+}
+
+fn prefix(wire: &TablePrefix, object: &str, field: &str) -> Result<Cidr> {
+    let found = cidr(wire, object, field)?;
+    if found.network() != found {
+        return Err(TableError::new(object, field, found, format!("no host bits: {}", found.network())));
+    }
+    Ok(found)
+}

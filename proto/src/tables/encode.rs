@@ -1,0 +1,230 @@
+//! `RuleTables` to groups.
+
+use std::net::IpAddr;
+
+use marchproxy_engine::tables::{
+    BackendSpec, Cidr, InterfaceSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec,
+    RuleAction, RuleSpec, RuleTables, ServiceProtocol, ServiceSpec,
+};
+
+use super::{OBJECTS_PER_GROUP, TableError};
+use crate::v1::{
+    Group, InterfaceGroup, PolicerGroup, PortGroup, RouteGroup, RuleGroup, ServiceGroup, TableBackend, TableColour,
+    TableInterface, TableNextHop, TablePolicer, TablePort, TablePortRange, TablePrefix, TableRoute, TableRule,
+    TableService, group::Kind, table_colour,
+};
+
+/// A border stands behind one key in so many, on average.
+const KEYS_PER_BORDER: u64 = 1024;
+
+/// The groups of these tables: ports, interfaces, routes, rules, services, policers. Fails only where an index points nowhere.
+pub fn to_groups(tables: &RuleTables) -> Result<Vec<Group>, TableError> {
+    let mut kinds = Vec::new();
+    for objects in split(&tables.ports, |port| fnv(port.name.as_bytes())) {
+        kinds.push(Kind::Ports(PortGroup { ports: objects.iter().map(port).collect() }));
+    }
+    for objects in split(&tables.interfaces, |interface| fnv(interface.name.as_bytes())) {
+        let interfaces = objects.iter().map(|spec| interface(tables, spec)).collect::<Result<_, _>>()?;
+        kinds.push(Kind::Interfaces(InterfaceGroup { interfaces }));
+    }
+    for objects in split(&tables.routes, route_key) {
+        let routes = objects.iter().map(|spec| route(tables, spec)).collect::<Result<_, _>>()?;
+        kinds.push(Kind::Routes(RouteGroup { routes }));
+    }
+    for objects in split(&tables.rules, |rule| fnv(rule.name.as_bytes())) {
+        let rules = objects.iter().map(|spec| rule(tables, spec)).collect::<Result<_, _>>()?;
+        kinds.push(Kind::Rules(RuleGroup { rules }));
+    }
+    for objects in split(&tables.services, |service| fnv(service.name.as_bytes())) {
+        let services = objects.iter().map(|spec| service(tables, spec)).collect::<Result<_, _>>()?;
+        kinds.push(Kind::Services(ServiceGroup { services }));
+    }
+    for objects in split(&tables.policers, |policer| fnv(policer.name.as_bytes())) {
+        kinds.push(Kind::Policers(PolicerGroup { policers: objects.iter().map(policer).collect() }));
+    }
+    Ok(kinds.into_iter().map(|kind| Group { kind: Some(kind) }).collect())
+}
+
+/// Cuts where the key says so, or where a group is full.
+fn split<T>(objects: &[T], key: impl Fn(&T) -> u64) -> Vec<&[T]> {
+    let mut groups = Vec::new();
+    let mut start = 0;
+    for (index, object) in objects.iter().enumerate() {
+        let len = index + 1 - start;
+        if len == OBJECTS_PER_GROUP || key(object).is_multiple_of(KEYS_PER_BORDER) {
+            groups.push(&objects[start..=index]);
+            start = index + 1;
+        }
+    }
+    if start < objects.len() {
+        groups.push(&objects[start..]);
+    }
+    groups
+}
+
+/// FNV-1a, 64 bit (RFC 9923), folded, since its low bits are weak for short keys.
+fn fnv(bytes: &[u8]) -> u64 {
+    let hash = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    hash ^ (hash >> 32)
+}
+
+fn route_key(route: &RouteSpec) -> u64 {
+    let mut key = octets(route.prefix.addr);
+    key.push(route.prefix.len);
+    key.extend(route.table.to_be_bytes());
+    fnv(&key)
+}
+
+fn port(spec: &PortSpec) -> TablePort {
+    TablePort { name: spec.name.clone(), device: spec.device.clone(), mtu: spec.mtu.into() }
+}
+
+fn interface(tables: &RuleTables, spec: &InterfaceSpec) -> Result<TableInterface, TableError> {
+    let object = || format!("interface {}", spec.name);
+    Ok(TableInterface {
+        name: spec.name.clone(),
+        port: name_at(&tables.ports, spec.port, |port| &port.name, object, "port")?,
+        vlan: spec.vlan.map(u32::from),
+        addresses: prefixes(&spec.addresses),
+        table: spec.table,
+        trust_dscp: spec.trust_dscp,
+    })
+}
+
+fn route(tables: &RuleTables, spec: &RouteSpec) -> Result<TableRoute, TableError> {
+    let via = match &spec.action {
+        RouteAction::Via(hops) => hops
+            .iter()
+            .map(|hop| {
+                let object = || format!("route {} of table {}", spec.prefix, spec.table);
+                Ok(TableNextHop {
+                    address: octets(hop.address),
+                    interface: interface_name(tables, hop.interface, object)?,
+                    weight: hop.weight.into(),
+                })
+            })
+            .collect::<Result<_, TableError>>()?,
+        RouteAction::Blackhole | RouteAction::Reject => Vec::new(),
+    };
+    Ok(TableRoute {
+        table: spec.table,
+        prefix: Some(prefix(&spec.prefix)),
+        via,
+        blackhole: spec.action == RouteAction::Blackhole,
+        reject: spec.action == RouteAction::Reject,
+    })
+}
+
+fn rule(tables: &RuleTables, spec: &RuleSpec) -> Result<TableRule, TableError> {
+    let matches = &spec.matches;
+    let in_interface = match matches.in_interface {
+        Some(index) => interface_name(tables, index, || format!("rule {}", spec.name))?,
+        None => String::new(),
+    };
+    Ok(TableRule {
+        name: spec.name.clone(),
+        priority: spec.priority,
+        src: prefixes(&matches.src),
+        dst: prefixes(&matches.dst),
+        protocol: matches.protocol.map(u32::from),
+        src_ports: ranges(&matches.src_ports),
+        dst_ports: ranges(&matches.dst_ports),
+        in_interface,
+        deny: spec.action == RuleAction::Deny,
+        mark: spec.mark.map(u32::from),
+    })
+}
+
+fn service(tables: &RuleTables, spec: &ServiceSpec) -> Result<TableService, TableError> {
+    let object = || format!("service {}", spec.name);
+    let policer = match spec.policer {
+        Some(index) => name_at(&tables.policers, index, |policer| &policer.name, object, "policer")?,
+        None => String::new(),
+    };
+    Ok(TableService {
+        name: spec.name.clone(),
+        addresses: spec.addresses.iter().copied().map(octets).collect(),
+        protocol: protocol(spec.protocol),
+        ports: ranges(&spec.ports),
+        source_affinity: spec.source_affinity,
+        backends: spec.backends.iter().map(backend).collect(),
+        policer,
+        mark: spec.mark.map(u32::from),
+    })
+}
+
+fn protocol(protocol: ServiceProtocol) -> u32 {
+    // ICMP goes by its IPv4 number for both families.
+    protocol.number(false).into()
+}
+
+fn backend(spec: &BackendSpec) -> TableBackend {
+    TableBackend {
+        name: spec.name.clone(),
+        address: octets(spec.address),
+        port: spec.port.map(u32::from),
+        weight: spec.weight.into(),
+        draining: spec.draining,
+    }
+}
+
+fn policer(spec: &PolicerSpec) -> TablePolicer {
+    TablePolicer {
+        name: spec.name.clone(),
+        cir_kbps: spec.cir_kbps,
+        cbs_bytes: spec.cbs_bytes,
+        ebs_bytes: spec.ebs_bytes,
+        on_green: Some(colour(spec.on_green)),
+        on_yellow: Some(colour(spec.on_yellow)),
+        on_red: Some(colour(spec.on_red)),
+    }
+}
+
+fn colour(action: PolicerAction) -> TableColour {
+    let (kind, mark) = match action {
+        PolicerAction::Pass => (table_colour::Kind::Pass, 0),
+        PolicerAction::Mark(mark) => (table_colour::Kind::Mark, mark.into()),
+        PolicerAction::Drop => (table_colour::Kind::Drop, 0),
+    };
+    TableColour { kind: kind.into(), mark }
+}
+
+fn prefixes(list: &[Cidr]) -> Vec<TablePrefix> {
+    list.iter().map(prefix).collect()
+}
+
+fn prefix(cidr: &Cidr) -> TablePrefix {
+    TablePrefix { address: octets(cidr.addr), length: cidr.len.into() }
+}
+
+fn ranges(list: &[PortRange]) -> Vec<TablePortRange> {
+    list.iter().map(|range| TablePortRange { first: range.first.into(), last: range.last.into() }).collect()
+}
+
+fn octets(addr: IpAddr) -> Vec<u8> {
+    match addr {
+        IpAddr::V4(addr) => addr.octets().to_vec(),
+        IpAddr::V6(addr) => addr.octets().to_vec(),
+    }
+}
+
+fn interface_name(tables: &RuleTables, index: usize, object: impl FnOnce() -> String) -> Result<String, TableError> {
+    name_at(&tables.interfaces, index, |interface| &interface.name, object, "interface")
+}
+
+fn name_at<T>(
+    list: &[T],
+    index: usize,
+    name: impl FnOnce(&T) -> &String,
+    object: impl FnOnce() -> String,
+    field: &str,
+) -> Result<String, TableError> {
+    match list.get(index) {
+        Some(found) => Ok(name(found).clone()),
+        None => {
+            Err(TableError::new(object(), field, format!("index {index}"), format!("an index below {}", list.len())))
+        }
+    }
+}

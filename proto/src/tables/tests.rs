@@ -1,0 +1,406 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use marchproxy_engine::tables::{
+    BackendSpec, Cidr, InterfaceSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction,
+    RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, ServiceProtocol, ServiceSpec,
+};
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::prelude::*;
+
+use super::*;
+use crate::v1::{TablePrefix, TableRoute};
+
+fn name() -> impl Strategy<Value = String> {
+    "[a-z][a-z0-9-]{0,6}"
+}
+
+fn ip(v6: bool) -> BoxedStrategy<IpAddr> {
+    if v6 {
+        any::<u128>().prop_map(|bits| IpAddr::V6(bits.into())).boxed()
+    } else {
+        any::<u32>().prop_map(|bits| IpAddr::V4(bits.into())).boxed()
+    }
+}
+
+fn cidr() -> impl Strategy<Value = Cidr> {
+    any::<bool>().prop_flat_map(|v6| {
+        (ip(v6), 0..=if v6 { 128_u8 } else { 32 }).prop_map(|(addr, len)| Cidr { addr, len }.network())
+    })
+}
+
+fn ranges() -> impl Strategy<Value = Vec<PortRange>> {
+    vec((any::<u16>(), any::<u16>()), 0..3)
+        .prop_map(|pairs| pairs.into_iter().map(|(a, b)| PortRange { first: a.min(b), last: a.max(b) }).collect())
+}
+
+fn disjoint() -> impl Strategy<Value = Vec<PortRange>> {
+    btree_set(any::<u16>(), 2..8).prop_map(|ports| {
+        let ports: Vec<u16> = ports.into_iter().collect();
+        ports.chunks_exact(2).map(|pair| PortRange { first: pair[0], last: pair[1] }).collect()
+    })
+}
+
+fn mark() -> impl Strategy<Value = Option<u8>> {
+    proptest::option::of(0..=63_u8)
+}
+
+fn colour() -> impl Strategy<Value = PolicerAction> {
+    prop_oneof![Just(PolicerAction::Pass), Just(PolicerAction::Drop), (0..=63_u8).prop_map(PolicerAction::Mark)]
+}
+
+fn ports() -> impl Strategy<Value = Vec<PortSpec>> {
+    btree_map(name(), ("[a-z:0-9]{0,8}", 576..=9216_u16), 1..4)
+        .prop_map(|map| map.into_iter().map(|(name, (device, mtu))| PortSpec { name, device, mtu }).collect())
+}
+
+fn policers() -> impl Strategy<Value = Vec<PolicerSpec>> {
+    let values = (any::<u64>(), any::<u64>(), any::<u64>(), colour(), colour(), colour());
+    btree_map(name(), values, 0..4).prop_map(|map| {
+        map.into_iter()
+            .map(|(name, (cir_kbps, cbs_bytes, ebs_bytes, on_green, on_yellow, on_red))| PolicerSpec {
+                name,
+                cir_kbps,
+                cbs_bytes,
+                ebs_bytes,
+                on_green,
+                on_yellow,
+                on_red,
+            })
+            .collect()
+    })
+}
+
+fn interfaces(ports: usize) -> impl Strategy<Value = Vec<InterfaceSpec>> {
+    let values = (0..ports, proptest::option::of(1..=4094_u16), vec(cidr(), 0..3), any::<u32>(), any::<bool>());
+    btree_map(name(), values, 1..5).prop_map(|map| {
+        map.into_iter()
+            .map(|(name, (port, vlan, addresses, table, trust_dscp))| InterfaceSpec {
+                name,
+                port,
+                vlan,
+                addresses,
+                table,
+                trust_dscp,
+            })
+            .collect()
+    })
+}
+
+fn routes(interfaces: usize) -> impl Strategy<Value = Vec<RouteSpec>> {
+    let hops = vec((any::<u128>(), 0..interfaces, 1..=u16::MAX), 0..4);
+    btree_map((any::<u32>(), cidr()), (hops, any::<bool>()), 0..6).prop_map(|map| {
+        map.into_iter()
+            .map(|((table, prefix), (hops, reject))| {
+                let hops: BTreeMap<IpAddr, (usize, u16)> = hops
+                    .into_iter()
+                    .map(|(bits, interface, weight)| {
+                        let address = if prefix.addr.is_ipv4() {
+                            IpAddr::V4((bits as u32).into())
+                        } else {
+                            IpAddr::V6(bits.into())
+                        };
+                        (address, (interface, weight))
+                    })
+                    .collect();
+                let hop = |(address, (interface, weight))| NextHopSpec { address, interface, weight };
+                let action = match (hops.is_empty(), reject) {
+                    (false, _) => RouteAction::Via(hops.into_iter().map(hop).collect()),
+                    (true, false) => RouteAction::Blackhole,
+                    (true, true) => RouteAction::Reject,
+                };
+                RouteSpec { table, prefix, action }
+            })
+            .collect()
+    })
+}
+
+fn rules(interfaces: usize) -> impl Strategy<Value = Vec<RuleSpec>> {
+    let matches = (
+        vec(cidr(), 0..3),
+        vec(cidr(), 0..3),
+        proptest::option::of(any::<u8>()),
+        ranges(),
+        ranges(),
+        proptest::option::of(0..interfaces),
+    )
+        .prop_map(|(src, dst, protocol, src_ports, dst_ports, in_interface)| RuleMatch {
+            src,
+            dst,
+            protocol,
+            src_ports,
+            dst_ports,
+            in_interface,
+        });
+    btree_map(name(), (any::<u32>(), matches, any::<bool>(), mark()), 0..6).prop_map(|map| {
+        let mut rules: Vec<RuleSpec> = map
+            .into_iter()
+            .map(|(name, (priority, matches, deny, mark))| {
+                let action = if deny { RuleAction::Deny } else { RuleAction::Permit };
+                RuleSpec { name, priority, matches, action, mark }
+            })
+            .collect();
+        rules.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
+        rules
+    })
+}
+
+fn backends(icmp: bool) -> impl Strategy<Value = Vec<BackendSpec>> {
+    let address = any::<bool>().prop_flat_map(ip);
+    let port = proptest::option::of(1..=u16::MAX);
+    btree_map(name(), (address, port, 1..=1000_u16, any::<bool>()), 0..4).prop_map(move |map| {
+        map.into_iter()
+            .map(|(name, (address, port, weight, draining))| {
+                let port = if icmp { None } else { port };
+                BackendSpec { name, address, port, weight, draining }
+            })
+            .collect()
+    })
+}
+
+fn service(policers: usize) -> impl Strategy<Value = ServiceSpec> {
+    let protocol = prop_oneof![Just(ServiceProtocol::Tcp), Just(ServiceProtocol::Udp), Just(ServiceProtocol::Icmp)];
+    let policer = proptest::option::of(0..policers.max(1)).prop_map(move |index| index.filter(|_| policers > 0));
+    let addresses = btree_set(any::<bool>().prop_flat_map(ip), 1..4);
+    protocol.prop_flat_map(move |protocol| {
+        let icmp = protocol == ServiceProtocol::Icmp;
+        (addresses.clone(), disjoint(), any::<bool>(), backends(icmp), policer.clone(), mark()).prop_map(
+            move |(addresses, ports, source_affinity, backends, policer, mark)| ServiceSpec {
+                name: String::new(),
+                addresses: addresses.into_iter().collect(),
+                protocol,
+                ports: if icmp { Vec::new() } else { ports },
+                source_affinity,
+                backends,
+                policer,
+                mark,
+            },
+        )
+    })
+}
+
+fn tables() -> impl Strategy<Value = RuleTables> {
+    (ports(), policers()).prop_flat_map(|(ports, policers)| {
+        (interfaces(ports.len()), Just(ports), Just(policers)).prop_flat_map(|(interfaces, ports, policers)| {
+            let services = btree_map(name(), service(policers.len()), 0..4).prop_map(|map| {
+                map.into_iter().map(|(name, service)| ServiceSpec { name, ..service }).collect::<Vec<_>>()
+            });
+            (routes(interfaces.len()), rules(interfaces.len()), services, Just((ports, interfaces, policers))).prop_map(
+                |(routes, rules, services, (ports, interfaces, policers))| RuleTables {
+                    ports,
+                    interfaces,
+                    routes,
+                    rules,
+                    services,
+                    policers,
+                },
+            )
+        })
+    })
+}
+
+proptest! {
+    #[test]
+    fn tables_survive_the_wire(tables in tables()) {
+        let encoded = encode(&tables).unwrap();
+        let groups: Vec<Group> =
+            encoded.iter().map(|group| EncodedGroup::decode(&group.hash, &group.bytes).unwrap()).collect();
+        prop_assert_eq!(&from_groups(&groups).unwrap(), &tables);
+        prop_assert_eq!(encode(&tables).unwrap(), encoded);
+    }
+
+    #[test]
+    fn damaged_bytes_are_refused_or_harmless(tables in tables(), at in any::<prop::sample::Index>(), flip in 1..=255_u8) {
+        for mut group in encode(&tables).unwrap() {
+            let at = at.index(group.bytes.len());
+            group.bytes[at] ^= flip;
+            prop_assert!(EncodedGroup::decode(&group.hash, &group.bytes).is_err());
+            // Even with a hash that fits: judged, never believed.
+            if let Ok(decoded) = Group::decode(&*group.bytes) {
+                let _ = from_groups(&[decoded]);
+            }
+        }
+    }
+}
+
+fn blackholes(ids: impl IntoIterator<Item = u32>) -> RuleTables {
+    let route = |id: u32| RouteSpec {
+        table: 0,
+        prefix: Cidr { addr: IpAddr::V4((id << 8).into()), len: 24 },
+        action: RouteAction::Blackhole,
+    };
+    RuleTables { routes: ids.into_iter().map(route).collect(), ..RuleTables::default() }
+}
+
+#[test]
+fn big_tables_are_split_and_small_changes_touch_few_groups() {
+    let before = encode(&blackholes((0..40_000).filter(|id| *id != 20_000))).unwrap();
+    let after = encode(&blackholes(0..40_000)).unwrap();
+    assert!(after.len() > 10, "{} groups", after.len());
+    assert!(after.iter().all(|group| group.objects as usize <= OBJECTS_PER_GROUP));
+    assert_eq!(after.iter().map(|group| group.objects).sum::<u32>(), 40_000);
+    let known: BTreeSet<Hash> = before.iter().map(|group| group.hash).collect();
+    let changed = after.iter().filter(|group| !known.contains(&group.hash)).count();
+    assert!((1..=2).contains(&changed), "{changed} of {} groups changed", after.len());
+}
+
+#[test]
+fn the_content_hash_depends_on_content_and_order() {
+    let hash = |tables: &RuleTables| content_hash(encode(tables).unwrap().iter().map(|group| &group.hash));
+    assert_eq!(hash(&blackholes([1])), hash(&blackholes([1])));
+    assert_ne!(hash(&blackholes([1])), hash(&blackholes([2])));
+    assert_ne!(content_hash([&[1; 32], &[2; 32]]), content_hash([&[2; 32], &[1; 32]]));
+}
+
+#[test]
+fn an_index_that_points_nowhere_is_not_encoded() {
+    let rule = RuleSpec {
+        name: "r".to_owned(),
+        priority: 1,
+        matches: RuleMatch { in_interface: Some(3), ..RuleMatch::default() },
+        action: RuleAction::Permit,
+        mark: None,
+    };
+    let error = encode(&RuleTables { rules: vec![rule], ..RuleTables::default() }).unwrap_err();
+    assert_eq!(error.to_string(), "rule r: interface is index 3; allowed: an index below 0");
+}
+
+/// One small configuration that uses every reference.
+fn sample() -> Vec<Group> {
+    let tables = RuleTables {
+        ports: vec![PortSpec { name: "wan".to_owned(), device: "vdev:net_null0".to_owned(), mtu: 1500 }],
+        interfaces: vec![InterfaceSpec {
+            name: "wan0".to_owned(),
+            port: 0,
+            vlan: Some(7),
+            addresses: vec![Cidr { addr: IpAddr::from([192, 0, 2, 1]), len: 24 }],
+            table: 0,
+            trust_dscp: true,
+        }],
+        routes: vec![RouteSpec {
+            table: 0,
+            prefix: Cidr { addr: IpAddr::from([0; 4]), len: 0 },
+            action: RouteAction::Via(vec![NextHopSpec {
+                address: IpAddr::from([192, 0, 2, 254]),
+                interface: 0,
+                weight: 1,
+            }]),
+        }],
+        rules: vec![RuleSpec {
+            name: "in".to_owned(),
+            priority: 1,
+            matches: RuleMatch { in_interface: Some(0), ..RuleMatch::default() },
+            action: RuleAction::Permit,
+            mark: Some(34),
+        }],
+        services: vec![ServiceSpec {
+            name: "web".to_owned(),
+            addresses: vec![IpAddr::from([203, 0, 113, 10])],
+            protocol: ServiceProtocol::Tcp,
+            ports: vec![PortRange { first: 80, last: 80 }],
+            source_affinity: false,
+            backends: vec![BackendSpec {
+                name: "a".to_owned(),
+                address: IpAddr::from([192, 0, 2, 9]),
+                port: Some(8080),
+                weight: 1,
+                draining: false,
+            }],
+            policer: Some(0),
+            mark: None,
+        }],
+        policers: vec![PolicerSpec {
+            name: "slow".to_owned(),
+            cir_kbps: 1000,
+            cbs_bytes: 3000,
+            ebs_bytes: 0,
+            on_green: PolicerAction::Pass,
+            on_yellow: PolicerAction::Mark(12),
+            on_red: PolicerAction::Drop,
+        }],
+    };
+    to_groups(&tables).unwrap()
+}
+
+macro_rules! kind {
+    ($groups:expr, $kind:ident) => {
+        match &mut $groups.iter_mut().find(|group| matches!(group.kind, Some(group::Kind::$kind(_)))).unwrap().kind {
+            Some(group::Kind::$kind(inner)) => inner,
+            _ => unreachable!(),
+        }
+    };
+}
+
+#[test]
+fn what_comes_over_the_wire_is_judged() {
+    type Damage = fn(&mut Vec<Group>);
+    let cases: &[(&str, Damage)] = &[
+        ("port wan: mtu is 100; allowed: 576..=9216", |g| kind!(g, Ports).ports[0].mtu = 100),
+        ("port: name is empty; allowed: a name", |g| kind!(g, Ports).ports[0].name.clear()),
+        ("port wan: position is behind port wan; allowed: ascending order, each object once", |g| {
+            let port = kind!(g, Ports).ports[0].clone();
+            kind!(g, Ports).ports.push(port);
+        }),
+        ("interface wan0: port is \"lan\"; allowed: the name of a known port", |g| {
+            kind!(g, Interfaces).interfaces[0].port = "lan".to_owned();
+        }),
+        ("interface wan0: vlan is 4095; allowed: 1..=4094", |g| kind!(g, Interfaces).interfaces[0].vlan = Some(4095)),
+        ("interface wan0: addresses is 5 bytes; allowed: 4 or 16 bytes", |g| {
+            kind!(g, Interfaces).interfaces[0].addresses[0].address.push(0);
+        }),
+        ("interface wan0: addresses is 192.0.2.1/33; allowed: a length up to 32", |g| {
+            kind!(g, Interfaces).interfaces[0].addresses[0].length = 33;
+        }),
+        ("route 0.0.0.0/0 of table 0: via.interface is \"lan0\"; allowed: the name of a known interface", |g| {
+            kind!(g, Routes).routes[0].via[0].interface = "lan0".to_owned();
+        }),
+        ("route 0.0.0.0/0 of table 0: via.weight is 0; allowed: 1..=65535", |g| {
+            kind!(g, Routes).routes[0].via[0].weight = 0;
+        }),
+        ("route 0.0.0.0/0 of table 0: via.address is ::; allowed: an address of the prefix's family", |g| {
+            kind!(g, Routes).routes[0].via[0].address = vec![0; 16];
+        }),
+        (
+            "route 0.0.0.0/0 of table 0: action is some next hops, blackhole true, reject false; \
+             allowed: exactly one of via, blackhole, reject",
+            |g| kind!(g, Routes).routes[0].blackhole = true,
+        ),
+        ("route of table 0: prefix is 10.0.0.1/8; allowed: no host bits: 10.0.0.0/8", |g| {
+            let prefix = Some(TablePrefix { address: vec![10, 0, 0, 1], length: 8 });
+            kind!(g, Routes).routes[0] = TableRoute { prefix, blackhole: true, ..TableRoute::default() };
+        }),
+        ("rule in: in_interface is \"x\"; allowed: the name of a known interface", |g| {
+            kind!(g, Rules).rules[0].in_interface = "x".to_owned();
+        }),
+        ("rule in: mark is 64; allowed: 0..=63", |g| kind!(g, Rules).rules[0].mark = Some(64)),
+        ("rule in: protocol is 256; allowed: 0..=255", |g| kind!(g, Rules).rules[0].protocol = Some(256)),
+        ("rule in: name is there twice; allowed: each name once", |g| {
+            let mut rule = kind!(g, Rules).rules[0].clone();
+            rule.priority += 1;
+            kind!(g, Rules).rules.push(rule);
+        }),
+        ("service web: policer is \"fast\"; allowed: the name of a known policer", |g| {
+            kind!(g, Services).services[0].policer = "fast".to_owned();
+        }),
+        ("service web: protocol is 132; allowed: 6 (TCP), 17 (UDP) or 1 (ICMP)", |g| {
+            kind!(g, Services).services[0].protocol = 132;
+        }),
+        ("service web: ports is 81-80; allowed: FIRST-LAST, FIRST <= LAST <= 65535", |g| {
+            kind!(g, Services).services[0].ports[0].first = 81;
+        }),
+        ("service web, backend a: weight is 1001; allowed: 1..=1000", |g| {
+            kind!(g, Services).services[0].backends[0].weight = 1001;
+        }),
+        ("policer slow: on_red is missing; allowed: pass, mark or drop", |g| {
+            kind!(g, Policers).policers[0].on_red = None;
+        }),
+        ("group: kind is nothing this release knows; allowed: a kind of Group", |g| g.push(Group { kind: None })),
+    ];
+    for (expected, damage) in cases {
+        let mut groups = sample();
+        damage(&mut groups);
+        assert_eq!(from_groups(&groups).unwrap_err().to_string(), *expected);
+    }
+    assert!(from_groups(&sample()).is_ok());
+    assert_eq!(from_groups(&[]).unwrap(), RuleTables::default());
+}
