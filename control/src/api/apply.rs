@@ -1,0 +1,232 @@
+//! The one way a document changes: check, store, publish, wait.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use marchproxy_proto::v1;
+use prost::Message as _;
+use tonic::{Code, Status, Streaming};
+use v1::apply_chunk::Content;
+
+use super::auth::Caller;
+use super::dry_run::Checked;
+use super::errors;
+use super::state::{Control, base, check, now};
+use crate::model;
+use crate::store::{Committed, NewVersion, VersionRow};
+
+/// All chunks of one call together, encoded. A million rules take about 100 MB.
+const CALL_OCTETS_MAX: usize = 256 << 20;
+
+/// What is to become the document.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wish {
+    /// This.
+    Document(v1::Document),
+    /// The stored one with these changes.
+    Changes(v1::Changes),
+    /// The content of an older version.
+    Version(u64),
+}
+
+/// One change of a cluster's document.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The cluster.
+    pub cluster: String,
+    /// Who wants it.
+    pub caller: Caller,
+    /// What is wanted.
+    pub wish: Wish,
+    /// Refuse unless this is the stored version.
+    pub expected_version: Option<u64>,
+    /// A repeated id answers with the first call's version.
+    pub request_id: String,
+    /// For the history.
+    pub message: String,
+    /// Stop before storing.
+    pub validate_only: bool,
+    /// When the call came.
+    pub received: Instant,
+}
+
+/// Puts the chunks of one Apply together.
+pub async fn collect(mut chunks: Streaming<v1::ApplyChunk>) -> Result<(v1::ApplyHeader, Option<Wish>), Status> {
+    let mut header = None;
+    let mut wish = None;
+    let mut octets = 0;
+    while let Some(chunk) = chunks.message().await? {
+        octets += chunk.encoded_len();
+        if octets > CALL_OCTETS_MAX {
+            return Err(Status::resource_exhausted(format!(
+                "one Apply may bring {CALL_OCTETS_MAX} octets; send the rest as changes"
+            )));
+        }
+        match (header.is_some(), chunk.header) {
+            (false, Some(first)) => header = Some(first),
+            (true, None) => {}
+            (false, None) => return Err(errors::bad_field("header", "none", "a header in the first chunk")),
+            (true, Some(_)) => return Err(errors::bad_field("header", "a second one", "one, in the first chunk")),
+        }
+        if let Some(content) = chunk.content {
+            append(&mut wish, content)?;
+        }
+    }
+    let header = header.ok_or_else(|| errors::bad_field("header", "no chunk at all", "at least one chunk"))?;
+    Ok((header, wish))
+}
+
+fn append(wish: &mut Option<Wish>, content: Content) -> Result<(), Status> {
+    match (wish, content) {
+        (empty @ None, Content::Document(document)) => *empty = Some(Wish::Document(document)),
+        (empty @ None, Content::Changes(changes)) => *empty = Some(Wish::Changes(changes)),
+        (Some(Wish::Document(whole)), Content::Document(more)) => extend(whole, more)?,
+        (Some(Wish::Changes(whole)), Content::Changes(more)) => {
+            whole.delete.extend(more.delete);
+            match (&mut whole.upsert, more.upsert) {
+                (Some(whole), Some(more)) => extend(whole, more)?,
+                (empty @ None, more) => *empty = more,
+                (Some(_), None) => {}
+            }
+        }
+        _ => return Err(errors::bad_field("content", "document and changes", "chunks of one kind")),
+    }
+    Ok(())
+}
+
+fn extend(whole: &mut v1::Document, more: v1::Document) -> Result<(), Status> {
+    for (field, whole, more) in
+        [("api_version", &mut whole.api_version, more.api_version), ("cluster", &mut whole.cluster, more.cluster)]
+    {
+        if whole.is_empty() {
+            *whole = more;
+        } else if !more.is_empty() && *whole != more {
+            return Err(errors::bad_field(field, format!("{more:?} after {whole:?}"), "the same in every chunk"));
+        }
+    }
+    whole.nodes.extend(more.nodes);
+    whole.interfaces.extend(more.interfaces);
+    whole.routes.extend(more.routes);
+    whole.rules.extend(more.rules);
+    whole.services.extend(more.services);
+    whole.policers.extend(more.policers);
+    whole.qos.extend(more.qos);
+    Ok(())
+}
+
+/// The cluster that header and document name together.
+pub fn named_cluster<'a>(header: &'a str, document: Option<&'a v1::Document>) -> Result<&'a str, Status> {
+    let inside = document.map_or("", |document| document.cluster.as_str());
+    match (header, inside) {
+        ("", inside) => Ok(inside),
+        (header, "") => Ok(header),
+        (header, inside) if header == inside => Ok(header),
+        (header, inside) => Err(errors::bad_field("cluster", format!("{inside:?}"), &format!("{header:?}, as the call says"))),
+    }
+}
+
+/// Carries a change through. A caller that goes away in the middle changes nothing about it.
+pub async fn apply(control: &Control, change: Change) -> Result<v1::ApplyResponse, Status> {
+    let control = control.clone();
+    tokio::spawn(async move { carry_through(&control, change).await })
+        .await
+        .map_err(|_| Status::internal("applying ended unexpectedly; `marchctl history` shows whether it was stored"))?
+}
+
+async fn carry_through(control: &Control, change: Change) -> Result<v1::ApplyResponse, Status> {
+    let cluster = change.cluster.as_str();
+    // So that a repeated or unchanged version finds its target. A stored document that can't be loaded must not keep its
+    // successor out; `Control::poll` says why it can't.
+    if let Err(why) = control.sync(cluster).await {
+        tracing::debug!(cluster, why = why.message(), "applying without the stored version loaded");
+    }
+    let changing = control.changing(cluster);
+    let held = changing.lock().await;
+    let (document, rollback_of) = wished(control, cluster, change.wish).await?;
+    let document = Arc::new(document);
+    let checked = check(Arc::clone(&document)).await?;
+    if change.validate_only {
+        return validated(control, cluster, change.expected_version, checked).await;
+    }
+    let committed = control
+        .store
+        .commit(NewVersion {
+            cluster,
+            expected_version: change.expected_version,
+            document: &document,
+            author: change.caller.author(),
+            message: &change.message,
+            rollback_of,
+            request_id: &change.request_id,
+            now: now(),
+        })
+        .await
+        .map_err(|e| errors::store(&e))?;
+    let committed_at = Instant::now();
+    let (row, unchanged, fresh) = match committed {
+        Committed::New(row) => (row, false, true),
+        Committed::Unchanged(row) => (row, true, true),
+        Committed::Repeated(row) => (row, false, false),
+    };
+    let warnings = checked.warnings;
+    // Unchanged: nodes that refused this version, or never settled, are offered it again.
+    let attempt = if fresh { control.hub.publish(cluster, row.version, checked.nodes) } else { control.hub.attempt(cluster) };
+    drop(held);
+    let VersionRow { version, content_hash, .. } = row;
+    tracing::info!(cluster, version, author = change.caller.author(), unchanged, "stored");
+    let nodes = control.hub.settled(cluster, attempt).await;
+    Ok(v1::ApplyResponse {
+        version,
+        content_hash,
+        unchanged,
+        warnings,
+        nodes,
+        store_us: micros(committed_at - change.received),
+        settle_us: micros(committed_at.elapsed()),
+    })
+}
+
+async fn wished(control: &Control, cluster: &str, wish: Wish) -> Result<(v1::Document, u64), Status> {
+    match wish {
+        Wish::Document(mut document) => {
+            cluster.clone_into(&mut document.cluster);
+            Ok((document, 0))
+        }
+        Wish::Changes(changes) => {
+            let current = base(control, cluster).await?;
+            let merged = model::merge(&current, &changes).map_err(|found| errors::violations(&found))?;
+            Ok((merged, 0))
+        }
+        Wish::Version(version) => Ok((control.stored(cluster, version).await?.document, version)),
+    }
+}
+
+async fn validated(
+    control: &Control,
+    cluster: &str,
+    expected: Option<u64>,
+    checked: Checked,
+) -> Result<v1::ApplyResponse, Status> {
+    let newest = control.store.history(cluster, 1).await.map_err(|e| errors::store(&e))?;
+    let (version, hash) = newest.first().map_or((0, ""), |row| (row.version, row.content_hash.as_str()));
+    if let Some(expected) = expected.filter(|expected| *expected != version) {
+        return Err(errors::status(
+            Code::Aborted,
+            "VERSION_CONFLICT",
+            format!("expected version {expected}, found version {version}; look at `marchctl diff` and apply again"),
+            &[("expected", expected.to_string()), ("found", version.to_string())],
+        ));
+    }
+    let unchanged = hash == checked.content_hash;
+    Ok(v1::ApplyResponse {
+        version,
+        unchanged,
+        content_hash: checked.content_hash,
+        warnings: checked.warnings,
+        ..v1::ApplyResponse::default()
+    })
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,56 @@
+//! What must succeed before a document is stored: validation, and for each node the whole way to its tables and back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use marchproxy_engine::tables::RuleTables;
+use marchproxy_proto::{tables, v1};
+use tonic::Status;
+
+use super::errors;
+use crate::{compile, model};
+
+/// One node's tables as they travel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeTables {
+    /// SHA-256 over the groups' hashes in order.
+    pub content_hash: Vec<u8>,
+    /// Canonical groups.
+    pub groups: Vec<tables::EncodedGroup>,
+}
+
+/// A document that passed.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// What is accepted but not enforced.
+    pub warnings: Vec<v1::Warning>,
+    /// The document's content hash, hexadecimal.
+    pub content_hash: String,
+    /// What each node of the document would run.
+    pub nodes: BTreeMap<String, Arc<NodeTables>>,
+}
+
+/// Checks a document as storing it would need; takes time in proportion to its size, so call it off the async threads.
+pub fn dry_run(document: &v1::Document) -> Result<Checked, Status> {
+    let (model, warnings) = model::validate(document).map_err(|found| errors::violations(&found))?;
+    let mut nodes = BTreeMap::new();
+    for node in &document.nodes {
+        let compiled = compile::compile(&model, &node.name);
+        let groups = tables::groups(&compiled);
+        build(&compiled, &groups).map_err(|why| errors::build_refused(&node.name, &why))?;
+        let content_hash = tables::content_hash(&groups).to_vec();
+        nodes.insert(node.name.clone(), Arc::new(NodeTables { content_hash, groups }));
+    }
+    let warnings = warnings.into_iter().map(|w| v1::Warning { field: w.field, message: w.message }).collect();
+    Ok(Checked { warnings, content_hash: model::content_hash(document), nodes })
+}
+
+/// What the node will do with the groups: decode them, and find the tables that were compiled.
+fn build(compiled: &RuleTables, groups: &[tables::EncodedGroup]) -> Result<(), String> {
+    let decoded = tables::decode(groups).map_err(|why| why.to_string())?;
+    if decoded == *compiled {
+        Ok(())
+    } else {
+        Err("the tables do not survive their own encoding; please report this document".to_owned())
+    }
+}

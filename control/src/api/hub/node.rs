@@ -1,0 +1,165 @@
+//! One node as the rest of control sees it: its status, and handles to its stream while there is one.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use marchproxy_proto::v1;
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::{Code, Status};
+
+use super::status::NodeAnswer;
+use super::{Answer, NodeStatus, Question, lock, not_connected};
+use crate::api::errors;
+use crate::pki::Identity;
+
+/// Questions of a node that wait to be sent or answered; more are refused.
+pub(super) const QUESTIONS_MAX: usize = 64;
+
+/// A question on its way to the node's task.
+pub(super) struct Asked {
+    pub question: Question,
+    pub answer: oneshot::Sender<Result<Answer, Status>>,
+}
+
+/// Handles to a live stream.
+pub(super) struct Live {
+    pub stream: u64,
+    pub identity: Identity,
+    pub serial: Option<String>,
+    pub questions: mpsc::Sender<Asked>,
+    pub end: mpsc::Sender<Status>,
+}
+
+/// A node that attached at least once.
+#[derive(Default)]
+pub(super) struct Node {
+    pub status: watch::Sender<NodeStatus>,
+    pub live: Mutex<Option<Live>>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("status", &*self.status.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    pub fn connected(&self) -> bool {
+        self.status.borrow().stream != 0
+    }
+
+    pub fn credential(&self) -> Option<(Identity, String)> {
+        let live = lock(&self.live);
+        let live = live.as_ref()?;
+        Some((live.identity.clone(), live.serial.clone()?))
+    }
+
+    /// Ends the live stream, if any, with these last words.
+    pub fn end(&self, status: Status) {
+        if let Some(live) = lock(&self.live).as_ref() {
+            // A full channel means it is being ended already.
+            let _ = live.end.try_send(status);
+        }
+    }
+
+    /// Waits for the node's answer to this attempt.
+    pub async fn finished(&self, attempt: u64, deadline: Instant) -> NodeAnswer {
+        let mut status = self.status.subscribe();
+        let done = |s: &NodeStatus| s.stream == 0 || s.finished.as_ref().is_some_and(|f| f.attempt >= attempt);
+        let waited = tokio::time::timeout_at(deadline.into(), status.wait_for(done)).await;
+        match waited {
+            Ok(Ok(status)) => match &status.finished {
+                Some(finished) if finished.attempt >= attempt => finished.answer(),
+                _ => (v1::NodeOutcome::NotConnected, not_there(&status), None),
+            },
+            // The sender lives in `self`.
+            Ok(Err(_)) => (v1::NodeOutcome::NotConnected, "control is closing".to_owned(), None),
+            Err(_) => {
+                let why = "has not answered yet; it runs what it had, and `marchctl node list` shows when it settles";
+                (v1::NodeOutcome::TimedOut, why.to_owned(), None)
+            }
+        }
+    }
+
+    pub async fn ask(&self, name: &str, question: Question, patience: Duration) -> Result<Answer, Status> {
+        let (answer, answered) = oneshot::channel();
+        {
+            let live = lock(&self.live);
+            let Some(live) = live.as_ref() else {
+                return Err(not_connected(&format!("node {name} is not connected")));
+            };
+            live.questions.try_send(Asked { question, answer }).map_err(|_| {
+                let why = format!("node {name} has {QUESTIONS_MAX} questions to answer already; try again");
+                errors::status(Code::Unavailable, "NODE_BUSY", why, &[])
+            })?;
+        }
+        match tokio::time::timeout(patience, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(not_connected(&format!("node {name} went away before it answered"))),
+            Err(_) => Err(errors::status(
+                Code::DeadlineExceeded,
+                "NODE_SILENT",
+                format!("node {name} did not answer in {} s; `marchctl node show {name}` says when it was last heard", patience.as_secs_f32()),
+                &[],
+            )),
+        }
+    }
+
+    pub fn info(&self) -> v1::NodeInfo {
+        let status = self.status.borrow();
+        v1::NodeInfo {
+            connected: status.stream != 0,
+            software: status.hello.software.clone(),
+            backend: status.hello.backend.clone(),
+            workers: status.hello.workers,
+            version: status.version,
+            generation: status.generation,
+            last_error: status.last_error.clone(),
+            last_seen: status.last_seen.map(Into::into),
+            ..v1::NodeInfo::default()
+        }
+    }
+}
+
+fn not_there(status: &NodeStatus) -> String {
+    if status.last_error.is_empty() {
+        "is not connected; it gets this version when it is".to_owned()
+    } else {
+        format!("is not connected ({}); it gets this version when it is", status.last_error)
+    }
+}
+
+/// Questions that were sent, by id.
+#[derive(Default)]
+pub(super) struct Pending {
+    last: u64,
+    waiting: BTreeMap<u64, oneshot::Sender<Result<Answer, Status>>>,
+}
+
+impl Pending {
+    /// Takes a question in and makes the message for the node; none when nobody waits any more or too many do.
+    pub fn add(&mut self, asked: Asked) -> Option<v1::OperateCall> {
+        self.waiting.retain(|_, answer| !answer.is_closed());
+        if asked.answer.is_closed() || self.waiting.len() >= QUESTIONS_MAX {
+            return None;
+        }
+        self.last += 1;
+        self.waiting.insert(self.last, asked.answer);
+        Some(v1::OperateCall { id: self.last, request: Some(asked.question) })
+    }
+
+    /// Hands an answer to whoever waits for it.
+    pub fn answer(&mut self, reply: v1::OperateReply) {
+        let Some(waiting) = self.waiting.remove(&reply.id) else { return };
+        let answer = match reply.response {
+            Some(Answer::Error(why)) => {
+                Err(errors::status(Code::FailedPrecondition, "NODE_REFUSED", format!("the node answered: {why}"), &[]))
+            }
+            Some(answer) => Ok(answer),
+            None => Err(errors::status(Code::Internal, "NODE_EMPTY_ANSWER", "the node's answer is empty", &[])),
+        };
+        // Whoever asked may have given up.
+        let _ = waiting.send(answer);
+    }
+}

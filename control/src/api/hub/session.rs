@@ -1,0 +1,331 @@
+//! One node's stream: follows the cluster's target, relays questions, watches for silence.
+//!
+//! ```text
+//! idle --target changed--> offered --TablesWanted--> given --TablesAck|TablesNack--> idle, look at the target again
+//! ```
+//! An ack or nack is taken in either state of a push: a node that has all groups may answer at once.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use marchproxy_proto::v1;
+use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep_until;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+use v1::from_node::Message as From;
+use v1::to_node::Message as To;
+
+use super::node::{Asked, Live, Node, Pending, QUESTIONS_MAX};
+use super::{Cluster, Finished, LAST_WORDS, NodeStatus, Shared, Target, Verdict, ended};
+use crate::api::auth::Caller;
+use crate::api::dry_run::NodeTables;
+use crate::api::errors;
+
+/// Messages between a node's task and its connection. Small: what waits behind it waits as references.
+const OUTBOUND: usize = 8;
+
+/// What tonic sends to the node.
+pub type Outbound = Pin<Box<ReceiverStream<Result<v1::ToNode, Status>>>>;
+
+/// Something to be sent; groups are copied only when there is room for them.
+enum Item {
+    Message(To),
+    Group(Arc<NodeTables>, usize),
+}
+
+/// An offer on its way.
+struct Push {
+    tables: Arc<NodeTables>,
+    version: u64,
+    attempt: u64,
+    deadline: Instant,
+}
+
+struct Session {
+    node: Arc<Node>,
+    caller: Caller,
+    stream: u64,
+    push_timeout: Duration,
+    silence: Duration,
+    target: watch::Receiver<Option<Arc<Target>>>,
+    out: VecDeque<Item>,
+    push: Option<Push>,
+    pending: Pending,
+    heard: Instant,
+}
+
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    cluster: &Arc<Cluster>,
+    node: Arc<Node>,
+    caller: Caller,
+    from: String,
+    hello: v1::Hello,
+    inbound: Streaming<v1::FromNode>,
+) -> Outbound {
+    let (sender, receiver) = mpsc::channel(OUTBOUND);
+    let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
+    let (end, ends) = mpsc::channel(1);
+    let stream = take_over(&node, &caller, &from, &hello, questions, end);
+    tracing::info!(node = %caller.identity, from, software = hello.software, version = hello.version, "node attached");
+    let welcome =
+        v1::Welcome { node: caller.identity.name.clone(), cluster: caller.identity.cluster.clone() };
+    let mut session = Session {
+        node,
+        caller,
+        stream,
+        push_timeout: shared.timings.push,
+        silence: shared.timings.heartbeat,
+        target: cluster.target.subscribe(),
+        out: VecDeque::from([Item::Message(To::Welcome(welcome))]),
+        push: None,
+        pending: Pending::default(),
+        heard: Instant::now(),
+    };
+    let closing = shared.closing.subscribe();
+    tokio::spawn(async move {
+        let last = session.run(inbound, asked, ends, closing, &sender).await;
+        session.leave(last.message());
+        match sender.send_timeout(Err(last), LAST_WORDS).await {
+            Ok(()) | Err(SendTimeoutError::Closed(_) | SendTimeoutError::Timeout(_)) => {}
+        }
+    });
+    Box::pin(ReceiverStream::new(receiver))
+}
+
+/// Makes this the node's stream; one that is there is told why it ends.
+fn take_over(
+    node: &Node,
+    caller: &Caller,
+    from: &str,
+    hello: &v1::Hello,
+    questions: mpsc::Sender<Asked>,
+    end: mpsc::Sender<Status>,
+) -> u64 {
+    let mut live = super::lock(&node.live);
+    let stream = match live.as_ref() {
+        Some(old) => {
+            let why = format!("a newer stream of {} from {from} took over", caller.identity);
+            tracing::warn!(node = %caller.identity, from, "took over from a stream that was still open");
+            let _ = old.end.try_send(errors::status(Code::Aborted, "TAKEN_OVER", why, &[]));
+            old.stream + 1
+        }
+        None => node.status.borrow().stream + 1,
+    };
+    let (identity, serial) = (caller.identity.clone(), caller.serial.clone());
+    *live = Some(Live { stream, identity, serial, questions, end });
+    node.status.send_modify(|status| {
+        status.stream = stream;
+        status.version = hello.version;
+        status.content_hash.clone_from(&hello.content_hash);
+        status.generation = hello.generation;
+        status.hello = hello.clone();
+        status.last_error.clear();
+        status.last_seen = Some(SystemTime::now());
+        // What it answered before says nothing about what it runs now.
+        status.finished = None;
+    });
+    stream
+}
+
+impl Session {
+    /// Runs until the stream ends, and says why it did.
+    async fn run(
+        &mut self,
+        mut inbound: Streaming<v1::FromNode>,
+        mut asked: mpsc::Receiver<Asked>,
+        mut ends: mpsc::Receiver<Status>,
+        mut closing: watch::Receiver<bool>,
+        sender: &mpsc::Sender<Result<v1::ToNode, Status>>,
+    ) -> Status {
+        self.target.mark_changed();
+        loop {
+            let push_deadline = self.push.as_ref().map(|push| push.deadline);
+            let wake = push_deadline.into_iter().chain([self.heard + self.silence]).min();
+            tokio::select! {
+                end = ends.recv() => {
+                    return end.unwrap_or_else(|| Status::unavailable("the stream's handle is gone"));
+                }
+                _ = closing.wait_for(|closing| *closing) => {
+                    return errors::status(Code::Unavailable, "CLOSING", "control is shutting down; connect again", &[]);
+                }
+                message = inbound.message() => match message {
+                    Ok(Some(message)) => {
+                        if let Err(status) = self.take(message) {
+                            return status;
+                        }
+                    }
+                    Ok(None) => return Status::ok("the node closed the stream"),
+                    Err(status) => return Status::unavailable(format!("the stream broke: {}", status.message())),
+                },
+                Ok(()) = self.target.changed(), if self.push.is_none() => self.look(),
+                Some(question) = asked.recv() => {
+                    if let Some(call) = self.pending.add(question) {
+                        self.out.push_back(Item::Message(To::Call(call)));
+                    }
+                }
+                permit = sender.reserve(), if !self.out.is_empty() => match permit {
+                    Ok(permit) => if let Some(item) = self.out.pop_front() { permit.send(Ok(item.message())) },
+                    Err(_) => return Status::unavailable("the connection is gone"),
+                },
+                () = sleep_until(wake.unwrap_or_else(Instant::now).into()) => {
+                    if let Err(status) = self.overdue() {
+                        return status;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Compares the target with what the node runs, and offers it when they differ.
+    fn look(&mut self) {
+        let Some(target) = self.target.borrow_and_update().clone() else { return };
+        let Some(tables) = target.nodes.get(&self.caller.identity.name) else {
+            // Taking traffic away because a name is missing would be the worst reading of a typing error.
+            self.finish(Finished { attempt: target.attempt, version: target.version, verdict: Verdict::NotMeant });
+            return;
+        };
+        let (version, attempt) = (target.version, target.attempt);
+        let status = self.node.status.borrow().clone();
+        if status.version == version && status.content_hash == tables.content_hash {
+            let verdict = match status.finished.map(|finished| finished.verdict) {
+                Some(settled @ Verdict::Settled { .. }) => settled,
+                _ => Verdict::Settled { generation: status.generation, build_us: 0, settle_us: 0 },
+            };
+            self.finish(Finished { attempt, version, verdict });
+            return;
+        }
+        let groups = tables.groups.iter().map(|g| v1::GroupRef { hash: g.hash.to_vec(), objects: g.objects }).collect();
+        self.out.push_back(Item::Message(To::Offer(v1::TablesOffer {
+            version,
+            content_hash: tables.content_hash.clone(),
+            groups,
+            allow_port_restart: false,
+        })));
+        let deadline = Instant::now() + self.push_timeout;
+        self.push = Some(Push { tables: Arc::clone(tables), version, attempt, deadline });
+    }
+
+    fn take(&mut self, message: v1::FromNode) -> Result<(), Status> {
+        self.heard = Instant::now();
+        match message.message {
+            Some(From::Wanted(wanted)) => self.wanted(&wanted)?,
+            Some(From::Ack(ack)) => self.acked(&ack),
+            Some(From::Nack(nack)) => self.nacked(nack),
+            Some(From::Reply(reply)) => self.pending.answer(reply),
+            Some(From::Heartbeat(beat)) => self.update(|status| {
+                status.last_seen = Some(SystemTime::now());
+                status.generation = beat.generation;
+            }),
+            Some(From::Hello(_)) => {
+                return Err(errors::bad_field("hello", "a second one", "one, as the first message of a stream"));
+            }
+            // A message of a newer node than this control knows.
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn wanted(&mut self, wanted: &v1::TablesWanted) -> Result<(), Status> {
+        let Some(push) = self.push.as_ref().filter(|push| push.version == wanted.version) else { return Ok(()) };
+        let places: HashMap<&[u8], usize> =
+            push.tables.groups.iter().enumerate().map(|(place, group)| (&group.hash[..], place)).collect();
+        for hash in &wanted.hashes {
+            let Some(&place) = places.get(&hash[..]) else {
+                return Err(errors::bad_field("wanted.hashes", "a hash that was not offered", "hashes of the offer"));
+            };
+            self.out.push_back(Item::Group(Arc::clone(&push.tables), place));
+        }
+        Ok(())
+    }
+
+    fn acked(&mut self, ack: &v1::TablesAck) {
+        let Some(push) = self.push.take_if(|push| push.version == ack.version) else { return };
+        let verdict = if ack.content_hash == push.tables.content_hash {
+            self.update(|status| {
+                status.version = ack.version;
+                status.content_hash.clone_from(&ack.content_hash);
+                status.generation = ack.generation;
+            });
+            Verdict::Settled { generation: ack.generation, build_us: ack.build_us, settle_us: ack.settle_us }
+        } else {
+            Verdict::Refused("it acknowledged other tables than it was offered; please report this".to_owned())
+        };
+        self.finish(Finished { attempt: push.attempt, version: push.version, verdict });
+    }
+
+    fn nacked(&mut self, nack: v1::TablesNack) {
+        let Some(push) = self.push.take_if(|push| push.version == nack.version) else { return };
+        tracing::warn!(node = %self.caller.identity, version = nack.version, why = nack.reason, "node refused");
+        // Groups that still wait belong to the refused offer.
+        self.out.retain(|item| matches!(item, Item::Message(_)));
+        let verdict = Verdict::Refused(nack.reason);
+        self.finish(Finished { attempt: push.attempt, version: push.version, verdict });
+    }
+
+    fn finish(&mut self, finished: Finished) {
+        self.update(|status| {
+            status.last_error = finished.verdict.error(finished.version);
+            status.finished = Some(finished);
+        });
+    }
+
+    /// Changes the node's status, unless a newer stream speaks for the node by now.
+    fn update(&self, change: impl FnOnce(&mut NodeStatus)) {
+        self.node.status.send_if_modified(|status| {
+            let ours = status.stream == self.stream;
+            if ours {
+                change(status);
+            }
+            ours
+        });
+    }
+
+    /// Something took too long: an answer, or any word at all.
+    fn overdue(&mut self) -> Result<(), Status> {
+        let now = Instant::now();
+        if let Some(push) = self.push.take_if(|push| push.deadline <= now) {
+            let why = format!("no answer in {} s; the stream is started over", self.push_timeout.as_secs_f32());
+            let verdict = Verdict::TimedOut(why.clone());
+            self.finish(Finished { attempt: push.attempt, version: push.version, verdict });
+            return Err(errors::status(Code::DeadlineExceeded, "NO_ANSWER", format!("version {}: {why}", push.version), &[]));
+        }
+        if self.heard + self.silence <= now {
+            let why = format!("no heartbeat in {} s", self.silence.as_secs_f32());
+            return Err(errors::status(Code::DeadlineExceeded, "SILENT", why, &[]));
+        }
+        Ok(())
+    }
+
+    /// Gives the node's place up, unless a newer stream took it.
+    fn leave(&self, why: &str) {
+        ended(&self.caller.identity, why);
+        let mut live = super::lock(&self.node.live);
+        if live.as_ref().is_some_and(|live| live.stream == self.stream) {
+            *live = None;
+            self.node.status.send_modify(|status| {
+                status.stream = 0;
+                if status.last_error.is_empty() {
+                    why.clone_into(&mut status.last_error);
+                }
+            });
+        }
+    }
+}
+
+impl Item {
+    fn message(self) -> v1::ToNode {
+        let message = match self {
+            Item::Message(message) => message,
+            Item::Group(tables, place) => {
+                let group = &tables.groups[place];
+                To::Group(v1::TableGroup { hash: group.hash.to_vec(), encoded: group.encoded.clone() })
+            }
+        };
+        v1::ToNode { message: Some(message) }
+    }
+}

@@ -1,0 +1,21 @@
+//! The gRPC services, and the hub that keeps every node on the newest version.
+
+mod apply;
+mod auth;
+mod config;
+mod dry_run;
+mod enrol;
+mod errors;
+mod hub;
+mod node;
+mod operate;
+mod server;
+mod settings;
+mod state;
+mod watch;
+
+pub use auth::{CLUSTER_HEADER, NODE_HEADER};
+pub use errors::DOMAIN;
+pub use server::{KEEPALIVE, Listener, MESSAGE_MAX, serve};
+pub use settings::{DEFAULT_FILE, Settings, SettingsError, Timings};
+pub use state::{Control, StartError};
