@@ -1,0 +1,159 @@
+//! One stream to control: offers in, acks and heartbeats out, questions answered.
+
+use std::time::{Duration, Instant};
+
+use marchproxy_proto::v1;
+use marchproxy_proto::v1::from_node::Message as From;
+use marchproxy_proto::v1::node_service_client::NodeServiceClient;
+use marchproxy_proto::v1::to_node::Message as To;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
+
+use super::backoff::Backoff;
+use super::{Agent, connect};
+use crate::config::Config;
+
+/// Control gives a silent node up after 15 s.
+const HEARTBEAT: Duration = Duration::from_secs(3);
+/// The group of 100,000 rules has about 10 MB.
+const MESSAGE_MAX: usize = 256 << 20;
+/// Answers and heartbeats that wait for the network.
+const OUTBOUND: usize = 64;
+/// Questions being answered at a time; further ones are refused.
+const QUESTIONS: usize = 16;
+
+pub(super) type Inbound = Streaming<v1::ToNode>;
+pub(super) type Outbound = mpsc::Sender<v1::FromNode>;
+
+/// How a stream ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    /// Control refused the stream or broke it.
+    #[error("{}{}", refusal(.0), text(.0))]
+    Status(Box<Status>),
+    /// Control closed it.
+    #[error("control closed the stream")]
+    Closed,
+}
+
+fn refusal(status: &Status) -> &'static str {
+    match status.code() {
+        tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => "control refuses this node: ",
+        _ => "",
+    }
+}
+
+fn text(status: &Status) -> String {
+    let said = if status.message().is_empty() { status.code().description() } else { status.message() };
+    std::error::Error::source(status).map_or_else(
+        || said.to_owned(),
+        |source| {
+            let causes = connect::causes(source);
+            if said.contains(&causes) { said.to_owned() } else { format!("{said}: {causes}") }
+        },
+    )
+}
+
+/// Opens the stream. Over TLS 1.3 a certificate that control refuses shows here and not when connecting.
+pub(super) async fn open(config: &Config, channel: Channel, hello: v1::Hello) -> Result<(Inbound, Outbound), Ended> {
+    let (sender, receiver) = mpsc::channel(OUTBOUND);
+    // The channel is empty and has room.
+    let _ = sender.try_send(message(From::Hello(hello)));
+    let mut request = Request::new(ReceiverStream::new(receiver));
+    connect::name_ourselves(config, request.metadata_mut());
+    let mut client =
+        NodeServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX);
+    let answer = client.attach(request).await.map_err(|status| Ended::Status(Box::new(status)))?;
+    Ok((answer.into_inner(), sender))
+}
+
+/// Runs the stream until it ends.
+pub(super) async fn run(agent: &mut Agent, mut inbound: Inbound, outbound: Outbound, backoff: &mut Backoff) -> Ended {
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (answered, mut answers) = mpsc::channel(QUESTIONS);
+    let mut open_questions = 0;
+    agent.pusher.forget_offer();
+    loop {
+        let out = tokio::select! {
+            incoming = inbound.message() => match incoming {
+                Ok(Some(v1::ToNode { message: Some(To::Call(call)) })) if open_questions < QUESTIONS => {
+                    open_questions += 1;
+                    ask(agent, call, answered.clone());
+                    None
+                }
+                Ok(Some(v1::ToNode { message: Some(To::Call(call)) })) => Some(busy(&call)),
+                Ok(Some(v1::ToNode { message: Some(incoming) })) => heard(agent, incoming, backoff),
+                // A message of a newer control than this node knows.
+                Ok(Some(v1::ToNode { message: None })) => None,
+                Ok(None) => return Ended::Closed,
+                Err(status) => return Ended::Status(Box::new(status)),
+            },
+            outcome = agent.pusher.finished() => Some(outcome),
+            Some(reply) = answers.recv() => {
+                open_questions -= 1;
+                Some(From::Reply(reply))
+            }
+            _ = heartbeat.tick() => Some(beat(agent).await),
+        };
+        if let Some(out) = out
+            && outbound.send(message(out)).await.is_err()
+        {
+            return Ended::Closed;
+        }
+    }
+}
+
+fn message(message: From) -> v1::FromNode {
+    v1::FromNode { message: Some(message) }
+}
+
+fn heard(agent: &mut Agent, incoming: To, backoff: &mut Backoff) -> Option<From> {
+    match incoming {
+        To::Welcome(welcome) => {
+            tracing::info!("control welcomed node {} of cluster {}", welcome.node, welcome.cluster);
+            backoff.reset();
+            agent.state.update(|state| {
+                state.connected = true;
+                state.connections += 1;
+                state.last_error.clear();
+            });
+            None
+        }
+        To::Offer(offer) => agent.pusher.offered(offer, Instant::now()),
+        To::Group(group) => agent.pusher.group(group),
+        To::Call(_) => None,
+    }
+}
+
+/// Answers a question off the async thread: counting sessions may take milliseconds.
+fn ask(agent: &Agent, call: v1::OperateCall, answered: mpsc::Sender<v1::OperateReply>) {
+    let operate = agent.operate.clone();
+    tokio::task::spawn_blocking(move || {
+        let reply = v1::OperateReply { id: call.id, response: Some(operate.relayed(call.request)) };
+        // The stream may be gone by now; nobody waits for the answer then.
+        let _ = answered.blocking_send(reply);
+    });
+}
+
+fn busy(call: &v1::OperateCall) -> From {
+    let error = format!("{QUESTIONS} questions are being answered already; ask again");
+    From::Reply(v1::OperateReply { id: call.id, response: Some(v1::operate_reply::Response::Error(error)) })
+}
+
+async fn beat(agent: &Agent) -> From {
+    let runtime = agent.runtime.clone();
+    let stats = tokio::task::spawn_blocking(move || runtime.stats()).await.unwrap_or_default();
+    let terms = stats.conservation.unwrap_or_default();
+    From::Heartbeat(v1::Heartbeat {
+        version: stats.version,
+        generation: stats.generation,
+        packets_rx: terms.rx,
+        packets_tx: terms.tx,
+        packets_dropped: terms.drops,
+        residue: terms.residue,
+    })
+}

@@ -1,0 +1,194 @@
+//! OperateService: questions to this node, over its local socket and relayed by control.
+
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use marchproxy_proto::v1;
+use marchproxy_proto::v1::operate_call::Request as Question;
+use marchproxy_proto::v1::operate_reply::Response as Answer;
+use marchproxy_proto::v1::operate_service_server::{OperateService, OperateServiceServer};
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{Request, Response, Status};
+
+use crate::runtime::Runtime;
+
+/// Why there is no local socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Somebody listens there.
+    #[error(
+        "socket {path}: another marchproxy-dataplane listens there; stop it (systemctl stop marchproxy-dataplane), or give \
+         this one another --socket"
+    )]
+    Taken {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something that is no socket lies there.
+    #[error("socket {path}: is there already and is no socket; remove it or give another --socket")]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The kernel refused.
+    #[error("socket {path}: {source}")]
+    Kernel {
+        /// The socket.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+}
+
+/// Answers questions about this node.
+#[derive(Clone, Debug)]
+pub struct Operate {
+    node: Arc<str>,
+    runtime: Arc<dyn Runtime>,
+}
+
+impl std::fmt::Debug for dyn Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").field("backend", &self.backend()).finish_non_exhaustive()
+    }
+}
+
+impl Operate {
+    /// For the node of this name.
+    pub fn new(node: &str, runtime: Arc<dyn Runtime>) -> Self {
+        Self { node: node.into(), runtime }
+    }
+
+    /// Answers a question that control relayed; blocks for as long as the answer takes.
+    pub fn relayed(&self, question: Option<Question>) -> Answer {
+        let answer = match question {
+            Some(Question::Stats(_)) => Ok(Answer::Stats(self.stats_now())),
+            Some(Question::Why(request)) => self.runtime.why(&request).map(Answer::Why),
+            Some(Question::Sessions(request)) => self.runtime.sessions(&request).map(Answer::Sessions),
+            Some(Question::Neighbours(request)) => self.runtime.neighbours(&request).map(Answer::Neighbours),
+            None => Err("this release does not know the question; update marchproxy-dataplane".to_owned()),
+        };
+        answer.unwrap_or_else(Answer::Error)
+    }
+
+    fn stats_now(&self) -> v1::StatsResponse {
+        v1::StatsResponse { node: self.node.to_string(), ..self.runtime.stats() }
+    }
+
+    /// A question that names another node is not for us.
+    fn for_us(&self, node: &str) -> Result<(), Status> {
+        if node.is_empty() || node == &*self.node {
+            return Ok(());
+        }
+        Err(Status::not_found(format!("node: found {node:?}, allowed: {:?} (this is its local socket)", self.node)))
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Operate) -> Result<T, String> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let this = self.clone();
+        let answer = tokio::task::spawn_blocking(move || call(&this)).await;
+        let answer = answer.map_err(|_| Status::internal("the answer could not be made; please report this"))?;
+        answer.map(Response::new).map_err(Status::invalid_argument)
+    }
+}
+
+#[tonic::async_trait]
+impl OperateService for Operate {
+    async fn stats(&self, request: Request<v1::StatsRequest>) -> Result<Response<v1::StatsResponse>, Status> {
+        self.for_us(&request.get_ref().node)?;
+        self.blocking(|this| Ok(this.stats_now())).await
+    }
+
+    async fn why(&self, request: Request<v1::WhyRequest>) -> Result<Response<v1::WhyResponse>, Status> {
+        self.for_us(&request.get_ref().node)?;
+        self.blocking(move |this| this.runtime.why(request.get_ref())).await
+    }
+
+    async fn sessions(&self, request: Request<v1::SessionsRequest>) -> Result<Response<v1::SessionsResponse>, Status> {
+        self.for_us(&request.get_ref().node)?;
+        self.blocking(move |this| this.runtime.sessions(request.get_ref())).await
+    }
+
+    async fn neighbours(
+        &self,
+        request: Request<v1::NeighboursRequest>,
+    ) -> Result<Response<v1::NeighboursResponse>, Status> {
+        self.for_us(&request.get_ref().node)?;
+        self.blocking(move |this| this.runtime.neighbours(request.get_ref())).await
+    }
+
+    async fn nodes(&self, _: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {
+        Err(Status::unimplemented("only control knows the nodes; this is one node's local socket"))
+    }
+}
+
+/// Listens on `path` with mode 0660. A socket file nobody listens on is what a crash left, and goes.
+pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
+    let kernel = |source| SocketError::Kernel { path: path.into(), source };
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(kernel)?;
+    }
+    if let Ok(there) = std::fs::symlink_metadata(path) {
+        if !there.file_type().is_socket() {
+            return Err(SocketError::NotASocket { path: path.into() });
+        }
+        if UnixStream::connect(path).is_ok() {
+            return Err(SocketError::Taken { path: path.into() });
+        }
+        std::fs::remove_file(path).map_err(kernel)?;
+    }
+    let listener = UnixListener::bind(path).map_err(kernel)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(kernel)?;
+    listener.set_nonblocking(true).map_err(kernel)?;
+    Ok(listener)
+}
+
+/// Serves until `stop`, then removes the socket.
+pub async fn serve(listener: UnixListener, path: PathBuf, operate: Operate, mut stop: watch::Receiver<bool>) {
+    let served = match tokio::net::UnixListener::from_std(listener) {
+        Ok(listener) => tonic::transport::Server::builder()
+            .add_service(OperateServiceServer::new(operate))
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
+                let _ = stop.wait_for(|stop| *stop).await;
+            })
+            .await
+            .map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(error) = served {
+        tracing::error!("socket {}: {error}", path.display());
+    }
+    let _ = std::fs::remove_file(path);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_socket_goes_and_a_live_one_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/dataplane.sock");
+        let first = bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        let error = bind(&path).unwrap_err().to_string();
+        assert!(error.contains("another marchproxy-dataplane listens there"), "{error}");
+        drop(first);
+        assert!(path.exists(), "a crash leaves the file");
+        bind(&path).unwrap();
+    }
+
+    #[test]
+    fn other_files_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(bind(&path), Err(SocketError::NotASocket { .. })));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+}

@@ -1,0 +1,334 @@
+//! `/metrics`: everything the node counts, as OpenMetrics text. One table names every family; the dictionary is made from it.
+
+use std::fmt::Write as _;
+
+use marchproxy_engine::reason::{ConsumeReason, DropReason, PuntReason};
+use marchproxy_proto::v1;
+
+use crate::agent::{AgentState, LastGoodState};
+use crate::runtime::Running;
+
+/// What one scrape sees.
+#[derive(Clone, Debug, Default)]
+pub struct Observation {
+    /// Counters of the node.
+    pub stats: v1::StatsResponse,
+    /// What runs.
+    pub running: Running,
+    /// What the agent is at.
+    pub agent: AgentState,
+    /// The packet backend.
+    pub backend: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+    Info,
+}
+
+/// Labels' values and the number.
+type Sample = (Vec<String>, f64);
+
+/// One family of metrics.
+struct Family {
+    /// Without prefix and without `_total`.
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
+    labels: &'static [&'static str],
+    samples: fn(&Observation) -> Vec<Sample>,
+}
+
+const fn family(
+    name: &'static str,
+    kind: Kind,
+    labels: &'static [&'static str],
+    help: &'static str,
+    samples: fn(&Observation) -> Vec<Sample>,
+) -> Family {
+    Family { name, kind, help, labels, samples }
+}
+
+const PORT: &[&str] = &["port", "device"];
+const WORKER: &[&str] = &["worker", "core"];
+const STAGE: &[&str] = &["worker", "core", "stage"];
+const OBJECT: &[&str] = &["kind", "name"];
+
+const FAMILIES: &[Family] = &[
+    family("build", Kind::Info, &["version", "backend"], "Release and packet backend.", |o| {
+        vec![(vec![env!("CARGO_PKG_VERSION").into(), o.backend.into()], 1.0)]
+    }),
+    family("uptime_seconds", Kind::Gauge, &[], "Since the daemon started.", |o| one(o.stats.uptime_ms as f64 / 1000.0)),
+    family("ready", Kind::Gauge, &[], "1 when the node has tables and every worker runs the newest generation.", |o| {
+        one(flag(is_ready(&o.running)))
+    }),
+    family("generation", Kind::Gauge, &[], "The node's own publish counter.", |o| one(o.running.generation as f64)),
+    family("tables_version", Kind::Gauge, &[], "Control's number of the tables that run; 0 before the first.", |o| {
+        one(o.running.version as f64)
+    }),
+    family("control_connected", Kind::Gauge, &[], "1 while the stream to control is up.", |o| {
+        one(flag(o.agent.connected))
+    }),
+    family("control_connections", Kind::Counter, &[], "Streams to control opened since the start.", |o| {
+        one(o.agent.connections as f64)
+    }),
+    family("pushes", Kind::Counter, &["result"], "Pushes by result: accepted or refused.", |o| {
+        vec![(vec!["accepted".into()], o.agent.accepted as f64), (vec!["refused".into()], o.agent.refused as f64)]
+    }),
+    family(
+        "last_good_refused",
+        Kind::Gauge,
+        &[],
+        "1 when the last good tables on disk were refused at the start.",
+        |o| one(flag(matches!(o.agent.last_good, LastGoodState::Refused { .. }))),
+    ),
+    family("last_good_unsaved", Kind::Gauge, &[], "1 when the running tables could not be written to disk.", |o| {
+        one(flag(!o.agent.save_error.is_empty()))
+    }),
+    family("port_up", Kind::Gauge, PORT, "1 while the link is up.", |o| ports(o, |p| flag(p.link_up))),
+    family("port_receive_packets", Kind::Counter, PORT, "Frames received.", |o| ports(o, |p| p.rx_packets as f64)),
+    family("port_receive_bytes", Kind::Counter, PORT, "Octets of frames received.", |o| {
+        ports(o, |p| p.rx_bytes as f64)
+    }),
+    family("port_transmit_packets", Kind::Counter, PORT, "Frames the driver accepted.", |o| {
+        ports(o, |p| p.tx_packets as f64)
+    }),
+    family("port_transmit_bytes", Kind::Counter, PORT, "Octets of frames the driver accepted.", |o| {
+        ports(o, |p| p.tx_bytes as f64)
+    }),
+    family("port_device_receive_missed", Kind::Counter, PORT, "Frames the device dropped before we saw them.", |o| {
+        ports(o, |p| p.device_rx_missed as f64)
+    }),
+    family("port_device_receive_errors", Kind::Counter, PORT, "Frames the device found broken.", |o| {
+        ports(o, |p| p.device_rx_errors as f64)
+    }),
+    family("port_device_transmit_errors", Kind::Counter, PORT, "Frames the device accepted and failed to send.", |o| {
+        ports(o, |p| p.device_tx_errors as f64)
+    }),
+    family("worker_generation", Kind::Gauge, WORKER, "The generation the worker runs.", |o| {
+        workers(o, |w| w.generation as f64)
+    }),
+    family(
+        "worker_busy_ratio",
+        Kind::Gauge,
+        WORKER,
+        "Cycles of turns with packets over all cycles, the last second or two.",
+        |o| workers(o, |w| w.busy_ratio),
+    ),
+    family("worker_sessions", Kind::Gauge, WORKER, "Live sessions.", |o| workers(o, |w| w.sessions as f64)),
+    family("stage_calls", Kind::Counter, STAGE, "Bursts a stage handled.", |o| stages(o, |s| s.calls as f64)),
+    family("stage_packets", Kind::Counter, STAGE, "Packets in those bursts.", |o| stages(o, |s| s.packets as f64)),
+    family("stage_cycles_per_packet", Kind::Gauge, STAGE, "Sampled cost of a stage.", |o| {
+        stages(o, |s| s.cycles_per_packet)
+    }),
+    family(
+        "dropped_packets",
+        Kind::Counter,
+        &["reason", "class"],
+        "Packets dropped, by the one reason each has.",
+        drops,
+    ),
+    family("punted_packets", Kind::Counter, &["reason"], "Packets passed to the slow path.", |o| {
+        let all = PuntReason::ALL.iter().map(|reason| reason.label());
+        reasons(all, &o.stats.punts)
+    }),
+    family("consumed_packets", Kind::Counter, &["reason"], "Packets meant for the node itself.", |o| {
+        let all = ConsumeReason::ALL.iter().map(|reason| reason.label());
+        reasons(all, &o.stats.consumed)
+    }),
+    family(
+        "conservation_packets",
+        Kind::Gauge,
+        &["term"],
+        "Terms of rx + originated = tx + drops + consumed + held.",
+        |o| {
+            let c = o.stats.conservation.unwrap_or_default();
+            [
+                ("rx", c.rx),
+                ("originated", c.originated),
+                ("tx", c.tx),
+                ("drops", c.drops),
+                ("consumed", c.consumed),
+                ("held", c.held),
+            ]
+            .map(|(term, value)| (vec![term.to_owned()], value as f64))
+            .to_vec()
+        },
+    ),
+    family(
+        "conservation_residue_packets",
+        Kind::Gauge,
+        &[],
+        "Left minus right side of the law; anything but 0 is a bug.",
+        |o| one(o.stats.conservation.unwrap_or_default().residue as f64),
+    ),
+    family("object_packets", Kind::Counter, OBJECT, "Packets a rule, service, backend or policer matched.", |o| {
+        objects(o, |c| c.packets)
+    }),
+    family("object_bytes", Kind::Counter, OBJECT, "Octets of L3 in those packets.", |o| objects(o, |c| c.bytes)),
+    family("object_dropped_packets", Kind::Counter, OBJECT, "Packets the object dropped.", |o| {
+        objects(o, |c| c.dropped)
+    }),
+];
+
+/// The content type of [`render`]'s text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Tables are there, and every worker runs the newest generation.
+pub fn is_ready(running: &Running) -> bool {
+    running.version > 0 && running.settled
+}
+
+/// OpenMetrics text.
+pub fn render(observation: &Observation) -> String {
+    let mut text = String::with_capacity(16 << 10);
+    for family in FAMILIES {
+        let (name, kind) = (family.name, family.kind);
+        let (word, suffix) = match kind {
+            Kind::Counter => ("counter", "_total"),
+            Kind::Gauge => ("gauge", ""),
+            Kind::Info => ("info", "_info"),
+        };
+        let _ = writeln!(text, "# TYPE marchproxy_{name} {word}\n# HELP marchproxy_{name} {}", family.help);
+        for (values, number) in (family.samples)(observation) {
+            let _ = write!(text, "marchproxy_{name}{suffix}");
+            for (position, (label, value)) in family.labels.iter().zip(&values).enumerate() {
+                let _ = write!(text, "{}{label}=\"{}\"", if position == 0 { '{' } else { ',' }, escape(value));
+            }
+            let _ = writeln!(text, "{} {number}", if family.labels.is_empty() { "" } else { "}" });
+        }
+    }
+    text.push_str("# EOF\n");
+    text
+}
+
+/// The dictionary of all metrics, as a Markdown table.
+pub fn dictionary() -> String {
+    let mut text = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
+    for Family { name, kind, help, labels, .. } in FAMILIES {
+        let (word, suffix) = match kind {
+            Kind::Counter => ("counter", "_total"),
+            Kind::Gauge => ("gauge", ""),
+            Kind::Info => ("info", "_info"),
+        };
+        let _ = writeln!(text, "| `marchproxy_{name}{suffix}` | {word} | {} | {help} |", labels.join(", "));
+    }
+    text
+}
+
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn one(value: f64) -> Vec<Sample> {
+    vec![(Vec::new(), value)]
+}
+
+fn flag(value: bool) -> f64 {
+    f64::from(u8::from(value))
+}
+
+fn ports(o: &Observation, value: impl Fn(&v1::PortStats) -> f64) -> Vec<Sample> {
+    o.stats.ports.iter().map(|port| (vec![port.name.clone(), port.device.clone()], value(port))).collect()
+}
+
+fn worker(stats: &v1::WorkerStats) -> Vec<String> {
+    vec![stats.worker.to_string(), stats.core.to_string()]
+}
+
+fn workers(o: &Observation, value: impl Fn(&v1::WorkerStats) -> f64) -> Vec<Sample> {
+    o.stats.workers.iter().map(|stats| (worker(stats), value(stats))).collect()
+}
+
+fn stages(o: &Observation, value: impl Fn(&v1::StageStats) -> f64) -> Vec<Sample> {
+    let each = |stats: &v1::WorkerStats| {
+        let labels = worker(stats);
+        let sample = |stage: &v1::StageStats| ([labels.clone(), vec![stage.name.clone()]].concat(), value(stage));
+        stats.stages.iter().map(sample).collect::<Vec<_>>()
+    };
+    o.stats.workers.iter().flat_map(each).collect()
+}
+
+fn count(counts: &[v1::ReasonCount], reason: &str) -> f64 {
+    counts.iter().find(|count| count.reason == reason).map_or(0.0, |count| count.packets as f64)
+}
+
+/// Every reason, also those that never happened: a rate needs its zero.
+fn reasons<'a>(all: impl Iterator<Item = &'a str>, counts: &[v1::ReasonCount]) -> Vec<Sample> {
+    all.map(|reason| (vec![reason.to_owned()], count(counts, reason))).collect()
+}
+
+fn drops(o: &Observation) -> Vec<Sample> {
+    let sample = |reason: &DropReason| {
+        let labels = vec![reason.label().to_owned(), reason.class().label().to_owned()];
+        (labels, count(&o.stats.drops, reason.label()))
+    };
+    DropReason::ALL.iter().map(sample).collect()
+}
+
+fn objects(o: &Observation, value: impl Fn(&v1::ObjectCount) -> u64) -> Vec<Sample> {
+    let sample = |object: &v1::ObjectCount| (vec![object.kind.clone(), object.name.clone()], value(object) as f64);
+    o.stats.objects.iter().map(sample).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn observation() -> Observation {
+        let port = v1::PortStats {
+            name: "wan".into(),
+            device: "vdev:net_null0,a=\"b\"".into(),
+            rx_packets: 5,
+            ..Default::default()
+        };
+        let stage = v1::StageStats { name: "parse".into(), calls: 2, packets: 5, cycles_per_packet: 12.5 };
+        let worker = v1::WorkerStats { worker: 0, core: 3, generation: 2, stages: vec![stage], ..Default::default() };
+        let drop = v1::ReasonCount { reason: "rule_deny".into(), packets: 4, ..Default::default() };
+        let stats = v1::StatsResponse {
+            ports: vec![port],
+            workers: vec![worker],
+            drops: vec![drop],
+            conservation: Some(v1::Conservation { rx: 5, residue: -1, ..Default::default() }),
+            ..Default::default()
+        };
+        let running = Running { version: 7, generation: 2, settled: true, ..Default::default() };
+        Observation { stats, running, agent: AgentState::default(), backend: "dpdk" }
+    }
+
+    #[test]
+    fn the_text_says_what_was_counted() {
+        let text = render(&observation());
+        for line in [
+            "# TYPE marchproxy_port_receive_packets counter",
+            "marchproxy_port_receive_packets_total{port=\"wan\",device=\"vdev:net_null0,a=\\\"b\\\"\"} 5",
+            "marchproxy_dropped_packets_total{reason=\"rule_deny\",class=\"policy\"} 4",
+            "marchproxy_dropped_packets_total{reason=\"tx_queue_full\",class=\"congestion\"} 0",
+            "marchproxy_stage_cycles_per_packet{worker=\"0\",core=\"3\",stage=\"parse\"} 12.5",
+            "marchproxy_worker_generation{worker=\"0\",core=\"3\"} 2",
+            "marchproxy_conservation_residue_packets -1",
+            "marchproxy_tables_version 7",
+            "marchproxy_ready 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "no line {line:?} in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+        assert!(!text.contains("\n\n"), "OpenMetrics allows no empty line");
+    }
+
+    #[test]
+    fn families_are_named_once_and_have_as_many_values_as_labels() {
+        let observation = observation();
+        let mut names = std::collections::BTreeSet::new();
+        for family in FAMILIES {
+            assert!(names.insert(family.name), "{} twice", family.name);
+            assert!(family.help.ends_with('.') && !family.name.ends_with("_total"), "{}", family.name);
+            for (values, _) in (family.samples)(&observation) {
+                assert_eq!(values.len(), family.labels.len(), "{}", family.name);
+            }
+        }
+        assert_eq!(dictionary().lines().count(), FAMILIES.len() + 2);
+    }
+}

@@ -1,0 +1,69 @@
+//! The seam between the agent (async, talks to the world) and the node (threads, moves packets).
+
+use std::time::Instant;
+
+use marchproxy_engine::tables::RuleTables;
+use marchproxy_proto::v1;
+use tokio::sync::oneshot;
+
+/// SHA-256 over the groups' hashes in order: equal hash, equal tables.
+pub type ContentHash = Vec<u8>;
+
+/// Tables to be run.
+#[derive(Debug)]
+pub struct Push {
+    /// Control's number.
+    pub version: u64,
+    /// Of the tables.
+    pub content_hash: ContentHash,
+    /// `None`: the content that runs already, under a new version (a rollback to itself).
+    pub tables: Option<RuleTables>,
+    /// Whether ports may be stopped for it.
+    pub allow_port_restart: bool,
+    /// When the offer came, for `settle_us`.
+    pub received: Instant,
+}
+
+/// A push that every worker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The node's publish counter.
+    pub generation: u64,
+    /// Time the build took.
+    pub build_us: u64,
+    /// Offer received to last worker.
+    pub settle_us: u64,
+}
+
+/// What runs now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Running {
+    /// Version of the tables; 0 before the first.
+    pub version: u64,
+    /// Their content hash; empty before the first.
+    pub content_hash: ContentHash,
+    /// The newest generation.
+    pub generation: u64,
+    /// Whether every worker runs it.
+    pub settled: bool,
+}
+
+/// The node behind agent, local socket and metrics. Calls may block for some milliseconds: not from async code directly.
+pub trait Runtime: Send + Sync + 'static {
+    /// `dpdk`, or `none` in a build without.
+    fn backend(&self) -> &'static str;
+    /// Worker threads.
+    fn workers(&self) -> u32;
+    /// What runs now; never blocks.
+    fn running(&self) -> Running;
+    /// Queues a push; the answer comes when all workers run it, or with the reason why none does.
+    fn apply(&self, push: Push) -> oneshot::Receiver<Result<Applied, String>>;
+    /// Counters.
+    fn stats(&self) -> v1::StatsResponse;
+    /// Runs a described packet through the live tables.
+    fn why(&self, request: &v1::WhyRequest) -> Result<v1::WhyResponse, String>;
+    /// Sessions.
+    fn sessions(&self, request: &v1::SessionsRequest) -> Result<v1::SessionsResponse, String>;
+    /// Neighbours.
+    fn neighbours(&self, request: &v1::NeighboursRequest) -> Result<v1::NeighboursResponse, String>;
+}
