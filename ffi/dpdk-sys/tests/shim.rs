@@ -166,9 +166,16 @@ fn frame(len: usize) -> Vec<u8> {
 }
 
 fn start() {
-    let prefix = format!("--file-prefix=shim-{}", std::process::id());
-    let arguments =
-        ["shim", "--no-huge", "--no-pci", "--no-shconf", "--no-telemetry", "-m64", "--log-level=error", &prefix];
+    let arguments = [
+        "shim",
+        "--no-huge",
+        "--no-pci",
+        "--no-shconf",
+        "--no-telemetry",
+        "-m64",
+        "--log-level=error",
+        "--file-prefix=marchproxy-test-shim",
+    ];
     let mut argv: Vec<_> = arguments.iter().map(|text| CString::new(*text).unwrap().into_raw()).collect();
     argv.push(null_mut());
     let argv = argv.leak();

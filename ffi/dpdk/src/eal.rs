@@ -98,6 +98,12 @@ pub enum EalError {
         /// DPDK's log.
         said: String,
     },
+    /// The thread has a number: it was registered before, or it started DPDK.
+    #[error("DPDK knows this thread already, as lcore {lcore}")]
+    ThreadKnown {
+        /// The number it has.
+        lcore: u32,
+    },
     /// All lcore numbers are taken.
     #[error("no lcore number left for this thread: DPDK was built for {limit} ({errno})")]
     NoLcore {
@@ -112,7 +118,7 @@ impl Eal {
     /// Hugepages, no files left behind, no PCI device touched until it is probed, log at warning to stderr.
     pub fn builder() -> EalBuilder {
         EalBuilder {
-            file_prefix: format!("marchproxy-{}", std::process::id()),
+            file_prefix: "marchproxy".into(),
             huge_pages: true,
             in_memory: true,
             pci: true,
@@ -128,12 +134,17 @@ impl Eal {
     /// Gives the calling thread an lcore number, and with it a cache in every mempool: without one each packet allocated or
     /// freed goes through the pool's shared ring. Pin the thread first: DPDK notes its socket now.
     pub fn register_thread(&self) -> Result<RegisteredThread, EalError> {
-        // SAFETY: EAL runs (self holds the process). Registering twice is refused below, not undefined.
+        // SAFETY: reads a thread-local integer of libdpdk.
+        let lcore = unsafe { sys::mp_lcore_id() };
+        if lcore != u32::MAX {
+            return Err(EalError::ThreadKnown { lcore });
+        }
+        // SAFETY: EAL runs (self holds the process) and does not know this thread (above).
         let result = unsafe { sys::rte_thread_register() };
         if result != 0 {
             return Err(EalError::NoLcore { limit: sys::MP_MAX_LCORE as u32, errno: Errno::last() });
         }
-        Ok(RegisteredThread { _process: self.process.clone(), not_send: PhantomData })
+        Ok(RegisteredThread { _process: self.process.clone(), _not_send: PhantomData })
     }
 
     /// The CPU sockets that DPDK found.
@@ -163,13 +174,12 @@ pub fn dpdk_version() -> String {
 pub struct RegisteredThread {
     _process: Arc<Process>,
     /// Unregistering works on the calling thread, so the guard must not leave it.
-    not_send: PhantomData<*const ()>,
+    _not_send: PhantomData<*const ()>,
 }
 
 impl RegisteredThread {
     /// The number DPDK gave the thread.
     pub fn lcore(&self) -> u32 {
-        let _ = self.not_send;
         // SAFETY: reads a thread-local integer of libdpdk.
         unsafe { sys::mp_lcore_id() }
     }
@@ -184,7 +194,8 @@ impl Drop for RegisteredThread {
 }
 
 impl EalBuilder {
-    /// What DPDK's files and sockets are called; two processes need two. Default: made from the process id.
+    /// What DPDK's files are called, `marchproxy` by default. Two processes need two unless both are
+    /// [`in_memory`](Self::in_memory).
     #[must_use]
     pub fn file_prefix(mut self, prefix: &str) -> Self {
         prefix.clone_into(&mut self.file_prefix);
@@ -241,7 +252,8 @@ impl EalBuilder {
         self
     }
 
-    /// Who gets the lines instead of stderr. It may be called on any thread, and must neither block nor call DPDK.
+    /// Who gets the lines instead of stderr. It may be called on any thread, and must not block, panic or
+    /// call DPDK.
     #[must_use]
     pub fn on_log(mut self, listener: fn(LogLevel, &str)) -> Self {
         self.listener = listener;

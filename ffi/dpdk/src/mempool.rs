@@ -263,7 +263,7 @@ fn check(process: &Process, name: &str, config: &PoolConfig) -> Result<(), PoolE
         return Err(PoolError::Empty { name: name.into() });
     }
     // DPDK flushes a cache at 1.5 times its size, and that must fit the pool.
-    let max = (config.count / 3 * 2).min(sys::MP_MEMPOOL_CACHE_MAX as u32);
+    let max = (u64::from(config.count) * 2 / 3).min(sys::MP_MEMPOOL_CACHE_MAX as u64) as u32;
     if config.cache > max {
         return Err(PoolError::Cache { name: name.into(), cache: config.cache, max, count: config.count });
     }

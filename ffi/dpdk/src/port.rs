@@ -100,7 +100,7 @@ pub struct PortInfo {
     pub max_mtu: u16,
     /// Entries of the RSS redirection table; 0 when it has none.
     pub rss_table: u16,
-    /// Whether it reports link changes by itself; if not, poll [`Port::link`].
+    /// Whether its driver claims to report link changes. Poll [`Port::link`] all the same: net_tap claims it and never does.
     pub link_events: bool,
 }
 

@@ -38,6 +38,9 @@ fn refusals(eal: &Eal) {
         Err(PoolError::NoMemory { needed_mb, free_mb, .. }) => assert!(needed_mb > 2000 && free_mb < 256),
         other => panic!("{other:?}"),
     }
+    for count in 1..8 {
+        Mempool::create(eal, "smallest", &PoolConfig::new(count)).unwrap();
+    }
     drop(taken);
     drop(common::pool(eal, "taken", 15));
 }
@@ -97,12 +100,15 @@ fn shape_of_a_packet(eal: &Eal) {
 }
 
 fn threads(eal: &Eal) {
+    // The thread that started DPDK is its main lcore.
+    assert!(matches!(eal.register_thread(), Err(EalError::ThreadKnown { lcore: 0 })));
     let pool = Mempool::create(eal, "cached", &PoolConfig::new(1023)).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 let thread = eal.register_thread().unwrap();
                 assert_ne!(thread.lcore(), u32::MAX);
+                assert!(matches!(eal.register_thread(), Err(EalError::ThreadKnown { .. })));
                 for _ in 0..1000 {
                     drop((pool.alloc().unwrap(), pool.alloc().unwrap()));
                 }

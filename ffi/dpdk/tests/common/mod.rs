@@ -6,8 +6,7 @@ use marchproxy_dpdk::{
 };
 
 pub fn builder(prefix: &str) -> EalBuilder {
-    let unique = format!("{prefix}-{}", std::process::id());
-    Eal::builder().no_huge().no_pci().in_memory(true).memory_mb(256).file_prefix(&unique)
+    Eal::builder().no_huge().no_pci().in_memory(true).memory_mb(256).file_prefix(&format!("marchproxy-test-{prefix}"))
 }
 
 pub fn probe(eal: &Eal, spec: &str) -> (Device, Port<Stopped>) {
