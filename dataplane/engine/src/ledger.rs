@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rtrb::{Consumer, Producer};
 
-use crate::io::{PacketBuf, PacketVec, RxQueue, TxQueue};
+use crate::io::{PacketBuf, PacketPool, PacketVec, RxQueue, TxQueue};
 use crate::ports::PortSlot;
 use crate::reason::{ConsumeReason, DropReason, PuntReason};
 use crate::stats::{MAX_PORTS, ThreadStats, Totals};
@@ -18,6 +18,8 @@ pub trait Backend: 'static {
     type Rx: RxQueue<Buf = Self::Buf>;
     /// Its transmit queues.
     type Tx: TxQueue<Buf = Self::Buf>;
+    /// Where packets come from that the engine makes.
+    type Pool: PacketPool<Buf = Self::Buf>;
 }
 
 /// A packet on its way to the slow path.

@@ -1,0 +1,258 @@
+//! The slow path: what is rare, needs timers or answers. ARP, neighbour discovery, the neighbour hold, ICMP (`BEHAVIOUR.md`, "Slow path").
+//!
+//! One thread owns it. Packets come from the workers over punt rings and leave over inject rings; it never touches a queue.
+
+mod arp;
+mod icmp;
+mod nd;
+mod neighbour;
+
+use std::sync::Arc;
+
+use marchproxy_rcu::Reader;
+use rtrb::{Consumer, Producer};
+
+use crate::burst::Fate;
+use crate::flow::FlowKey;
+use crate::io::{PacketBuf, PacketPool};
+use crate::ledger::{Backend, Injected, Punted};
+use crate::ports::{PortFacts, PortSlot};
+use crate::reason::{ConsumeReason, DropReason, PuntReason};
+use crate::snapshot::Snapshot;
+use crate::stage::{parse, route};
+use crate::stats::{ThreadStats, Totals};
+use crate::table::neighbours::NeighbourTable;
+
+pub use neighbour::{NeighbourInfo, NeighbourState};
+
+/// Punted packets taken from one worker in one turn: bounds the time before the others get theirs.
+const PUNTS_PER_TURN: usize = 64;
+
+/// The rings to and from one worker.
+pub struct WorkerLink<B> {
+    /// What the worker punts.
+    pub punts: Consumer<Punted<B>>,
+    /// What the worker shall transmit.
+    pub injects: Producer<Injected<B>>,
+}
+
+/// The slow path of a node.
+pub struct SlowPath<K: Backend> {
+    reader: Reader<Snapshot>,
+    generation: u64,
+    neighbours: neighbour::Neighbours<K::Buf>,
+    out: Output<K>,
+    icmp_bucket: icmp::Bucket,
+}
+
+/// Where packets go from here, and the counters of that.
+struct Output<K: Backend> {
+    links: Vec<WorkerLink<K::Buf>>,
+    pool: K::Pool,
+    facts: PortFacts,
+    stats: Arc<ThreadStats>,
+    totals: Totals,
+}
+
+/// What a punted packet is about, found again by parsing it under the slow path's generation.
+struct Subject {
+    worker: usize,
+    port: PortSlot,
+    head: parse::Head,
+    key: FlowKey,
+}
+
+impl<K: Backend> SlowPath<K> {
+    /// A slow path for as many workers as there are links.
+    pub fn new(
+        reader: Reader<Snapshot>,
+        links: Vec<WorkerLink<K::Buf>>,
+        pool: K::Pool,
+        table: NeighbourTable,
+        facts: PortFacts,
+        stats: Arc<ThreadStats>,
+    ) -> Self {
+        let generation = reader.generation();
+        Self {
+            reader,
+            generation,
+            neighbours: neighbour::Neighbours::new(table),
+            out: Output { links, pool, facts, stats, totals: Totals::default() },
+            icmp_bucket: icmp::Bucket::default(),
+        }
+    }
+
+    /// One turn: new generation, punted packets, timers. Returns how many packets came.
+    pub fn turn(&mut self, now: u64) -> usize {
+        self.reader.refresh();
+        if self.reader.generation() != self.generation {
+            self.generation = self.reader.generation();
+            self.neighbours.retain_interfaces(self.reader.current(), &mut self.out);
+        }
+        let mut taken = 0;
+        for worker in 0..self.out.links.len() {
+            for _ in 0..PUNTS_PER_TURN {
+                let Ok(punted) = self.out.links[worker].punts.pop() else { break };
+                self.out.totals.taken += 1;
+                taken += 1;
+                self.handle(now, worker, punted);
+            }
+        }
+        self.neighbours.timers(now, self.reader.current(), &mut self.out);
+        self.out.totals.held = self.neighbours.held() as u64;
+        self.out.stats.totals.publish(&self.out.totals);
+        taken
+    }
+
+    /// Gives up everything it holds and everything still in its rings.
+    pub fn release(&mut self) {
+        self.neighbours.release(&mut self.out, DropReason::Shutdown);
+        for worker in 0..self.out.links.len() {
+            while let Ok(punted) = self.out.links[worker].punts.pop() {
+                self.out.totals.taken += 1;
+                self.out.drop(punted.packet, DropReason::Shutdown);
+            }
+        }
+        self.out.totals.held = 0;
+        self.out.stats.totals.publish(&self.out.totals);
+    }
+
+    /// The neighbours, in order of creation.
+    pub fn neighbours(&self) -> impl Iterator<Item = NeighbourInfo> + '_ {
+        self.neighbours.list()
+    }
+
+    /// The generation it runs.
+    pub fn snapshot(&self) -> &Snapshot {
+        self.reader.current()
+    }
+
+    /// The counters it writes.
+    pub fn stats(&self) -> &Arc<ThreadStats> {
+        &self.out.stats
+    }
+
+    fn handle(&mut self, now: u64, worker: usize, punted: Punted<K::Buf>) {
+        let snapshot = self.reader.current();
+        if punted.reason == PuntReason::Neighbour {
+            self.neighbours.hold(now, worker, punted, snapshot, &mut self.out);
+            return;
+        }
+        let (mut head, mut key) = (parse::Head::default(), FlowKey::default());
+        let mac = self.out.facts.mac(punted.port);
+        let parsed = parse::headers(punted.packet.data(), mac, punted.port, snapshot, &mut head, &mut key);
+        let subject = Subject { worker, port: punted.port, head, key };
+        match (punted.reason, parsed) {
+            (PuntReason::Arp, Err(Fate::Punt(PuntReason::Arp))) => self.arp(now, &subject, punted.packet),
+            (PuntReason::Local, Ok(())) => self.local(now, &subject, punted.packet),
+            (_, Ok(())) => {
+                let (error, reason) = icmp::error_for(punted.reason, subject.head.v6, punted.mtu);
+                self.icmp_error(now, &subject, punted.packet.data(), error);
+                self.out.drop(punted.packet, reason);
+            }
+            // A push since then took the interface, or made the packet a martian.
+            (_, Err(Fate::Drop(reason))) => self.out.drop(punted.packet, reason),
+            (_, Err(_)) => self.out.drop(punted.packet, DropReason::VlanUnknown),
+        }
+    }
+
+    /// Packets for one of our addresses.
+    fn local(&mut self, now: u64, subject: &Subject, packet: K::Buf) {
+        let head = &subject.head;
+        if !head.is_icmp() {
+            if let Some(error) = icmp::local_unreachable(head) {
+                self.icmp_error(now, subject, packet.data(), error);
+            }
+            self.out.drop(packet, DropReason::LocalUnreachable);
+            return;
+        }
+        if !icmp::checksum_holds(packet.data(), head, &subject.key) {
+            self.out.drop(packet, DropReason::L4Malformed);
+        } else if head.is_echo_request() {
+            let reply = icmp::echo_reply(packet.data(), head, &subject.key);
+            self.out.consume(packet, ConsumeReason::Echo);
+            self.originate_ip(now, subject, &reply);
+        } else if head.v6 && matches!(head.flags_or_type, 135 | 136) {
+            self.nd(now, subject, packet);
+        } else if icmp::is_error(head) {
+            self.out.drop(packet, DropReason::IcmpErrorUnmatched);
+        } else {
+            self.out.drop(packet, DropReason::LocalUnreachable);
+        }
+    }
+
+    fn icmp_error(&mut self, now: u64, subject: &Subject, frame: &[u8], error: icmp::Error) {
+        if subject.head.later_fragment || icmp::is_error(&subject.head) {
+            return;
+        }
+        let snapshot = self.reader.current();
+        let mac = self.out.facts.mac(subject.port);
+        let Some(source) = icmp::source_address(snapshot, subject.head.interface, subject.head.v6, mac) else { return };
+        if !self.icmp_bucket.take(now) {
+            self.out.stats.icmp_rate_limited.add(1);
+            return;
+        }
+        let packet = icmp::error_packet(frame, &subject.head, &subject.key, source, error);
+        self.originate_ip(now, subject, &packet);
+    }
+
+    /// Sends an IP packet of our own, routed as if it had come in where its cause did.
+    fn originate_ip(&mut self, now: u64, subject: &Subject, packet: &[u8]) {
+        let Some(buffer) = self.out.make(packet) else { return };
+        let key = icmp::flow_of(packet);
+        let snapshot = self.reader.current();
+        let v6 = subject.head.v6;
+        let egress = match route::resolve(snapshot, subject.head.interface, key.dst, &key) {
+            Ok(egress) => egress,
+            Err(Fate::Punt(PuntReason::RouteReject)) => return self.out.drop(buffer, DropReason::RouteReject),
+            Err(Fate::Drop(reason)) => return self.out.drop(buffer, reason),
+            Err(_) => return self.out.drop(buffer, DropReason::NoRoute),
+        };
+        let Some(out) = snapshot.interface(egress.interface) else {
+            return self.out.drop(buffer, DropReason::TxPortGone);
+        };
+        if packet.len() > usize::from(out.mtu) {
+            return self.out.drop(buffer, DropReason::MtuExceeded);
+        }
+        self.neighbours.send(now, subject.worker, buffer, out, egress.next_hop, v6, snapshot, &mut self.out);
+    }
+}
+
+impl<K: Backend> Output<K> {
+    /// A packet of our own with this content; counts as originated.
+    fn make(&mut self, content: &[u8]) -> Option<K::Buf> {
+        let made = self.pool.alloc().filter(|packet| packet.tailroom() >= content.len());
+        let Some(mut packet) = made else {
+            self.stats.originate_failed.add(1);
+            return None;
+        };
+        // The room was just checked.
+        let _ = packet.resize(content.len());
+        packet.data_mut().copy_from_slice(content);
+        self.totals.originated += 1;
+        Some(packet)
+    }
+
+    fn drop(&mut self, packet: K::Buf, reason: DropReason) {
+        drop(packet);
+        self.totals.dropped += 1;
+        self.stats.drops[reason.index()].add(1);
+    }
+
+    fn consume(&mut self, packet: K::Buf, reason: ConsumeReason) {
+        drop(packet);
+        self.totals.consumed += 1;
+        self.stats.consumed[reason.index()].add(1);
+    }
+
+    /// Hands a complete frame to a worker for transmission.
+    fn send(&mut self, worker: usize, packet: K::Buf, port: PortSlot) {
+        let Some(link) = self.links.get_mut(worker) else {
+            return self.drop(packet, DropReason::TxPortGone);
+        };
+        match link.injects.push(Injected { packet, port }) {
+            Ok(()) => self.totals.given += 1,
+            Err(rtrb::PushError::Full(injected)) => self.drop(injected.packet, DropReason::InjectQueueFull),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The worker loop of one core: poll every port, run the pipeline, transmit. It owns its ports' queues, its sessions and its buckets
+//! and shares nothing that is written per packet.
+
+use marchproxy_rcu::Reader;
+use rtrb::{Consumer, Producer};
+
+use crate::burst::{BURST, Burst};
+use crate::flow::FlowKey;
+use crate::io::{PacketVec, RxQueue};
+use crate::ledger::{Backend, Ledger};
+use crate::pipeline::Pipeline;
+use crate::ports::PortSlot;
+use crate::reason::DropReason;
+use crate::snapshot::Snapshot;
+use crate::stats::{MAX_PORTS, ThreadStats};
+use crate::table::sessions::Session;
+
+/// Packets taken from the inject ring in one turn.
+const INJECTS_PER_TURN: usize = 64;
+
+/// Session entries looked at per turn for a [`Command::Sessions`]: about 10 us of a turn at worst.
+const SESSION_SCAN: usize = 256;
+
+/// What a worker is asked to do between bursts.
+pub enum Command<K: Backend> {
+    /// Poll this port from now on.
+    AddPort {
+        /// Its slot.
+        port: PortSlot,
+        /// Its receive queue.
+        rx: K::Rx,
+        /// Its transmit queue.
+        tx: K::Tx,
+    },
+    /// Stop using this port and give its queues back.
+    RemovePort(PortSlot),
+    /// Fill a page of the session list.
+    Sessions(Box<SessionPage>),
+}
+
+/// A worker's answer.
+pub enum Reply<K: Backend> {
+    /// The queues of a removed port; `None` when it had none.
+    Port(PortSlot, Option<(K::Rx, K::Tx)>),
+    /// A filled page.
+    Sessions(Box<SessionPage>),
+}
+
+/// A page of the session list; the asker provides the memory.
+pub struct SessionPage {
+    /// Only the session of this tuple (either direction).
+    pub only: Option<FlowKey>,
+    /// Where to go on; the number of entries when done.
+    pub cursor: usize,
+    /// Whether the end was reached.
+    pub done: bool,
+    /// Live sessions; filled up to its capacity.
+    pub sessions: Vec<Session>,
+    /// Time of the answer in the worker's nanoseconds.
+    pub now: u64,
+}
+
+impl SessionPage {
+    /// An empty page for up to `room` sessions.
+    pub fn new(room: usize, only: Option<FlowKey>) -> Box<Self> {
+        Box::new(Self { only, cursor: 0, done: false, sessions: Vec::with_capacity(room), now: 0 })
+    }
+}
+
+/// What a turn did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// Packets received or injected.
+    pub packets: usize,
+}
+
+/// One worker.
+pub struct Worker<K: Backend> {
+    reader: Reader<Snapshot>,
+    pipeline: Pipeline,
+    ledger: Ledger<K>,
+    ports: Vec<(PortSlot, K::Rx)>,
+    received: PacketVec<K::Buf>,
+    burst: Burst<K::Buf>,
+    commands: Consumer<Command<K>>,
+    replies: Producer<Reply<K>>,
+    page: Option<Box<SessionPage>>,
+}
+
+impl<K: Backend> Worker<K> {
+    /// A worker without ports.
+    pub fn new(
+        reader: Reader<Snapshot>,
+        pipeline: Pipeline,
+        ledger: Ledger<K>,
+        commands: Consumer<Command<K>>,
+        replies: Producer<Reply<K>>,
+    ) -> Self {
+        Self {
+            reader,
+            pipeline,
+            ledger,
+            ports: Vec::with_capacity(MAX_PORTS),
+            received: PacketVec::new(),
+            burst: Burst::default(),
+            commands,
+            replies,
+            page: None,
+        }
+    }
+
+    /// One turn at `now` nanoseconds: newest generation, commands, injected packets, one burst from every port.
+    pub fn turn(&mut self, now: u64) -> Turn {
+        self.reader.refresh();
+        if !self.commands.is_empty() || self.page.is_some() {
+            self.between_bursts(now);
+        }
+        let mut packets = self.ledger.take_injected(INJECTS_PER_TURN);
+        for index in 0..self.ports.len() {
+            packets += self.poll(index, now);
+        }
+        self.pipeline.upkeep(now);
+        self.ledger.end_turn();
+        Turn { packets }
+    }
+
+    /// The generation it runs.
+    pub fn generation(&self) -> u64 {
+        self.reader.generation()
+    }
+
+    /// The pipeline's state, for tests and harness.
+    pub fn pipeline(&self) -> &Pipeline {
+        &self.pipeline
+    }
+
+    /// The counters it writes.
+    pub fn stats(&self) -> &ThreadStats {
+        self.ledger.stats()
+    }
+
+    /// Gives up what it holds; afterwards nothing is in flight here. Returns the queues of all ports.
+    pub fn release(&mut self) -> Vec<(PortSlot, K::Rx, Option<K::Tx>)> {
+        self.ledger.release();
+        let queues = self.ports.drain(..).map(|(port, rx)| (port, rx, self.ledger.detach(port))).collect();
+        self.ledger.end_turn();
+        queues
+    }
+
+    fn poll(&mut self, index: usize, now: u64) -> usize {
+        let Some((port, rx)) = self.ports.get_mut(index) else { return 0 };
+        let port = *port;
+        let received = rx.rx_burst(&mut self.received, BURST);
+        if received == 0 {
+            return 0;
+        }
+        self.ledger.received(port, &self.received);
+        self.burst.fill(port, &mut self.received);
+        let (snapshot, generation) = (self.reader.current(), self.reader.generation());
+        self.pipeline.process(&mut self.burst, snapshot, generation, now, &mut self.ledger);
+        // A queue that gave more than it was asked for: the rest must not be lost.
+        for packet in self.received.drain(..) {
+            self.ledger.drop(packet, DropReason::PortNotConfigured);
+        }
+        received
+    }
+
+    #[cold]
+    fn between_bursts(&mut self, now: u64) {
+        if let Some(page) = self.page.take() {
+            self.fill_page(page, now);
+        }
+        // One command a turn, and only while its answer has room.
+        if self.replies.slots() == 0 || self.page.is_some() {
+            return;
+        }
+        match self.commands.pop() {
+            Ok(Command::AddPort { port, rx, tx }) => {
+                self.ledger.attach(port, tx);
+                self.ports.push((port, rx));
+            }
+            Ok(Command::RemovePort(port)) => {
+                let rx = self.ports.iter().position(|(p, _)| *p == port).map(|at| self.ports.remove(at).1);
+                let queues = rx.zip(self.ledger.detach(port));
+                // Room was checked above.
+                let _ = self.replies.push(Reply::Port(port, queues));
+            }
+            Ok(Command::Sessions(page)) => self.fill_page(page, now),
+            Err(_) => {}
+        }
+    }
+
+    fn fill_page(&mut self, mut page: Box<SessionPage>, now: u64) {
+        let sessions = &self.pipeline.sessions;
+        let mut done = false;
+        if let Some(key) = page.only {
+            let hit = sessions.find(&key, sessions.hash(&key), now);
+            if let Some(session) = sessions.get(hit).filter(|_| hit.is_some() && page.sessions.capacity() > 0) {
+                page.sessions.push(*session);
+            }
+            done = true;
+        } else {
+            for _ in 0..SESSION_SCAN {
+                if page.cursor >= sessions.capacity() || page.sessions.len() == page.sessions.capacity() {
+                    done = true;
+                    break;
+                }
+                if let Some(session) = sessions.at(page.cursor).filter(|s| !s.expired(now)) {
+                    page.sessions.push(*session);
+                }
+                page.cursor += 1;
+            }
+        }
+        page.done = page.only.is_some() || page.cursor >= sessions.capacity();
+        page.now = now;
+        if done || page.done {
+            let _ = self.replies.push(Reply::Sessions(page));
+        } else {
+            self.page = Some(page);
+        }
+    }
+}
