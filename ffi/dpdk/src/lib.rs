@@ -14,6 +14,7 @@
 mod device;
 mod eal;
 mod errno;
+mod ethdev;
 mod link;
 mod log;
 mod mbuf;
