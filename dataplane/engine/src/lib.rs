@@ -15,6 +15,7 @@ pub mod packet;
 pub mod pipeline;
 pub mod ports;
 pub mod reason;
+pub mod reference;
 pub mod slots;
 pub mod slow;
 pub mod snapshot;

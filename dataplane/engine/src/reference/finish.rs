@@ -1,0 +1,87 @@
+//! Section 10: what is written into a forwarded packet.
+
+use std::net::IpAddr;
+
+use super::address_octets;
+use super::checksum::update;
+use super::layer4::{ICMPV6, Ip, TCP, UDP};
+
+/// The translation of a session; ports are written for TCP and UDP only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rewrite {
+    Nothing,
+    Destination(IpAddr, u16),
+    Source(IpAddr, u16),
+}
+
+impl Rewrite {
+    /// Where the packet goes after rewriting.
+    pub fn destination(self, ip: &Ip) -> IpAddr {
+        match self {
+            Self::Destination(address, _) => address,
+            Self::Nothing | Self::Source(..) => ip.dst,
+        }
+    }
+}
+
+/// The packet as it leaves, from the IP header on. `dscp` of `None` leaves the codepoint alone.
+pub(super) fn finish(ip: &Ip, rewrite: Rewrite, dscp: Option<u8>) -> Vec<u8> {
+    let mut bytes = ip.bytes.clone();
+    translate(&mut bytes, ip, rewrite);
+    let tos = tos(ip);
+    let tos = dscp.map_or(tos, |dscp| dscp << 2 | tos & 3);
+    if ip.is_v6() {
+        bytes[0] = bytes[0] & 0xf0 | tos >> 4;
+        bytes[1] = tos << 4 | bytes[1] & 0x0f;
+        bytes[7] -= 1;
+    } else {
+        bytes[1] = tos;
+        bytes[8] -= 1;
+        let header = usize::from(bytes[0] & 15) * 4;
+        // The checksum field is the same on both sides, so it adds nothing.
+        let sum = update(u16::from_be_bytes([bytes[10], bytes[11]]), &ip.bytes[..header], &bytes[..header]);
+        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    bytes
+}
+
+/// TOS or traffic class.
+pub(super) fn tos(ip: &Ip) -> u8 {
+    if ip.is_v6() { ip.bytes[0] << 4 | ip.bytes[1] >> 4 } else { ip.bytes[1] }
+}
+
+fn translate(bytes: &mut [u8], ip: &Ip, rewrite: Rewrite) {
+    let (src_at, dst_at) = if ip.is_v6() { (8, 24) } else { (12, 16) };
+    let (address, port, address_at, port_at) = match rewrite {
+        Rewrite::Nothing => return,
+        Rewrite::Source(address, port) => (address, port, src_at, ip.upper),
+        Rewrite::Destination(address, port) => (address, port, dst_at, ip.upper + 2),
+    };
+    let octets = address_octets(address);
+    let mut old = bytes[address_at..address_at + octets.len()].to_vec();
+    let mut new = octets.clone();
+    bytes[address_at..address_at + octets.len()].copy_from_slice(&octets);
+    if matches!(ip.protocol, TCP | UDP) {
+        old.extend_from_slice(&bytes[port_at..port_at + 2]);
+        new.extend_from_slice(&port.to_be_bytes());
+        bytes[port_at..port_at + 2].copy_from_slice(&port.to_be_bytes());
+    }
+    let checksum_at = ip.upper
+        + match ip.protocol {
+            TCP => 16,
+            UDP => 6,
+            ICMPV6 => 2,
+            // ICMP over IPv4 sums no pseudo header.
+            _ => return,
+        };
+    let before = u16::from_be_bytes([bytes[checksum_at], bytes[checksum_at + 1]]);
+    if ip.protocol == UDP && !ip.is_v6() && before == 0 {
+        return;
+    }
+    let after = match update(before, &old, &new) {
+        // RFC 768: zero would mean that there is none.
+        0 if ip.protocol == UDP => 0xffff,
+        sum => sum,
+    };
+    bytes[checksum_at..checksum_at + 2].copy_from_slice(&after.to_be_bytes());
+}

@@ -1,0 +1,175 @@
+//! The slow twin of the pipeline: `BEHAVIOUR.md` and the RFCs put into code as directly as possible, packet by packet, with linear
+//! scans and plain vectors. Property tests hold the pipeline to it, byte for byte and fate for fate.
+//!
+//! It shares with the pipeline what must be one thing in a cluster, the [`hash`](crate::hash), and nothing else.
+
+mod arp;
+mod checksum;
+mod finish;
+mod forward;
+mod icmp;
+mod layer2;
+mod layer3;
+mod layer4;
+mod nd;
+mod neighbour;
+mod node;
+mod outcome;
+mod policer;
+mod route;
+mod rule;
+mod service;
+mod session;
+
+use std::net::IpAddr;
+
+pub use layer4::Tuple;
+pub use neighbour::Neighbour;
+pub use outcome::{Choices, Fate, Outcome};
+pub use session::{Direction, Session, SessionState, TcpFlags};
+
+use crate::io::Mac;
+use crate::tables::RuleTables;
+use forward::{End, Punt};
+use neighbour::Neighbours;
+use node::Node;
+use policer::Policers;
+use service::Rings;
+use session::Sessions;
+
+/// A received frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// Index into [`RuleTables::ports`].
+    pub port: usize,
+    /// From the destination MAC on, no FCS.
+    pub frame: &'a [u8],
+    /// What the pipeline chose for it.
+    pub choices: Choices,
+}
+
+/// A node that forwards as the specification says.
+///
+/// Ports are known by their index, so a push must not reorder them. Time is given with every call and should not go back.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    node: Node,
+    sessions: Sessions,
+    neighbours: Neighbours,
+    policers: Policers,
+    rings: Rings,
+    errors: icmp::ErrorRate,
+}
+
+impl Reference {
+    /// A node without sessions and neighbours. `macs[i]` is the address of port `i`.
+    pub fn new(tables: RuleTables, macs: Vec<Mac>) -> Self {
+        let mut policers = Policers::default();
+        policers.configure(&tables.policers);
+        Self {
+            node: Node { tables, macs, generation: 1 },
+            sessions: Sessions::default(),
+            neighbours: Neighbours::default(),
+            policers,
+            rings: Rings::default(),
+            errors: icmp::ErrorRate::default(),
+        }
+    }
+
+    /// A push: the next generation. Sessions stay and are decided anew when touched; policers keep their tokens by name;
+    /// neighbours of interfaces that are gone go, with the packets that wait for them.
+    pub fn replace(&mut self, tables: RuleTables) -> Outcome {
+        let mut out = Outcome::default();
+        self.node.tables = tables;
+        self.node.generation += 1;
+        self.rings = Rings::default();
+        self.policers.configure(&self.node.tables.policers);
+        self.neighbours.configure(&self.node, &mut out);
+        out
+    }
+
+    /// One packet and its turn of the slow path, timers excluded.
+    pub fn process(&mut self, now: u64, port: usize, frame: &[u8], choices: Choices) -> Outcome {
+        self.burst(now, &[Arrival { port, frame, choices }])
+    }
+
+    /// Packets received together: first all go through the fast part, then the punted ones through the slow path.
+    pub fn burst(&mut self, now: u64, arrivals: &[Arrival]) -> Outcome {
+        self.sessions.expire(now);
+        let mut out = Outcome::default();
+        let mut punts = Vec::new();
+        let mut fates: Vec<Option<Fate>> = Vec::new();
+        for arrival in arrivals {
+            fates.push(match self.forward(now, arrival.port, arrival.frame, arrival.choices) {
+                End::Transmit { port, frame } => {
+                    out.transmit(port, frame);
+                    Some(Fate::Transmitted)
+                }
+                End::Drop(reason) => Some(Fate::Dropped(reason)),
+                End::Punt(punt) => {
+                    punts.push(punt);
+                    None
+                }
+            });
+        }
+        let mut punts = punts.into_iter();
+        for fate in fates {
+            if let Some(fate) = fate.or_else(|| punts.next().map(|punt| self.slow_path(now, punt, &mut out))) {
+                out.fates.push(fate);
+                out.count(fate);
+            }
+        }
+        out
+    }
+
+    fn slow_path(&mut self, now: u64, punt: Punt, out: &mut Outcome) -> Fate {
+        match punt {
+            Punt::Arp(frame) => self.arp(now, &frame, out),
+            Punt::Local(frame, ip) => self.local(now, &frame, &ip, out),
+            Punt::Refuse(frame, ip, cause) => self.refuse(now, &frame, &ip, cause, out),
+            Punt::Neighbour { interface, next_hop, frame } => {
+                self.neighbours.deliver(now, &self.node, interface, next_hop, frame, out)
+            }
+        }
+    }
+
+    /// The neighbours' timers: the end of a turn of the slow path.
+    pub fn tick(&mut self, now: u64) -> Outcome {
+        let mut out = Outcome::default();
+        self.neighbours.tick(now, &self.node, &mut out);
+        out
+    }
+
+    /// Packets that wait for a neighbour.
+    pub fn held(&self) -> usize {
+        self.neighbours.held()
+    }
+
+    /// The sessions that exist at `now`, in order of creation.
+    pub fn sessions(&self, now: u64) -> impl Iterator<Item = &Session> {
+        self.sessions.all.iter().filter(move |session| session.lives(now))
+    }
+
+    /// All neighbours, in order of creation.
+    pub fn neighbours(&self) -> &[Neighbour] {
+        &self.neighbours.all
+    }
+
+    /// Number of the running configuration; the first is 1.
+    pub fn generation(&self) -> u64 {
+        self.node.generation
+    }
+
+    /// The running configuration.
+    pub fn tables(&self) -> &RuleTables {
+        &self.node.tables
+    }
+}
+
+/// An address in transmission order.
+fn address_octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    }
+}

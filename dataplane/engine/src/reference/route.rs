@@ -1,0 +1,66 @@
+//! Section 8: longest prefix match and the choice among next hops.
+
+use std::net::IpAddr;
+
+use super::layer4::Tuple;
+use crate::hash::{ECMP_SEED, flow_words, hash};
+use crate::tables::{Cidr, NextHopSpec, RouteAction, RuleTables};
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// Out of this interface, to this neighbour.
+    Via {
+        interface: usize,
+        next_hop: IpAddr,
+    },
+    None,
+    Blackhole,
+    Reject,
+}
+
+/// The best route of a table. `flow` is the tuple as received, for several next hops.
+pub(super) fn lookup(tables: &RuleTables, table: u32, dst: IpAddr, flow: &Tuple) -> Route {
+    let configured =
+        tables.routes.iter().filter(|r| r.table == table && r.prefix.contains(dst)).max_by_key(|r| r.prefix.len);
+    let connected = connected(tables, table, dst);
+    match (configured, connected) {
+        // Of the same prefix, the configured route counts.
+        (Some(route), best) if best.is_none_or(|(_, prefix)| route.prefix.len >= prefix.len) => match &route.action {
+            RouteAction::Via(hops) => match choose(hops, flow) {
+                Some(hop) => Route::Via { interface: hop.interface, next_hop: hop.address },
+                None => Route::None,
+            },
+            RouteAction::Blackhole => Route::Blackhole,
+            RouteAction::Reject => Route::Reject,
+        },
+        (_, Some((interface, _))) => Route::Via { interface, next_hop: dst },
+        (_, None) => Route::None,
+    }
+}
+
+/// The longest connected prefix of a table; of equal ones the first interface's.
+fn connected(tables: &RuleTables, table: u32, dst: IpAddr) -> Option<(usize, Cidr)> {
+    let mut best: Option<(usize, Cidr)> = None;
+    for (index, interface) in tables.interfaces.iter().enumerate().filter(|(_, i)| i.table == table) {
+        for prefix in interface.addresses.iter().filter(|prefix| prefix.contains(dst)) {
+            if best.is_none_or(|(_, b)| prefix.len > b.len) {
+                best = Some((index, *prefix));
+            }
+        }
+    }
+    best
+}
+
+/// One next hop per flow, in proportion to the weights.
+fn choose<'a>(hops: &'a [NextHopSpec], flow: &Tuple) -> Option<&'a NextHopSpec> {
+    let total: u64 = hops.iter().map(|hop| u64::from(hop.weight)).sum();
+    let words = flow_words(flow.src, flow.dst, flow.protocol, flow.sport, flow.dport);
+    let mut point = hash(ECMP_SEED, words.as_slice()).checked_rem(total)?;
+    hops.iter().find(|hop| {
+        let weight = u64::from(hop.weight);
+        let hit = point < weight;
+        point = point.saturating_sub(weight);
+        hit
+    })
+}

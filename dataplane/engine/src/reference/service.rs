@@ -1,0 +1,128 @@
+//! Section 7: services, and the Maglev ring that picks backends (Eisenbud et al., NSDI 2016, s3.4, weighted).
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::layer4::Tuple;
+use crate::hash::{MAGLEV_FLOW_SEED, RING_OFFSET_SEED, RING_SKIP_SEED, backend_words, flow_words, hash};
+use crate::tables::{BackendSpec, ServiceProtocol, ServiceSpec};
+
+/// Sizes of rings: primes, so that every step visits every slot.
+const RING_SIZES: [usize; 4] = [1021, 4093, 16381, 65521];
+/// Slots per backend that a ring has at least, up to its largest size: shares are then within about 1 % of the weights.
+const SLOTS_PER_BACKEND: usize = 100;
+
+/// The service that owns (address, protocol, port). ICMP has no ports.
+pub(super) fn find(services: &[ServiceSpec], address: IpAddr, protocol: u8, port: u16) -> Option<usize> {
+    services.iter().position(|service| {
+        service.addresses.contains(&address)
+            && service.protocol.number(address.is_ipv6()) == protocol
+            && (service.protocol == ServiceProtocol::Icmp || service.ports.iter().any(|range| range.contains(port)))
+    })
+}
+
+/// The rings of the running configuration, made when first asked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rings {
+    by_service: HashMap<(usize, bool), Vec<usize>>,
+}
+
+impl Rings {
+    /// The backend for a new session with this client-side tuple.
+    pub fn pick<'a>(&mut self, services: &'a [ServiceSpec], index: usize, tuple: &Tuple) -> Option<&'a BackendSpec> {
+        let service = &services[index];
+        let v6 = tuple.dst.is_ipv6();
+        let ring = self.by_service.entry((index, v6)).or_insert_with(|| ring(&service.backends, v6));
+        let words = if service.source_affinity {
+            flow_words(tuple.src, tuple.dst, 0, 0, 0)
+        } else {
+            flow_words(tuple.src, tuple.dst, tuple.protocol, tuple.sport, tuple.dport)
+        };
+        let slot = hash(MAGLEV_FLOW_SEED, words.as_slice()).checked_rem(ring.len() as u64)?;
+        service.backends.get(ring[slot as usize])
+    }
+}
+
+/// For each slot the index of its backend; empty when no backend of the family is eligible.
+///
+/// Backends take turns in order of their names. In each round a backend gains its weight, and for the largest weight it pays it
+/// takes the next slot of its permutation that is still free.
+fn ring(backends: &[BackendSpec], v6: bool) -> Vec<usize> {
+    let eligible: Vec<usize> =
+        (0..backends.len()).filter(|&i| backends[i].address.is_ipv6() == v6 && !backends[i].draining).collect();
+    let Some(heaviest) = eligible.iter().map(|&i| u32::from(backends[i].weight)).max() else { return Vec::new() };
+    let wanted = SLOTS_PER_BACKEND * eligible.len();
+    let size = RING_SIZES.into_iter().find(|&size| size >= wanted).unwrap_or(RING_SIZES[3]);
+
+    let permutations: Vec<(u64, u64)> = eligible
+        .iter()
+        .map(|&i| {
+            let id = backend_words(backends[i].address, backends[i].port);
+            let offset = hash(RING_OFFSET_SEED, id.as_slice()) % size as u64;
+            let skip = hash(RING_SKIP_SEED, id.as_slice()) % (size as u64 - 1) + 1;
+            (offset, skip)
+        })
+        .collect();
+    let mut next = vec![0u64; eligible.len()];
+    let mut credit = vec![0u32; eligible.len()];
+    let mut slots: Vec<Option<usize>> = vec![None; size];
+    let mut taken = 0;
+    while taken < size {
+        for (turn, &backend) in eligible.iter().enumerate() {
+            credit[turn] += u32::from(backends[backend].weight);
+            if credit[turn] < heaviest || taken == size {
+                continue;
+            }
+            credit[turn] -= heaviest;
+            let (offset, skip) = permutations[turn];
+            loop {
+                let slot = ((offset + next[turn] * skip) % size as u64) as usize;
+                next[turn] += 1;
+                if slots[slot].is_none() {
+                    slots[slot] = Some(backend);
+                    taken += 1;
+                    break;
+                }
+            }
+        }
+    }
+    slots.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backend(last: u8, weight: u16, draining: bool) -> BackendSpec {
+        let address = IpAddr::from([10, 0, 20, last]);
+        BackendSpec { name: format!("b{last}"), address, port: None, weight, draining }
+    }
+
+    #[test]
+    fn shares_follow_weights() {
+        let slots = ring(&[backend(1, 10, false), backend(2, 30, false), backend(3, 10, true)], false);
+        assert_eq!(slots.len(), 1021);
+        let share = |index| slots.iter().filter(|&&slot| slot == index).count();
+        assert_eq!((share(0), share(1), share(2)), (255, 766, 0));
+    }
+
+    #[test]
+    fn the_ring_grows_with_the_backends() {
+        let many: Vec<_> = (1..=11).map(|last| backend(last, 1, false)).collect();
+        assert_eq!(ring(&many, false).len(), 4093);
+        assert_eq!(ring(&many[..10], false).len(), 1021);
+        assert!(ring(&many, true).is_empty());
+        assert!(ring(&[backend(1, 1, true)], false).is_empty());
+    }
+
+    /// The point of Maglev: most slots keep their backend when one leaves.
+    #[test]
+    fn a_leaving_backend_disturbs_few() {
+        let all: Vec<_> = (1..=5).map(|last| backend(last, 1, false)).collect();
+        let mut fewer = all.clone();
+        fewer[2].draining = true;
+        let (before, after) = (ring(&all, false), ring(&fewer, false));
+        let moved = before.iter().zip(&after).filter(|(b, a)| b != a && **b != 2).count();
+        assert!(moved < 1021 / 10, "{moved} slots moved without need");
+    }
+}
