@@ -6,7 +6,7 @@ use marchproxy_cpu::tsc;
 
 use crate::burst::Burst;
 use crate::ledger::{Backend, Ledger};
-use crate::ports::{PortFacts, UNTAGGED};
+use crate::ports::{PortFacts, PortSlot, UNTAGGED};
 use crate::snapshot::Snapshot;
 use crate::stage::{balance, finish, parse, route, rule, session};
 use crate::stats::{STAGES, ThreadStats};
@@ -110,7 +110,9 @@ impl Pipeline {
         clock.stage(packets);
         let packets = burst.len();
         burst.drain(ledger, |interface| {
-            snapshot.interface(interface).map_or_else(|| (Default::default(), UNTAGGED, 0), |i| (i.port, i.vlan, i.mtu))
+            snapshot
+                .interface(interface)
+                .map_or_else(|| (PortSlot::default(), UNTAGGED, 0), |i| (i.port, i.vlan, i.mtu))
         });
         clock.stage(packets);
     }

@@ -61,6 +61,6 @@ pub(crate) const fn mac_to_word(mac: Mac) -> u64 {
 /// The inverse of [`mac_to_word`]; the upper 16 bits are ignored.
 #[inline]
 pub(crate) const fn word_to_mac(word: u64) -> Mac {
-    let [_, _, a, b, c, d, e, f] = word.to_be_bytes();
-    [a, b, c, d, e, f]
+    let bytes = word.to_be_bytes();
+    [bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]]
 }

@@ -224,13 +224,11 @@ impl Snapshot {
     #[inline]
     pub fn hop(&self, first: u32, count: u32, weight: u32, hash: impl FnOnce() -> u64) -> Option<&Hop> {
         let hops = self.hops.get(first as usize..(first + count) as usize)?;
-        match hops {
-            [only] => Some(only),
-            _ => {
-                let point = (hash() % u64::from(weight.max(1))) as u32;
-                hops.iter().find(|hop| point < hop.cumulative)
-            }
+        if let [only] = hops {
+            return Some(only);
         }
+        let point = (hash() % u64::from(weight.max(1))) as u32;
+        hops.iter().find(|hop| point < hop.cumulative)
     }
 
     /// Objects that have counters: kind, name, slot.

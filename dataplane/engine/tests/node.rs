@@ -1,5 +1,7 @@
 //! A node on the memory backend does its work end to end: forward, resolve, balance, answer, police, and lose nothing.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::net::IpAddr;
 
 use marchproxy_engine::io::Mac;
@@ -118,9 +120,12 @@ fn balances_both_ways_after_resolving() {
         assert_eq!(sent[0].0, "lan", "the backend is asked for first: {:?}", shown(&sent));
         let answer = match (ip(backend), ip("10.0.20.1"), ip("fd00:20::1")) {
             (IpAddr::V4(b), IpAddr::V4(own), _) => Packet::eth(SERVER, lan).vlan(20).arp_reply(b, own).build(),
-            (IpAddr::V6(b), _, IpAddr::V6(own)) => {
-                Packet::eth(SERVER, lan).vlan(20).ipv6(b, own).neighbour_advertisement(b, 0x60).nd_option(2, &SERVER).build()
-            }
+            (IpAddr::V6(b), _, IpAddr::V6(own)) => Packet::eth(SERVER, lan)
+                .vlan(20)
+                .ipv6(b, own)
+                .neighbour_advertisement(b, 0x60)
+                .nd_option(2, &SERVER)
+                .build(),
             _ => unreachable!(),
         };
         let sent = lab.step("lan", &answer);
@@ -146,8 +151,7 @@ fn balances_both_ways_after_resolving() {
 #[test]
 fn a_denied_port_is_counted() {
     let mut lab = Lab::new();
-    let telnet =
-        Packet::eth(CLIENT, port_mac(1)).ip(ip("192.0.2.7"), ip("10.0.20.9")).tcp(40_000, 23).flags(2).build();
+    let telnet = Packet::eth(CLIENT, port_mac(1)).ip(ip("192.0.2.7"), ip("10.0.20.9")).tcp(40_000, 23).flags(2).build();
     assert!(lab.step("wan", &telnet).is_empty());
     assert_eq!(lab.node.drops(DropReason::RuleDeny), 1);
 }

@@ -18,13 +18,16 @@ use sync::{Arc, AtomicU64, Mutex, Ordering, pause};
 #[repr(align(128))]
 struct Padded(AtomicU64);
 
+/// The newest value a reader has not taken yet, with its generation.
+type Mailbox<T> = Mutex<Option<(u64, Arc<T>)>>;
+
 struct Shared<T> {
     /// Written by the publisher after the slots hold the value.
     published: Padded,
     /// One per reader: the generation it runs. Written by that reader only.
     seen: Box<[Padded]>,
-    /// One per reader: the newest value it has not taken yet.
-    slots: Box<[Mutex<Option<(u64, Arc<T>)>>]>,
+    /// One per reader.
+    slots: Box<[Mailbox<T>]>,
 }
 
 /// The writing side.

@@ -119,9 +119,9 @@ impl<K: Backend> SlowPath<K> {
 
     fn advertised(&mut self, now: u64, subject: &Subject, message: &Message) -> bool {
         let key = NeighbourKey { port: subject.port, vlan: subject.head.vlan, address: message.target };
-        let (Some(known), Some(mac)) = (self.neighbours.mac(&key), message.target_mac) else { return false };
-        let acceptable = message.flags & OVERRIDE != 0 || known.is_none_or(|old| old == mac);
-        acceptable && self.neighbours.update(now, key, mac, &mut self.out)
+        let Some(mac) = message.target_mac else { return false };
+        self.neighbours.accepts(&key, mac, message.flags & OVERRIDE != 0)
+            && self.neighbours.update(now, key, mac, &mut self.out)
     }
 }
 

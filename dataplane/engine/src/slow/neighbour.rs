@@ -113,9 +113,11 @@ impl<B: PacketBuf> Neighbours<B> {
         })
     }
 
-    /// The MAC address of a known neighbour; `Some(None)` while it is being asked for.
-    pub(super) fn mac(&self, key: &NeighbourKey) -> Option<Option<Mac>> {
-        Some(self.entries.get(self.ids.get(key)?)?.mac)
+    /// Whether an advertisement may set this MAC address (RFC 4861 s7.2.5): there is an entry, and the message overrides, or nothing
+    /// else is known.
+    pub(super) fn accepts(&self, key: &NeighbourKey, mac: Mac, overrides: bool) -> bool {
+        let entry = self.ids.get(key).and_then(|id| self.entries.get(id));
+        entry.is_some_and(|entry| overrides || entry.mac.is_none_or(|known| known == mac))
     }
 
     /// Sends a packet of our own: L2 header for the egress interface, then out or into the hold.

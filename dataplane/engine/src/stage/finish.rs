@@ -52,7 +52,7 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
                 verdict.mark = 0;
             }
             let key = &columns.key[index];
-            rewrite(packet.data_mut(), head, key, verdict, columns.target[index], columns.port[index]);
+            rewrite(packet.data_mut(), head, key, *verdict, columns.target[index], columns.port[index]);
             let neighbour = out.neighbour(egress.next_hop);
             let mac = context.neighbours.lookup(&neighbour, egress.neighbour_hash);
             let source = context.facts.mac(out.port);
@@ -97,7 +97,7 @@ fn police(verdict: &mut Verdict, octets: usize, context: &mut Context<'_>) -> bo
 
 /// Addresses, ports, TTL, DSCP and every checksum over them.
 #[inline]
-fn rewrite(frame: &mut [u8], head: &Head, key: &FlowKey, verdict: &Verdict, target: u128, port: u16) {
+fn rewrite(frame: &mut [u8], head: &Head, key: &FlowKey, verdict: Verdict, target: u128, port: u16) {
     let l3 = usize::from(head.l3);
     let mut header = Change::default();
     let mut transport = Change::default();

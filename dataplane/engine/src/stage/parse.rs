@@ -389,8 +389,8 @@ pub fn is_link_local(addr: Addr) -> bool {
 
 /// The link-local address of an interface: fe80::/64 and the EUI-64 of its MAC address (RFC 4291 app. A).
 pub fn link_local(mac: Mac) -> Addr {
-    let [a, b, c, d, e, f] = mac;
-    0xfe80 << 112 | u128::from(u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]))
+    let id = [mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]];
+    0xfe80 << 112 | u128::from(u64::from_be_bytes(id))
 }
 
 #[inline]

@@ -193,7 +193,7 @@ mod tests {
         let table = NeighbourTable::default();
         let stop = AtomicBool::new(false);
         // Two keys with the same walk take turns in the table.
-        let (a, b) = (key(1), (2..).map(key).find(|b| slot(b.hash(), 0) == slot(key(1).hash(), 0)).unwrap());
+        let (a, b) = (key(1), (2..1 << 20).map(key).find(|b| slot(b.hash(), 0) == slot(key(1).hash(), 0)).unwrap());
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {

@@ -175,9 +175,11 @@ impl Family {
         };
         let ports =
             |list: &[PortRange]| (!list.is_empty()).then(|| list.iter().map(|r| (r.first, r.last)).collect::<Vec<_>>());
-        let each = |f: &dyn Fn(&RuleSpec) -> Option<Vec<(Addr, Addr)>>| specs.iter().map(f).collect::<Vec<_>>();
-        let src = sets.dimension(0, |a: Addr| a.checked_add(1), &each(&|r| addresses(&r.matches.src)))?;
-        let dst = sets.dimension(0, |a: Addr| a.checked_add(1), &each(&|r| addresses(&r.matches.dst)))?;
+        let next_address = |a: Addr| a.checked_add(1);
+        let sources: Vec<_> = specs.iter().map(|r| addresses(&r.matches.src)).collect();
+        let destinations: Vec<_> = specs.iter().map(|r| addresses(&r.matches.dst)).collect();
+        let src = sets.dimension(0, next_address, &sources)?;
+        let dst = sets.dimension(0, next_address, &destinations)?;
         let next_port = |p: u16| p.checked_add(1);
         let sports: Vec<_> = specs.iter().map(|r| ports(&r.matches.src_ports)).collect();
         let dports: Vec<_> = specs.iter().map(|r| ports(&r.matches.dst_ports)).collect();
@@ -187,8 +189,7 @@ impl Family {
         let protocol = sets.dimension(0, |p: u8| p.checked_add(1), &protocols)?;
         let subset = |accepts: &dyn Fn(&RuleSpec) -> bool| {
             let mut set = vec![0u64; words];
-            for (rule, spec) in specs.iter().enumerate().filter(|(_, spec)| accepts(spec)) {
-                let _ = spec;
+            for (rule, _) in specs.iter().enumerate().filter(|(_, spec)| accepts(spec)) {
                 set[rule / 64] |= 1 << (rule % 64);
             }
             set

@@ -91,7 +91,7 @@ struct Entry {
 /// All services of a snapshot.
 #[derive(Debug, Clone, Default)]
 pub struct Services {
-    services: Box<[Service]>,
+    list: Box<[Service]>,
     entries: Vec<Entry>,
     /// Open addressing over `entries`: index + 1, at most half full.
     slots: Box<[u32]>,
@@ -130,24 +130,24 @@ impl Services {
             }
             slots[slot] = index as u32 + 1;
         }
-        Self { services: services.into_boxed_slice(), entries, slots, addresses }
+        Self { list: services.into_boxed_slice(), entries, slots, addresses }
     }
 
     /// Whether there is none.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty()
+        self.list.is_empty()
     }
 
     /// By index.
     #[inline]
     pub fn get(&self, index: u32) -> Option<&Service> {
-        self.services.get(index as usize)
+        self.list.get(index as usize)
     }
 
     /// In name order.
     pub fn iter(&self) -> impl Iterator<Item = &Service> {
-        self.services.iter()
+        self.list.iter()
     }
 
     /// The service for a destination. For ICMP the caller makes sure it is an echo request.
@@ -156,7 +156,7 @@ impl Services {
         let entry = self.entry(address, protocol)?;
         let at = entry.ports.partition_point(|(range, _)| range.last < port);
         let (range, index) = entry.ports.get(at)?;
-        range.contains(port).then(|| self.services.get(*index as usize))?
+        range.contains(port).then(|| self.list.get(*index as usize))?
     }
 
     /// Whether the address is a service's, whatever the protocol.
@@ -172,7 +172,7 @@ impl Services {
 
     /// Memory it takes.
     pub fn bytes(&self) -> usize {
-        self.services.iter().map(Service::bytes).sum::<usize>()
+        self.list.iter().map(Service::bytes).sum::<usize>()
             + self.entries.len() * size_of::<Entry>()
             + size_of_val(&*self.slots)
     }
