@@ -75,26 +75,26 @@ impl Neighbours {
         mut frame: Vec<u8>,
         out: &mut Outcome,
     ) -> Fate {
+        let full = Fate::Dropped(DropReason::NeighbourHoldFull);
+        let room = self.held() < MAX_HELD_TOTAL;
         if self.position(node, interface, address).is_none() {
-            if self.all.len() >= MAX_NEIGHBOURS {
-                return Fate::Dropped(DropReason::NeighbourHoldFull);
+            if self.all.len() >= MAX_NEIGHBOURS || !room {
+                return full;
             }
             let (port, vlan) = (node.interface(interface).port, node.interface(interface).vlan);
             let due = now.saturating_add(RETRY);
             self.all.push(Neighbour { port, vlan, address, mac: None, requests: 1, due, held: Vec::new() });
             request(node, interface, address, None, out);
         }
-        let room = self.held() < MAX_HELD_TOTAL;
-        let Some(neighbour) = self.position(node, interface, address).and_then(|index| self.all.get_mut(index)) else {
-            return Fate::Dropped(DropReason::NeighbourHoldFull);
-        };
+        let position = self.position(node, interface, address);
+        let Some(neighbour) = position.and_then(|index| self.all.get_mut(index)) else { return full };
         if let Some(mac) = neighbour.mac {
             address_frame(&mut frame, mac);
             out.transmit(neighbour.port, frame);
             return Fate::Transmitted;
         }
         if !room || neighbour.held.len() >= MAX_HELD {
-            return Fate::Dropped(DropReason::NeighbourHoldFull);
+            return full;
         }
         neighbour.held.push(frame);
         Fate::Held
