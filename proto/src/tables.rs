@@ -81,10 +81,17 @@ pub fn encode(tables: &RuleTables) -> Result<Vec<EncodedGroup>, TableError> {
     Ok(to_groups(tables)?.iter().map(EncodedGroup::new).collect())
 }
 
+/// Decodes tables from the wire, [`encode`]'s inverse.
+pub fn decode(groups: &[EncodedGroup]) -> Result<RuleTables, TableError> {
+    let groups: Vec<Group> =
+        groups.iter().map(|group| EncodedGroup::decode(&group.hash, &group.bytes)).collect::<Result<_, _>>()?;
+    from_groups(&groups)
+}
+
 /// The hash of whole tables: SHA-256 over the hashes of their groups, in order.
-pub fn content_hash<'a>(groups: impl IntoIterator<Item = &'a Hash>) -> Hash {
+pub fn content_hash<H: AsRef<[u8]>>(hashes: impl IntoIterator<Item = H>) -> Hash {
     let mut hasher = Sha256::new();
-    for hash in groups {
+    for hash in hashes {
         hasher.update(hash);
     }
     hasher.finalize().into()
