@@ -36,20 +36,25 @@ pub fn dry_run(document: &v1::Document) -> Result<Checked, Status> {
     let mut nodes = BTreeMap::new();
     for node in &document.nodes {
         let compiled = compile::compile(&model, &node.name);
-        let groups = tables::groups(&compiled);
-        build(&compiled, &groups).map_err(|why| errors::build_refused(&node.name, &why))?;
-        let content_hash = tables::content_hash(&groups).to_vec();
+        let groups = build(&compiled).map_err(|why| errors::build_refused(&node.name, &why))?;
+        let content_hash = tables::content_hash(groups.iter().map(|group| &group.hash)).to_vec();
         nodes.insert(node.name.clone(), Arc::new(NodeTables { content_hash, groups }));
     }
     let warnings = warnings.into_iter().map(|w| v1::Warning { field: w.field, message: w.message }).collect();
     Ok(Checked { warnings, content_hash: model::content_hash(document), nodes })
 }
 
-/// What the node will do with the groups: decode them, and find the tables that were compiled.
-fn build(compiled: &RuleTables, groups: &[tables::EncodedGroup]) -> Result<(), String> {
-    let decoded = tables::decode(groups).map_err(|why| why.to_string())?;
-    if decoded == *compiled {
-        Ok(())
+/// What happens on the way to the node and there: encode, decode, and find the tables that were compiled.
+fn build(compiled: &RuleTables) -> Result<Vec<tables::EncodedGroup>, String> {
+    let groups = tables::encode(compiled).map_err(|why| why.to_string())?;
+    let arrived = groups
+        .iter()
+        .map(|group| tables::EncodedGroup::decode(&group.hash, &group.bytes))
+        .collect::<Result<Vec<_>, _>>()
+        .and_then(|groups| tables::from_groups(&groups))
+        .map_err(|why| why.to_string())?;
+    if arrived == *compiled {
+        Ok(groups)
     } else {
         Err("the tables do not survive their own encoding; please report this document".to_owned())
     }

@@ -323,7 +323,7 @@ impl Item {
             Item::Message(message) => message,
             Item::Group(tables, place) => {
                 let group = &tables.groups[place];
-                To::Group(v1::TableGroup { hash: group.hash.to_vec(), encoded: group.encoded.clone() })
+                To::Group(v1::TableGroup { hash: group.hash.to_vec(), encoded: group.bytes.clone() })
             }
         };
         v1::ToNode { message: Some(message) }

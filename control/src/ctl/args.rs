@@ -1,0 +1,472 @@
+//! The grammar of the command line. Every command's help ends with an example; a test walks the tree and looks.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Configure and ask MarchProxy.
+#[derive(Debug, Parser)]
+#[command(
+    name = "marchctl",
+    version,
+    after_help = "Examples:\n  marchctl apply -f edge.yaml -m \"open port 8080\"\n  marchctl stats --watch 2\n  \
+                  marchctl why --src 198.51.100.7 --dst 203.0.113.10 --protocol tcp --dport 80\n\n\
+                  Exit codes: 0 done, 1 refused, 2 not reachable, 3 partly (a node refused or timed out).\n\
+                  Settings: flags, then MARCHCTL_* variables, then ~/.config/marchproxy/marchctl.toml (or the file in \
+                  MARCHCTL_CONFIG) with the fields control, ca, cert, key, cluster, socket."
+)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Global {
+    /// Where control listens [default: https://127.0.0.1:18000]; http:// for a control with --insecure
+    #[arg(long, global = true, value_name = "URL", env = "MARCHCTL_CONTROL", help_heading = "Connection")]
+    pub control: Option<String>,
+    /// The authority's certificate [default: /etc/marchproxy/ca.pem]
+    #[arg(long, global = true, value_name = "FILE", env = "MARCHCTL_CA", help_heading = "Connection")]
+    pub ca: Option<PathBuf>,
+    /// Your certificate [default: /etc/marchproxy/operator.pem]
+    #[arg(long, global = true, value_name = "FILE", env = "MARCHCTL_CERT", help_heading = "Connection")]
+    pub cert: Option<PathBuf>,
+    /// Your key [default: /etc/marchproxy/operator.key]
+    #[arg(long, global = true, value_name = "FILE", env = "MARCHCTL_KEY", help_heading = "Connection")]
+    pub key: Option<PathBuf>,
+    /// Cluster [default: the one of your certificate]
+    #[arg(long, global = true, value_name = "NAME", env = "MARCHCTL_CLUSTER", help_heading = "Connection")]
+    pub cluster: Option<String>,
+    /// Ask the node's local socket instead of control (stats, why, session, neighbour); without it, /run/marchproxy/dataplane.sock
+    /// is asked when control cannot be reached
+    #[arg(long, global = true, value_name = "PATH", env = "MARCHCTL_SOCKET", help_heading = "Connection")]
+    pub socket: Option<PathBuf>,
+    /// Answer in JSON
+    #[arg(long, global = true, help_heading = "Output")]
+    pub json: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Store a document as the new version and bring it to every node
+    #[command(after_help = "Examples:\n  marchctl apply -f edge.yaml -m \"open port 8080\" --expect-version 12\n  \
+                            generate | marchctl apply -f -")]
+    Apply(Apply),
+    /// Check a document as apply would, without storing it
+    #[command(after_help = "Examples:\n  marchctl validate -f edge.yaml\n  marchctl validate -f edge.yaml --local   # without control")]
+    Validate(Validate),
+    /// Show what a document or version would change
+    #[command(after_help = "Examples:\n  marchctl diff -f edge.yaml\n  marchctl diff --from 11 --to 12")]
+    Diff(Diff),
+    /// Print the stored document
+    #[command(after_help = "Example:\n  marchctl get --version 11 -o json")]
+    Get(Get),
+    /// List versions, newest first
+    #[command(after_help = "Example:\n  marchctl history --limit 20")]
+    History(History),
+    /// Store an older version's content as the new version and bring it to every node
+    #[command(after_help = "Example:\n  marchctl rollback 11 -m \"12 broke the web service\"")]
+    Rollback(Rollback),
+    /// Follow versions as they are stored
+    #[command(after_help = "Examples:\n  marchctl watch\n  marchctl watch --resume default/12")]
+    Watch(Watch),
+    /// Run a described packet through a node's live tables and say what decides its fate
+    #[command(after_help = "Example:\n  marchctl why --src 198.51.100.7 --dst 203.0.113.10 --protocol tcp --dport 80 --in wan0")]
+    Why(Why),
+    /// Is the node healthy, how fast is it, what does it drop and why
+    #[command(after_help = "Examples:\n  marchctl stats\n  marchctl stats --node edge-1 --watch 2")]
+    Stats(Stats),
+    /// Nodes: what runs where, enrolment
+    #[command(after_help = "Example:\n  marchctl node list")]
+    Node {
+        /// What of them.
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+    /// Operators: enrolment, certificates
+    #[command(after_help = "Example:\n  marchctl operator token alice --out alice.json")]
+    Operator {
+        /// What of them.
+        #[command(subcommand)]
+        command: OperatorCommand,
+    },
+    /// Trade an operator's enrolment file for a certificate, kept where marchctl finds it
+    #[command(after_help = "Example:\n  marchctl enrol alice.json")]
+    Enrol(Enrol),
+    /// Interfaces of the stored document
+    #[command(after_help = "Example:\n  marchctl interface list")]
+    Interface {
+        /// What of them.
+        #[command(subcommand)]
+        command: ObjectCommand,
+    },
+    /// Routes of the stored document
+    #[command(after_help = "Example:\n  marchctl route show 0.0.0.0/0")]
+    Route {
+        /// What of them.
+        #[command(subcommand)]
+        command: ObjectCommand,
+    },
+    /// Rules of the stored document, in the order they are looked at
+    #[command(after_help = "Example:\n  marchctl rule list")]
+    Rule {
+        /// What of them.
+        #[command(subcommand)]
+        command: ObjectCommand,
+    },
+    /// Services of the stored document
+    #[command(after_help = "Example:\n  marchctl service show web")]
+    Service {
+        /// What of them.
+        #[command(subcommand)]
+        command: ObjectCommand,
+    },
+    /// Policers of the stored document
+    #[command(after_help = "Example:\n  marchctl policer list")]
+    Policer {
+        /// What of them.
+        #[command(subcommand)]
+        command: ObjectCommand,
+    },
+    /// QoS classes of the stored document
+    #[command(after_help = "Example:\n  marchctl qos list")]
+    Qos {
+        /// What of them.
+        #[command(subcommand)]
+        command: ObjectCommand,
+    },
+    /// Live sessions of a node
+    #[command(after_help = "Example:\n  marchctl session list --service web")]
+    Session {
+        /// What of them.
+        #[command(subcommand)]
+        command: SessionCommand,
+    },
+    /// Neighbours (ARP, ND) of a node
+    #[command(after_help = "Example:\n  marchctl neighbour list --node edge-1")]
+    Neighbour {
+        /// What of them.
+        #[command(subcommand)]
+        command: NeighbourCommand,
+    },
+    /// Print a shell's completion script
+    #[command(after_help = "Example:\n  marchctl completions bash > /etc/bash_completion.d/marchctl")]
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+}
+
+/// `apply`
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// The document, YAML or JSON; - is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Refuse unless this is the stored version (0: there is none yet)
+    #[arg(long, value_name = "N")]
+    pub expect_version: Option<u64>,
+    /// Why, for the history
+    #[arg(short, long, default_value = "")]
+    pub message: String,
+    /// A repeated call with the same id answers with the first call's version
+    #[arg(long, value_name = "ID", default_value = "")]
+    pub request_id: String,
+    /// Check only, store nothing
+    #[arg(long)]
+    pub validate_only: bool,
+}
+
+/// `validate`
+#[derive(Debug, Args)]
+pub struct Validate {
+    /// The document, YAML or JSON; - is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Here, without asking control
+    #[arg(long)]
+    pub local: bool,
+}
+
+/// `diff`
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// Compare with this document, YAML or JSON; - is standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with = "to", required_unless_present = "to")]
+    pub file: Option<PathBuf>,
+    /// Version to start from; 0 is the newest
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub from: u64,
+    /// Version to compare with
+    #[arg(long, value_name = "N")]
+    pub to: Option<u64>,
+}
+
+/// How `get` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// As people write it.
+    Yaml,
+    /// The same in JSON.
+    Json,
+}
+
+/// `get`
+#[derive(Debug, Args)]
+pub struct Get {
+    /// Which version; 0 is the newest
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub version: u64,
+    /// Format
+    #[arg(short, long, value_enum, default_value = "yaml")]
+    pub output: Format,
+}
+
+/// `history`
+#[derive(Debug, Args)]
+pub struct History {
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: u32,
+}
+
+/// `rollback`
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// The version whose content is wanted
+    pub version: u64,
+    /// Why, for the history
+    #[arg(short, long, default_value = "")]
+    pub message: String,
+    /// Refuse unless this is the stored version
+    #[arg(long, value_name = "N")]
+    pub expect_version: Option<u64>,
+    /// A repeated call with the same id answers with the first call's version
+    #[arg(long, value_name = "ID", default_value = "")]
+    pub request_id: String,
+}
+
+/// `watch`
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// Begin after the event with this token instead of now
+    #[arg(long, value_name = "TOKEN", default_value = "")]
+    pub resume: String,
+}
+
+/// `why`
+#[derive(Debug, Args)]
+pub struct Why {
+    /// Source address
+    #[arg(long)]
+    pub src: String,
+    /// Destination address
+    #[arg(long)]
+    pub dst: String,
+    /// tcp, udp, icmp, icmpv6 or a number
+    #[arg(long)]
+    pub protocol: String,
+    /// Source port
+    #[arg(long, default_value_t = 0)]
+    pub sport: u16,
+    /// Destination port
+    #[arg(long, default_value_t = 0)]
+    pub dport: u16,
+    /// Interface it comes in by
+    #[arg(long = "in", value_name = "IFACE", default_value = "")]
+    pub interface: String,
+    /// Octets of the IP packet
+    #[arg(long, default_value_t = 64)]
+    pub length: u32,
+    /// Time to live, or hop limit
+    #[arg(long, default_value_t = 64)]
+    pub ttl: u8,
+    /// Which node, where there are several
+    #[arg(long, default_value = "")]
+    pub node: String,
+}
+
+/// `stats`
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// Which node, where there are several
+    #[arg(long, default_value = "")]
+    pub node: String,
+    /// Again and again, every so many seconds
+    #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub watch: Option<u32>,
+}
+
+/// `node ...`
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// What runs where
+    #[command(after_help = "Example:\n  marchctl node list")]
+    List,
+    /// One node and its certificates
+    #[command(after_help = "Example:\n  marchctl node show edge-1")]
+    Show {
+        /// Which node
+        name: String,
+    },
+    /// Make a one-time enrolment file for a node's daemon
+    #[command(after_help = "Example:\n  marchctl node token edge-1 --advertise https://control.example.net:18000 --out edge-1.json")]
+    Token(Token),
+    /// Refuse all certificates of a node from now on, and end its stream
+    #[command(after_help = "Example:\n  marchctl node revoke edge-1")]
+    Revoke(Revoke),
+}
+
+/// `operator ...`
+#[derive(Debug, Subcommand)]
+pub enum OperatorCommand {
+    /// Certificates of operators
+    #[command(after_help = "Example:\n  marchctl operator list")]
+    List,
+    /// Make a one-time enrolment file for an operator
+    #[command(after_help = "Example:\n  marchctl operator token alice --out alice.json")]
+    Token(Token),
+    /// Refuse all certificates of an operator from now on
+    #[command(after_help = "Example:\n  marchctl operator revoke alice")]
+    Revoke(Revoke),
+}
+
+/// `... token`
+#[derive(Debug, Args)]
+pub struct Token {
+    /// The name the certificate will carry
+    pub name: String,
+    /// How control is reached from there [default: as you reach it]
+    #[arg(long, value_name = "URL")]
+    pub advertise: Option<String>,
+    /// How long the token is good for, in seconds
+    #[arg(long, value_name = "SECS", default_value_t = 3600)]
+    pub valid: u32,
+    /// Write the file here (mode 600) instead of printing it
+    #[arg(short, long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// `... revoke`
+#[derive(Debug, Args)]
+pub struct Revoke {
+    /// Whose certificates
+    pub name: String,
+    /// Only the certificate with this serial number
+    #[arg(long, value_name = "HEX")]
+    pub serial: Option<String>,
+}
+
+/// `enrol`
+#[derive(Debug, Args)]
+pub struct Enrol {
+    /// The enrolment file of `marchctl operator token`
+    pub file: PathBuf,
+    /// Where certificate, key, authority and marchctl.toml are kept [default: ~/.config/marchproxy]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// `rule|service|... ...`
+#[derive(Debug, Subcommand)]
+pub enum ObjectCommand {
+    /// One line for each
+    #[command(after_help = "Examples:\n  marchctl rule list\n  marchctl service list --json")]
+    List,
+    /// One, as it stands in the document
+    #[command(after_help = "Examples:\n  marchctl service show web\n  marchctl route show \"blue 10.9.0.0/16\"")]
+    Show {
+        /// Which; routes are named PREFIX or "TABLE PREFIX"
+        name: String,
+    },
+}
+
+/// `session ...`
+#[derive(Debug, Subcommand)]
+pub enum SessionCommand {
+    /// The newest ones
+    #[command(after_help = "Example:\n  marchctl session list --service web --limit 20")]
+    List {
+        /// Of this service only
+        #[arg(long, default_value = "")]
+        service: String,
+        /// How many at most
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+        /// Which node, where there are several
+        #[arg(long, default_value = "")]
+        node: String,
+    },
+}
+
+/// `neighbour ...`
+#[derive(Debug, Subcommand)]
+pub enum NeighbourCommand {
+    /// All of them
+    #[command(after_help = "Example:\n  marchctl neighbour list")]
+    List {
+        /// Which node, where there are several
+        #[arg(long, default_value = "")]
+        node: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn walk(command: &clap::Command, path: &str, seen: &mut usize) {
+        let name = format!("{path} {}", command.get_name());
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        assert!(help.contains("Example") && help.contains("marchctl "), "{name} has no example in its help");
+        assert!(command.get_about().is_some(), "{name} says nothing about itself");
+        *seen += 1;
+        for sub in command.get_subcommands() {
+            walk(sub, &name, seen);
+        }
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        let cli = Cli::command();
+        cli.clone().debug_assert();
+        let mut seen = 0;
+        walk(&cli, "", &mut seen);
+        assert!(seen > 35, "{seen}");
+    }
+
+    #[test]
+    fn every_example_is_a_command_line_that_parses() {
+        fn examples(command: &clap::Command, found: &mut Vec<String>) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            found.extend(help.lines().filter_map(|line| {
+                let line = line.trim();
+                let from = line.find("marchctl ")?;
+                (from == 0 || line[..from].ends_with("| ")).then(|| line[from..].to_owned())
+            }));
+            command.get_subcommands().for_each(|sub| examples(sub, found));
+        }
+        let mut found = Vec::new();
+        examples(&Cli::command(), &mut found);
+        assert!(found.len() > 35, "{}", found.len());
+        for line in found {
+            let mut words = Vec::new();
+            for (at, part) in line.split('#').next().unwrap_or_default().split('"').enumerate() {
+                if at % 2 == 1 {
+                    words.push(part.to_owned());
+                } else {
+                    words.extend(part.split_whitespace().take_while(|word| *word != ">").map(str::to_owned));
+                }
+            }
+            Cli::try_parse_from(&words).unwrap_or_else(|why| panic!("{line}: {why}"));
+        }
+    }
+}

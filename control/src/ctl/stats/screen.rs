@@ -1,0 +1,261 @@
+//! The screen, from two looks at a node.
+
+use std::collections::BTreeMap;
+
+use marchproxy_proto::v1;
+
+use super::super::out::{Paint, Tone};
+use super::super::table::{Table, scaled, short, span, thousands};
+use super::health;
+
+/// One screen of text.
+pub fn render(before: &v1::StatsResponse, now: &v1::StatsResponse, paint: Paint) -> String {
+    let seconds = (now.uptime_ms.saturating_sub(before.uptime_ms) as f64 / 1e3).max(1e-3);
+    let rates = Rates { seconds };
+    let mut text = head(before, now, paint);
+    for block in [
+        ports(before, now, rates, paint),
+        workers(now, paint),
+        reasons("DROPPED BECAUSE", &before.drops, &now.drops, rates, paint),
+        reasons("TO THE SLOW PATH", &before.punts, &now.punts, rates, paint),
+        reasons("FOR US", &before.consumed, &now.consumed, rates, paint),
+        objects(before, now, rates, paint),
+    ] {
+        if !block.is_empty() {
+            text.push('\n');
+            text.push_str(&block);
+        }
+    }
+    text
+}
+
+#[derive(Clone, Copy)]
+struct Rates {
+    seconds: f64,
+}
+
+impl Rates {
+    /// Per second; a counter that went backwards (a restart) counts from 0.
+    fn of(self, before: u64, now: u64) -> f64 {
+        (if now >= before { now - before } else { now }) as f64 / self.seconds
+    }
+}
+
+fn head(before: &v1::StatsResponse, now: &v1::StatsResponse, paint: Paint) -> String {
+    let findings = health::findings(before, now);
+    let verdict = match findings.iter().map(|(tone, _)| *tone).find(|tone| *tone == Tone::Bad) {
+        _ if findings.is_empty() => paint.on(Tone::Good, "healthy"),
+        Some(_) => paint.on(Tone::Bad, "in trouble"),
+        None => paint.on(Tone::Warn, "worth a look"),
+    };
+    let mut text = format!(
+        "{}  {verdict}  version {}  generation {}  tables {}  up {}\n",
+        paint.on(Tone::Strong, &now.node),
+        now.version,
+        now.generation,
+        short(&now.content_hash),
+        span(now.uptime_ms / 1_000)
+    );
+    for (tone, finding) in findings {
+        text.push_str(&format!("  {} {finding}\n", paint.on(tone, "!")));
+    }
+    if let Some(c) = &now.conservation {
+        text.push_str(&format!(
+            "  rx {} + originated {} = tx {} + dropped {} + for us {} + held {}, residue {}\n",
+            thousands(c.rx),
+            thousands(c.originated),
+            thousands(c.tx),
+            thousands(c.drops),
+            thousands(c.consumed),
+            thousands(c.held),
+            c.residue
+        ));
+    }
+    text
+}
+
+fn ports(before: &v1::StatsResponse, now: &v1::StatsResponse, rates: Rates, paint: Paint) -> String {
+    let mut table =
+        Table::new(&["PORT", "LINK", ">RX PKT/S", ">RX BIT/S", ">TX PKT/S", ">TX BIT/S", ">MISSED", ">ERRORS", "DEVICE"]);
+    let nothing = v1::PortStats::default();
+    for port in &now.ports {
+        let old = before.ports.iter().find(|old| old.name == port.name).unwrap_or(&nothing);
+        let link = if port.link_up { ("up", Tone::Good) } else { ("down", Tone::Bad) };
+        let errors = port.device_rx_errors + port.device_tx_errors;
+        let alarm = |count: u64| (thousands(count), (count > 0).then_some(Tone::Warn));
+        let rate = |before: u64, now: u64, unit: f64| (scaled(rates.of(before, now) * unit), None);
+        table.toned([
+            (port.name.clone(), None),
+            (link.0.to_owned(), Some(link.1)),
+            rate(old.rx_packets, port.rx_packets, 1.0),
+            rate(old.rx_bytes, port.rx_bytes, 8.0),
+            rate(old.tx_packets, port.tx_packets, 1.0),
+            rate(old.tx_bytes, port.tx_bytes, 8.0),
+            alarm(port.device_rx_missed),
+            alarm(errors),
+            (port.device.clone(), None),
+        ]);
+    }
+    if table.is_empty() { String::new() } else { table.render(paint) }
+}
+
+fn workers(now: &v1::StatsResponse, paint: Paint) -> String {
+    let mut table = Table::new(&[">WORKER", ">CORE", ">BUSY", ">GENERATION", ">SESSIONS", ">PKT/CALL", "CYCLES PER PACKET BY STAGE"]);
+    for worker in &now.workers {
+        let busy = worker.busy_ratio * 100.0;
+        let stages: Vec<String> = worker
+            .stages
+            .iter()
+            .filter(|stage| stage.packets > 0)
+            .map(|stage| format!("{} {:.0}", stage.name, stage.cycles_per_packet))
+            .collect();
+        let first = worker.stages.first().filter(|stage| stage.calls > 0);
+        let per_call = first.map_or(0.0, |stage| stage.packets as f64 / stage.calls as f64);
+        table.toned([
+            (worker.worker.to_string(), None),
+            (worker.core.to_string(), None),
+            (format!("{busy:.0} %"), (busy > 90.0).then_some(Tone::Warn)),
+            (worker.generation.to_string(), (worker.generation != now.generation).then_some(Tone::Warn)),
+            (thousands(worker.sessions), None),
+            (format!("{per_call:.1}"), None),
+            (stages.join("  "), None),
+        ]);
+    }
+    if table.is_empty() { String::new() } else { table.render(paint) }
+}
+
+fn reasons(
+    title: &'static str,
+    before: &[v1::ReasonCount],
+    now: &[v1::ReasonCount],
+    rates: Rates,
+    paint: Paint,
+) -> String {
+    let old: BTreeMap<&str, u64> = before.iter().map(|count| (count.reason.as_str(), count.packets)).collect();
+    let rate = |count: &v1::ReasonCount| rates.of(old.get(count.reason.as_str()).copied().unwrap_or(0), count.packets);
+    let mut counts: Vec<&v1::ReasonCount> = now.iter().filter(|count| count.packets > 0).collect();
+    counts.sort_by(|a, b| rate(b).total_cmp(&rate(a)).then(b.packets.cmp(&a.packets)));
+    let mut table = Table::new(&[title, "CLASS", ">PACKETS", ">PKT/S", "MEANING"]);
+    for count in counts {
+        let tone = match count.class.as_str() {
+            "error" => Some(Tone::Bad),
+            "congestion" => Some(Tone::Warn),
+            _ => None,
+        };
+        table.toned([
+            (count.reason.clone(), None),
+            (count.class.clone(), tone),
+            (thousands(count.packets), None),
+            (scaled(rate(count)), None),
+            (count.description.clone(), Some(Tone::Faint)),
+        ]);
+    }
+    if table.is_empty() { String::new() } else { table.render(paint) }
+}
+
+/// Rows of objects on one screen; `--json` has all of them.
+const OBJECTS: usize = 20;
+
+fn objects(before: &v1::StatsResponse, now: &v1::StatsResponse, rates: Rates, paint: Paint) -> String {
+    let old: BTreeMap<(&str, &str), &v1::ObjectCount> =
+        before.objects.iter().map(|count| ((count.kind.as_str(), count.name.as_str()), count)).collect();
+    let past = |count: &v1::ObjectCount, field: fn(&v1::ObjectCount) -> u64| {
+        old.get(&(count.kind.as_str(), count.name.as_str())).map_or(0, |count| field(count))
+    };
+    let rate = |count: &v1::ObjectCount| rates.of(past(count, |c| c.packets), count.packets);
+    let mut counts: Vec<&v1::ObjectCount> = now.objects.iter().filter(|count| count.packets > 0).collect();
+    counts.sort_by(|a, b| rate(b).total_cmp(&rate(a)).then(b.packets.cmp(&a.packets)));
+    let left_out = counts.len().saturating_sub(OBJECTS);
+    let mut table = Table::new(&["OBJECT", "NAME", ">PACKETS", ">PKT/S", ">BIT/S", ">DROPPED", ">DROP/S"]);
+    for count in counts.into_iter().take(OBJECTS) {
+        table.row([
+            count.kind.clone(),
+            count.name.clone(),
+            thousands(count.packets),
+            scaled(rate(count)),
+            scaled(rates.of(past(count, |c| c.bytes), count.bytes) * 8.0),
+            thousands(count.dropped),
+            scaled(rates.of(past(count, |c| c.dropped), count.dropped)),
+        ]);
+    }
+    if table.is_empty() {
+        return String::new();
+    }
+    let more = if left_out == 0 { String::new() } else { format!("and {left_out} more, see --json\n") };
+    table.render(paint) + &more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(uptime_ms: u64, packets: u64) -> v1::StatsResponse {
+        v1::StatsResponse {
+            node: "edge-1".into(),
+            version: 12,
+            generation: 5,
+            content_hash: "0123456789abcdef".into(),
+            uptime_ms,
+            ports: vec![v1::PortStats {
+                name: "wan".into(),
+                device: "auto:eth1".into(),
+                link_up: true,
+                rx_packets: packets,
+                rx_bytes: packets * 100,
+                ..v1::PortStats::default()
+            }],
+            workers: vec![v1::WorkerStats {
+                generation: 5,
+                busy_ratio: 0.25,
+                sessions: 1234,
+                stages: vec![v1::StageStats { name: "parse".into(), calls: 10, packets: 320, cycles_per_packet: 12.4 }],
+                ..v1::WorkerStats::default()
+            }],
+            drops: vec![v1::ReasonCount {
+                reason: "rule_denied".into(),
+                class: "policy".into(),
+                packets: packets / 2,
+                description: "a rule says deny".into(),
+            }],
+            objects: vec![v1::ObjectCount { kind: "rule".into(), name: "no-telnet".into(), packets, ..v1::ObjectCount::default() }],
+            conservation: Some(v1::Conservation { rx: packets, drops: packets, ..v1::Conservation::default() }),
+            ..v1::StatsResponse::default()
+        }
+    }
+
+    #[test]
+    fn the_first_screen_answers() {
+        let screen = render(&look(10_000, 1_000), &look(12_000, 5_000), Paint::PLAIN);
+        for part in [
+            "edge-1  healthy  version 12  generation 5  tables 0123456789ab  up 12 s",
+            "residue 0",
+            "wan   up      2.00 k     1.60 M",
+            "parse 12",
+            "rule_denied      policy    2,500  1.00 k  a rule says deny",
+            "rule    no-telnet    5,000  2.00 k",
+            "25 %",
+        ] {
+            assert!(screen.contains(part), "{part:?} is not in\n{screen}");
+        }
+    }
+
+    #[test]
+    fn trouble_is_said_first() {
+        let (before, mut now) = (look(10_000, 1_000), look(12_000, 5_000));
+        now.ports[0].link_up = false;
+        now.ports[0].device_rx_missed = 7;
+        now.workers[0].generation = 4;
+        now.conservation = Some(v1::Conservation { residue: -3, ..v1::Conservation::default() });
+        let screen = render(&before, &now, Paint::PLAIN);
+        for part in ["in trouble", "-3 packets unaccounted", "no link", "lost 7 packets", "runs generation 4, published is 5"] {
+            assert!(screen.contains(part), "{part:?} is not in\n{screen}");
+        }
+    }
+
+    #[test]
+    fn a_restart_between_two_looks_gives_no_absurd_rates() {
+        let screen = render(&look(90_000, 5_000), &look(1_000, 10), Paint::PLAIN);
+        assert!(screen.contains("wan"), "{screen}");
+        assert!(!screen.contains(" G"), "{screen}");
+    }
+}
