@@ -25,12 +25,14 @@ pub struct Budget {
     pub counters: u32,
     /// Policers.
     pub policers: u32,
+    /// Workers of the node. Buckets are not shared between workers yet, so more than one allows no policer in use.
+    pub workers: usize,
 }
 
 impl Default for Budget {
     /// 512 MiB, 1,024 lines (about 10,000 rules), 65,536 counters, 16,384 policers.
     fn default() -> Self {
-        Self { bytes: 512 << 20, rule_lines: 1024, counters: 1 << 16, policers: 1 << 14 }
+        Self { bytes: 512 << 20, rule_lines: 1024, counters: 1 << 16, policers: 1 << 14, workers: 1 }
     }
 }
 
@@ -68,6 +70,16 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
     let empty = Snapshot::default();
     let previous = previous.unwrap_or(&empty);
     check(tables)?;
+    if let Some(service) = tables.services.iter().find(|s| s.policer.is_some())
+        && budget.workers > 1
+    {
+        return Err(BuildError::Invalid {
+            object: format!("service {}", service.name),
+            field: "policer",
+            found: format!("a policer on a node with {} workers", budget.workers),
+            allowed: "one worker: buckets are not shared between workers in this release (set workers = [CORE])".into(),
+        });
+    }
     let mut snapshot = Snapshot {
         port_slots: previous.port_slots.next_generation(),
         counter_slots: previous.counter_slots.next_generation(),
@@ -92,10 +104,22 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
         })
         .collect();
     snapshot.services = Services::build(&tables.services, services);
+    snapshot.backends = backends(&snapshot.services, previous);
     policers(tables, &mut snapshot.policer_slots, &mut snapshot.policers, &mut counters, budget)?;
     snapshot.policer_names = tables.policers.iter().map(|p| p.name.clone()).collect();
     within_budget(&snapshot, tables, budget)?;
     Ok(snapshot)
+}
+
+/// Most backend addresses remembered beyond the current ones.
+const MAX_PAST_BACKENDS: usize = 1 << 16;
+
+fn backends(services: &Services, previous: &Snapshot) -> Vec<Addr> {
+    let past = previous.backends.iter().copied().take(MAX_PAST_BACKENDS);
+    let mut all: Vec<Addr> = services.iter().flat_map(Service::backends).map(|b| b.address).chain(past).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 fn within_budget(snapshot: &Snapshot, tables: &RuleTables, budget: &Budget) -> Result<(), BuildError> {

@@ -95,6 +95,8 @@ pub enum Fate {
     Drop(DropReason),
     /// Goes to the slow path.
     Punt(PuntReason),
+    /// Goes to the worker that owns its session.
+    HandOff(u8),
     /// Leaves on the egress port.
     Transmit,
 }
@@ -270,6 +272,7 @@ impl<B: PacketBuf> Burst<B> {
             match self.columns.fate[index] {
                 Fate::Transmit => ledger.transmit(packet, egress(out.interface).0),
                 Fate::Drop(reason) => ledger.drop(packet, reason),
+                Fate::HandOff(worker) => ledger.hand_off(packet, self.port, usize::from(worker)),
                 Fate::Punt(reason) => {
                     let (port, vlan, mtu) = match reason {
                         PuntReason::Neighbour => egress(out.interface),

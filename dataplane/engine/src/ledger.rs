@@ -48,6 +48,15 @@ pub struct Injected<B> {
     pub port: PortSlot,
 }
 
+/// A packet on its way to the worker that owns its session, as received.
+#[derive(Debug)]
+pub struct HandedOff<B> {
+    /// The packet.
+    pub packet: B,
+    /// Where it was received.
+    pub port: PortSlot,
+}
+
 /// A transmit queue and the packets that wait for the end of the turn (or for room in the driver).
 struct TxPort<K: Backend> {
     queue: K::Tx,
@@ -61,12 +70,21 @@ pub struct Ledger<K: Backend> {
     tx: [Option<TxPort<K>>; MAX_PORTS],
     punts: Producer<Punted<K::Buf>>,
     injects: Consumer<Injected<K::Buf>>,
+    /// By worker; `None` for oneself.
+    peers: Vec<Option<Producer<HandedOff<K::Buf>>>>,
 }
 
 impl<K: Backend> Ledger<K> {
     /// A ledger without ports.
     pub fn new(stats: Arc<ThreadStats>, punts: Producer<Punted<K::Buf>>, injects: Consumer<Injected<K::Buf>>) -> Self {
-        Self { stats, totals: Totals::default(), tx: std::array::from_fn(|_| None), punts, injects }
+        Self { stats, totals: Totals::default(), tx: std::array::from_fn(|_| None), punts, injects, peers: Vec::new() }
+    }
+
+    /// Connects it to the other workers, by their number.
+    #[must_use]
+    pub fn with_peers(mut self, peers: Vec<Option<Producer<HandedOff<K::Buf>>>>) -> Self {
+        self.peers = peers;
+        self
     }
 
     /// The counters it writes.
@@ -141,6 +159,25 @@ impl<K: Backend> Ledger<K> {
             }
             Err(rtrb::PushError::Full(punted)) => self.drop(punted.packet, DropReason::PuntQueueFull),
         }
+    }
+
+    /// Passes a packet to another worker.
+    pub fn hand_off(&mut self, packet: K::Buf, port: PortSlot, worker: usize) {
+        let Some(Some(peer)) = self.peers.get_mut(worker) else {
+            return self.drop(packet, DropReason::HandoffQueueFull);
+        };
+        match peer.push(HandedOff { packet, port }) {
+            Ok(()) => {
+                self.totals.given += 1;
+                self.stats.handed_off.add(1);
+            }
+            Err(rtrb::PushError::Full(handed)) => self.drop(handed.packet, DropReason::HandoffQueueFull),
+        }
+    }
+
+    /// Counts packets taken from another worker's ring.
+    pub fn taken(&mut self, packets: usize) {
+        self.totals.taken += packets as u64;
     }
 
     /// Queues what the slow path sent, at most `limit` packets; returns how many.

@@ -8,7 +8,7 @@ use crate::burst::Burst;
 use crate::ledger::{Backend, Ledger};
 use crate::ports::{PortFacts, PortSlot, UNTAGGED};
 use crate::snapshot::Snapshot;
-use crate::stage::{balance, finish, parse, route, rule, session};
+use crate::stage::{balance, finish, parse, route, rule, session, steer};
 use crate::stats::{STAGES, ThreadStats};
 use crate::table::neighbours::NeighbourTable;
 use crate::table::policer::Policer;
@@ -26,6 +26,8 @@ pub struct Pipeline {
     facts: PortFacts,
     stats: Arc<ThreadStats>,
     bursts: u32,
+    /// This worker's number and how many there are.
+    seat: (usize, usize),
 }
 
 /// Times stages of sampled bursts.
@@ -66,16 +68,24 @@ impl Pipeline {
         stats: Arc<ThreadStats>,
     ) -> Self {
         let policers = vec![Policer::EMPTY; policers].into_boxed_slice();
-        Self { sessions, policers, neighbours, facts, stats, bursts: 0 }
+        Self { sessions, policers, neighbours, facts, stats, bursts: 0, seat: (0, 1) }
     }
 
-    /// Takes one burst from receive to the ledger under one generation.
+    /// Makes it the pipeline of worker `me` of `workers`.
+    #[must_use]
+    pub fn with_seat(mut self, me: usize, workers: usize) -> Self {
+        self.seat = (me, workers);
+        self
+    }
+
+    /// Takes one burst from receive to the ledger under one generation. `handed` says that another worker passed it on: then it stays here.
     pub fn process<K: Backend>(
         &mut self,
         burst: &mut Burst<K::Buf>,
         snapshot: &Snapshot,
         generation: u64,
         now: u64,
+        handed: bool,
         ledger: &mut Ledger<K>,
     ) {
         const { assert!(STAGES.len() == 7) };
@@ -83,6 +93,10 @@ impl Pipeline {
         let mut clock = Clock::start(&self.stats, self.bursts.is_multiple_of(SAMPLE_EVERY));
         let packets = burst.len();
         parse::process(burst, snapshot, &self.facts);
+        let (me, workers) = self.seat;
+        if workers > 1 && !handed {
+            steer::process(burst, snapshot, me, workers);
+        }
         clock.stage(packets);
         let packets = burst.active.len();
         session::process(burst, snapshot, &self.sessions, now);

@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub(crate) own: Vec<Addr>,
     /// Directed broadcast addresses of connected IPv4 prefixes, sorted.
     pub(crate) broadcasts: Vec<Addr>,
+    /// Addresses of backends, sorted: of this generation and, because their sessions may live on, of earlier ones.
+    pub(crate) backends: Vec<Addr>,
     /// The rules.
     pub rules: Rules,
     /// The services.
@@ -199,6 +201,12 @@ impl Snapshot {
     #[inline]
     pub fn is_own(&self, addr: Addr) -> bool {
         self.own.binary_search(&addr).is_ok()
+    }
+
+    /// Whether packets from this address may be replies of a service's backend.
+    #[inline]
+    pub fn is_backend(&self, addr: Addr) -> bool {
+        self.backends.binary_search(&addr).is_ok()
     }
 
     /// Whether it is the directed broadcast address of a connected prefix.

@@ -190,6 +190,8 @@ pub struct ThreadStats {
     pub sessions: Counter,
     /// Sessions created since the start.
     pub sessions_created: Counter,
+    /// Packets handed to the worker that owns their session.
+    pub handed_off: Counter,
     /// ICMP errors not sent because of the rate limit.
     pub icmp_rate_limited: Counter,
     /// Packets that could not be made because the pool was empty.
@@ -213,6 +215,7 @@ impl ThreadStats {
             objects: (0..objects).map(|_| ObjectCounters::default()).collect(),
             sessions: Counter::default(),
             sessions_created: Counter::default(),
+            handed_off: Counter::default(),
             icmp_rate_limited: Counter::default(),
             originate_failed: Counter::default(),
             busy_ticks: Counter::default(),

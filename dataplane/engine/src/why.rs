@@ -83,7 +83,7 @@ impl From<Fate> for Verdict {
         match fate {
             Fate::Drop(reason) => Self::Dropped(reason),
             Fate::Punt(reason) => Self::Punted(reason),
-            Fate::Active | Fate::Transmit => Self::Forwarded,
+            Fate::Active | Fate::Transmit | Fate::HandOff(_) => Self::Forwarded,
         }
     }
 }

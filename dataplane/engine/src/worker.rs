@@ -7,7 +7,7 @@ use rtrb::{Consumer, Producer};
 use crate::burst::{BURST, Burst};
 use crate::flow::FlowKey;
 use crate::io::{PacketVec, RxQueue};
-use crate::ledger::{Backend, Ledger};
+use crate::ledger::{Backend, HandedOff, Ledger};
 use crate::pipeline::Pipeline;
 use crate::ports::PortSlot;
 use crate::reason::DropReason;
@@ -85,6 +85,8 @@ pub struct Worker<K: Backend> {
     commands: Consumer<Command<K>>,
     replies: Producer<Reply<K>>,
     page: Option<Box<SessionPage>>,
+    /// What the other workers hand over.
+    inbox: Vec<Consumer<HandedOff<K::Buf>>>,
 }
 
 impl<K: Backend> Worker<K> {
@@ -106,7 +108,15 @@ impl<K: Backend> Worker<K> {
             commands,
             replies,
             page: None,
+            inbox: Vec::new(),
         }
+    }
+
+    /// Connects it to the rings in which other workers hand packets over.
+    #[must_use]
+    pub fn with_inbox(mut self, inbox: Vec<Consumer<HandedOff<K::Buf>>>) -> Self {
+        self.inbox = inbox;
+        self
     }
 
     /// One turn at `now` nanoseconds: newest generation, commands, injected packets, one burst from every port.
@@ -116,6 +126,9 @@ impl<K: Backend> Worker<K> {
             self.between_bursts(now);
         }
         let mut packets = self.ledger.take_injected(INJECTS_PER_TURN);
+        for index in 0..self.inbox.len() {
+            packets += self.take_handed_off(index, now);
+        }
         for index in 0..self.ports.len() {
             packets += self.poll(index, now);
         }
@@ -141,6 +154,12 @@ impl<K: Backend> Worker<K> {
 
     /// Gives up what it holds; afterwards nothing is in flight here. Returns the queues of all ports.
     pub fn release(&mut self) -> Vec<(PortSlot, K::Rx, Option<K::Tx>)> {
+        for ring in &mut self.inbox {
+            while let Ok(handed) = ring.pop() {
+                self.ledger.taken(1);
+                self.ledger.drop(handed.packet, DropReason::Shutdown);
+            }
+        }
         self.ledger.release();
         let queues = self.ports.drain(..).map(|(port, rx)| (port, rx, self.ledger.detach(port))).collect();
         self.ledger.end_turn();
@@ -155,14 +174,33 @@ impl<K: Backend> Worker<K> {
             return 0;
         }
         self.ledger.received(port, &self.received);
-        self.burst.fill(port, &mut self.received);
-        let (snapshot, generation) = (self.reader.current(), self.reader.generation());
-        self.pipeline.process(&mut self.burst, snapshot, generation, now, &mut self.ledger);
+        self.process(port, now, false);
         // A queue that gave more than it was asked for: the rest must not be lost.
         for packet in self.received.drain(..) {
             self.ledger.drop(packet, DropReason::PortNotConfigured);
         }
         received
+    }
+
+    /// One burst of packets that another worker received on one port.
+    fn take_handed_off(&mut self, index: usize, now: u64) -> usize {
+        let Some(ring) = self.inbox.get_mut(index) else { return 0 };
+        let Ok(&HandedOff { port, .. }) = ring.peek() else { return 0 };
+        while self.received.len() < BURST && ring.peek().is_ok_and(|next| next.port == port) {
+            let Ok(handed) = ring.pop() else { break };
+            self.received.push(handed.packet);
+        }
+        let taken = self.received.len();
+        self.ledger.taken(taken);
+        self.process(port, now, true);
+        taken
+    }
+
+    #[inline]
+    fn process(&mut self, port: PortSlot, now: u64, handed: bool) {
+        self.burst.fill(port, &mut self.received);
+        let (snapshot, generation) = (self.reader.current(), self.reader.generation());
+        self.pipeline.process(&mut self.burst, snapshot, generation, now, handed, &mut self.ledger);
     }
 
     #[cold]

@@ -1,86 +1,14 @@
-//! A node on the memory backend does its work end to end: forward, resolve, balance, answer, police, and lose nothing.
-
+//! A node on the memory backend does its work end to end: resolve, balance both ways, deny, and lose nothing.
 #![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
 
 use std::net::IpAddr;
 
-use marchproxy_engine::io::Mac;
+use common::{CLIENT, SERVER, ip, tables};
 use marchproxy_engine::packet::{Packet, describe};
 use marchproxy_engine::reason::DropReason;
-use marchproxy_engine::tables::*;
 use marchproxy_engine::testkit::{Node, port_mac};
-
-const CLIENT: Mac = [2, 0, 0, 0, 0, 0x11];
-const SERVER: Mac = [2, 0, 0, 0, 0, 0x22];
-
-fn cidr(text: &str) -> Cidr {
-    let (addr, len) = text.split_once('/').unwrap();
-    Cidr { addr: addr.parse().unwrap(), len: len.parse().unwrap() }
-}
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-fn interface(name: &str, port: usize, vlan: Option<u16>, addresses: &[&str]) -> InterfaceSpec {
-    InterfaceSpec {
-        name: name.into(),
-        port,
-        vlan,
-        addresses: addresses.iter().map(|a| cidr(a)).collect(),
-        table: 0,
-        trust_dscp: true,
-    }
-}
-
-fn tables() -> RuleTables {
-    let port = |name: &str| PortSpec { name: name.into(), device: String::new(), mtu: 1500 };
-    let backend = |name: &str, address: &str| BackendSpec {
-        name: name.into(),
-        address: ip(address),
-        port: Some(8080),
-        weight: 1,
-        draining: false,
-    };
-    RuleTables {
-        ports: vec![port("lan"), port("wan")],
-        interfaces: vec![
-            interface("lan20", 0, Some(20), &["10.0.20.1/24", "fd00:20::1/64"]),
-            interface("wan0", 1, None, &["192.0.2.1/24", "2001:db8::1/64"]),
-        ],
-        rules: vec![
-            RuleSpec {
-                name: "no-telnet".into(),
-                priority: 1,
-                matches: RuleMatch {
-                    protocol: Some(6),
-                    dst_ports: vec![PortRange { first: 23, last: 23 }],
-                    ..RuleMatch::default()
-                },
-                action: RuleAction::Deny,
-                mark: None,
-            },
-            RuleSpec {
-                name: "rest".into(),
-                priority: 2,
-                matches: RuleMatch::default(),
-                action: RuleAction::Permit,
-                mark: Some(10),
-            },
-        ],
-        services: vec![ServiceSpec {
-            name: "web".into(),
-            addresses: vec![ip("203.0.113.10"), ip("2001:db8:1::10")],
-            protocol: ServiceProtocol::Tcp,
-            ports: vec![PortRange { first: 80, last: 80 }],
-            source_affinity: false,
-            backends: vec![backend("a", "10.0.20.11"), backend("b", "fd00:20::12")],
-            policer: None,
-            mark: None,
-        }],
-        ..RuleTables::default()
-    }
-}
 
 struct Lab {
     node: Node,
@@ -105,46 +33,43 @@ fn shown(sent: &[(String, Vec<u8>)]) -> Vec<String> {
     sent.iter().map(|(port, frame)| format!("{port}: {}", describe(frame))).collect()
 }
 
+/// The answer to a request for `neighbour`'s MAC address.
+fn answer(neighbour: IpAddr, own: IpAddr, mac: [u8; 6], node_mac: [u8; 6], vlan: Option<u16>) -> Vec<u8> {
+    let packet = Packet::eth(mac, node_mac);
+    let packet = if let Some(vlan) = vlan { packet.vlan(vlan) } else { packet };
+    match (neighbour, own) {
+        (IpAddr::V4(n), IpAddr::V4(own)) => packet.arp_reply(n, own).build(),
+        (IpAddr::V6(n), IpAddr::V6(own)) => {
+            packet.ipv6(n, own).neighbour_advertisement(n, 0x60).target_link_layer(mac).build()
+        }
+        _ => unreachable!("families differ"),
+    }
+}
+
 #[test]
 fn balances_both_ways_after_resolving() {
-    for (client, vip, backend, gateway) in [
-        ("192.0.2.7", "203.0.113.10", "10.0.20.11", "192.0.2.1"),
-        ("2001:db8::7", "2001:db8:1::10", "fd00:20::12", "2001:db8::1"),
+    for (client, vip, backends, own_lan, own_wan) in [
+        ("192.0.2.7", "203.0.113.10", "10.0.20.1", "10.0.20.1", "192.0.2.1"),
+        ("2001:db8::7", "2001:db8:1::10", "fd00:20::1", "fd00:20::1", "2001:db8::1"),
     ] {
         let mut lab = Lab::new();
         let (lan, wan) = (port_mac(0), port_mac(1));
-        let _ = gateway;
         let syn = Packet::eth(CLIENT, wan).ip(ip(client), ip(vip)).tcp(40_000, 80).flags(2).build();
         let sent = lab.step("wan", &syn);
         assert_eq!(sent.len(), 1, "{:?}", shown(&sent));
         assert_eq!(sent[0].0, "lan", "the backend is asked for first: {:?}", shown(&sent));
-        let answer = match (ip(backend), ip("10.0.20.1"), ip("fd00:20::1")) {
-            (IpAddr::V4(b), IpAddr::V4(own), _) => Packet::eth(SERVER, lan).vlan(20).arp_reply(b, own).build(),
-            (IpAddr::V6(b), _, IpAddr::V6(own)) => Packet::eth(SERVER, lan)
-                .vlan(20)
-                .ipv6(b, own)
-                .neighbour_advertisement(b, 0x60)
-                .nd_option(2, &SERVER)
-                .build(),
-            _ => unreachable!(),
-        };
-        let sent = lab.step("lan", &answer);
+        let asked = describe(&sent[0].1);
+        let backend = ip(&format!("{backends}{}", if asked.contains(&format!("{backends}1")) { 1 } else { 2 }));
+        let sent = lab.step("lan", answer(backend, ip(own_lan), SERVER, lan, Some(20)));
         assert_eq!(sent.len(), 1, "the held packet leaves: {:?}", shown(&sent));
         let text = describe(&sent[0].1);
-        assert!(text.contains(backend) && text.contains("8080"), "{text}");
-        let reply = Packet::eth(SERVER, lan).vlan(20).ip(ip(backend), ip(client)).tcp(8080, 40_000).flags(0x12).build();
+        assert!(text.contains(&backend.to_string()) && text.contains("8080"), "{text}");
+        let reply = Packet::eth(SERVER, lan).vlan(20).ip(backend, ip(client)).tcp(8080, 40_000).flags(0x12).build();
         let sent = lab.step("lan", &reply);
         assert_eq!(sent[0].0, "wan", "{:?}", shown(&sent));
-        let client_answer = match (ip(client), ip("192.0.2.1"), ip("2001:db8::1")) {
-            (IpAddr::V4(c), IpAddr::V4(own), _) => Packet::eth(CLIENT, wan).arp_reply(c, own).build(),
-            (IpAddr::V6(c), _, IpAddr::V6(own)) => {
-                Packet::eth(CLIENT, wan).ipv6(c, own).neighbour_advertisement(c, 0x60).nd_option(2, &CLIENT).build()
-            }
-            _ => unreachable!(),
-        };
-        let sent = lab.step("wan", &client_answer);
+        let sent = lab.step("wan", answer(ip(client), ip(own_wan), CLIENT, wan, None));
         let text = describe(&sent[0].1);
-        assert!(text.contains(vip) && text.contains("80"), "{text}");
+        assert!(text.contains(vip) && !text.contains("8080"), "{text}");
     }
 }
 

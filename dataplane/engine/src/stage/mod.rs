@@ -6,3 +6,4 @@ pub mod parse;
 pub mod route;
 pub mod rule;
 pub mod session;
+pub mod steer;

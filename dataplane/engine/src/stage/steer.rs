@@ -1,0 +1,47 @@
+//! steer: sends a packet to the worker that owns its session (only with several workers).
+//!
+//! Reads `head`, `key`. Ends lanes whose session another worker owns. NAT keeps the client's address and port, so both directions of a session
+//! show them: towards the service as source, from the backend as destination. Their hash names the owner, whatever queue the device
+//! chose, and nothing is shared to find it.
+
+use crate::burst::{Burst, Fate};
+use crate::flow::{Addr, FlowKey};
+use crate::hash::hash;
+use crate::io::PacketBuf;
+use crate::snapshot::Snapshot;
+
+/// Seed of the owner's choice ("SteerSds").
+const STEER_SEED: u64 = 0x5374_6565_7253_6473;
+
+/// Runs the stage for worker `me` of `workers`.
+pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, me: usize, workers: usize) {
+    for lane in burst.active.lanes() {
+        let (head, key) = (&burst.columns.head[lane.index()], &burst.columns.key[lane.index()]);
+        if !head.has_session() {
+            continue;
+        }
+        if let Some(owner) = owner(snapshot, key, workers)
+            && owner != me
+        {
+            burst.settle(lane, Fate::HandOff(owner as u8));
+        }
+    }
+}
+
+/// The worker that owns the session a tuple may belong to; `None` when no session can exist for it.
+#[inline]
+pub fn owner(snapshot: &Snapshot, key: &FlowKey, workers: usize) -> Option<usize> {
+    let client = if snapshot.services.is_address(key.dst) {
+        (key.src, key.sport)
+    } else if snapshot.is_backend(key.src) {
+        (key.dst, key.dport)
+    } else {
+        return None;
+    };
+    Some(of_client(client, key.protocol, workers))
+}
+
+fn of_client((address, port): (Addr, u16), protocol: u8, workers: usize) -> usize {
+    let words = [(address >> 64) as u64, address as u64, u64::from(protocol) << 16 | u64::from(port)];
+    (hash(STEER_SEED, &words) % workers.max(1) as u64) as usize
+}

@@ -1,0 +1,156 @@
+//! Two workers and a device that spreads packets at random: sessions work all the same, because packets reach their session's owner.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{CLIENT, SERVER, introductions, ip, tables};
+use marchproxy_engine::build::{Budget, build};
+use marchproxy_engine::io::PacketBuf;
+use marchproxy_engine::ledger::Ledger;
+use marchproxy_engine::memory::{Memory, MemoryBuf, MemoryPool, Wire};
+use marchproxy_engine::packet::{Packet, describe};
+use marchproxy_engine::pipeline::Pipeline;
+use marchproxy_engine::ports::PortFacts;
+use marchproxy_engine::slow::{SlowPath, WorkerLink};
+use marchproxy_engine::stats::{ThreadStats, Totals};
+use marchproxy_engine::table::neighbours::NeighbourTable;
+use marchproxy_engine::table::sessions::Sessions;
+use marchproxy_engine::tables::PolicerSpec;
+use marchproxy_engine::testkit::port_mac;
+use marchproxy_engine::worker::{Command, Worker};
+
+struct Pair {
+    workers: Vec<Worker<Memory>>,
+    slow: SlowPath<Memory>,
+    /// By worker, then port (lan, wan).
+    wires: Vec<[Wire; 2]>,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let snapshot = build(&tables(), None, &Budget { workers: 2, ..Budget::default() }).unwrap();
+        let slots: Vec<_> = snapshot.ports().map(|(slot, _)| slot).collect();
+        let (_publisher, mut readers) = marchproxy_rcu::channel(snapshot, 3);
+        let (facts, neighbours) = (PortFacts::default(), NeighbourTable::default());
+        for (index, &slot) in slots.iter().enumerate() {
+            facts.set_mac(slot, port_mac(index));
+        }
+        let (one_out, one_in) = rtrb::RingBuffer::new(256);
+        let (two_out, two_in) = rtrb::RingBuffer::new(256);
+        let peers = [vec![None, Some(one_out)], vec![Some(two_out), None]];
+        let (mut workers, mut links, mut wires) = (Vec::new(), Vec::new(), Vec::new());
+        for ((me, peers), inbox) in peers.into_iter().enumerate().zip([two_in, one_in]) {
+            let (punts_in, punts) = rtrb::RingBuffer::new(256);
+            let (injects, injects_out) = rtrb::RingBuffer::new(256);
+            let (mut commands, commands_out) = rtrb::RingBuffer::new(8);
+            let (replies_in, _replies) = rtrb::RingBuffer::new(8);
+            let stats = Arc::new(ThreadStats::new(1 << 10));
+            let sessions = Sessions::heap(1024, 1);
+            let pipeline =
+                Pipeline::new(sessions, 0, neighbours.clone(), facts.clone(), stats.clone()).with_seat(me, 2);
+            let ledger = Ledger::new(stats, punts_in, injects_out).with_peers(peers);
+            let reader = readers.pop().unwrap();
+            let mut worker = Worker::new(reader, pipeline, ledger, commands_out, replies_in).with_inbox(vec![inbox]);
+            let mine = [0, 1].map(|port| {
+                let (wire, rx, tx) = Wire::new(1024);
+                let _ = commands.push(Command::AddPort { port: slots[port], rx, tx });
+                wire
+            });
+            worker.turn(0);
+            worker.turn(0);
+            wires.push(mine);
+            links.push(WorkerLink { punts, injects });
+            workers.push(worker);
+        }
+        let stats = Arc::new(ThreadStats::new(0));
+        let slow = SlowPath::new(readers.pop().unwrap(), links, MemoryPool, neighbours, facts, stats);
+        Self { workers, slow, wires }
+    }
+
+    fn run(&mut self) {
+        for _ in 0..8 {
+            for worker in &mut self.workers {
+                worker.turn(1);
+            }
+            self.slow.turn(1);
+        }
+        assert_eq!(self.totals().residue(), 0);
+        assert_eq!(self.totals().given, self.totals().taken, "nothing stays in a ring");
+    }
+
+    fn totals(&self) -> Totals {
+        let sum = self.workers.iter().fold(Totals::default(), |sum, w| sum.plus(&w.stats().totals.read()));
+        sum.plus(&self.slow.stats().totals.read())
+    }
+
+    fn sent(&self, port: usize) -> Vec<Vec<u8>> {
+        self.wires.iter().flat_map(|w| w[port].take()).map(|p| p.data().to_vec()).collect()
+    }
+}
+
+#[test]
+fn replies_on_any_queue_find_their_session() {
+    let mut pair = Pair::new();
+    for (n, (port, frame)) in introductions().into_iter().enumerate() {
+        pair.wires[n % 2][usize::from(port == "wan")].put(MemoryBuf::new(&frame));
+    }
+    pair.run();
+    assert_eq!(pair.sent(0).len() + pair.sent(1).len(), 6);
+    for (client, vip) in [("192.0.2.7", "203.0.113.10"), ("2001:db8::7", "2001:db8:1::10")] {
+        for n in 0..100u16 {
+            let syn = Packet::eth(CLIENT, port_mac(1)).ip(ip(client), ip(vip)).tcp(1000 + n, 80).flags(2).build();
+            pair.wires[usize::from(n % 3 == 0)][1].put(MemoryBuf::new(&syn));
+        }
+        pair.run();
+        let forwarded = pair.sent(0);
+        assert_eq!(forwarded.len(), 100);
+        for (n, frame) in forwarded.iter().enumerate() {
+            // Turn the packet round as the backend would, and let it come in on the other worker's queue half of the time.
+            let text = describe(frame);
+            let backend = ["10.0.20.11", "10.0.20.12", "fd00:20::11", "fd00:20::12"]
+                .into_iter()
+                .find(|b| {
+                    text.contains(&format!("{b}.8080")) || text.contains(&format!("{b}:8080")) || text.contains(b)
+                })
+                .unwrap();
+            let l4 = if client.contains(':') { 58 } else { 38 };
+            let cport = u16::from_be_bytes([frame[l4], frame[l4 + 1]]);
+            let reply = Packet::eth(SERVER, port_mac(0))
+                .vlan(20)
+                .ip(ip(backend), ip(client))
+                .tcp(8080, cport)
+                .flags(0x12)
+                .build();
+            pair.wires[n % 2][0].put(MemoryBuf::new(&reply));
+        }
+        pair.run();
+        let replies = pair.sent(1);
+        assert_eq!(replies.len(), 100);
+        assert!(replies.iter().all(|frame| describe(frame).contains(vip)), "{}", describe(&replies[0]));
+    }
+    let handed: Vec<_> = pair.workers.iter().map(|w| w.stats().handed_off.value()).collect();
+    assert!(handed.iter().all(|&n| n > 50), "both workers handed packets over: {handed:?}");
+    let sessions: Vec<_> = pair.workers.iter().map(|w| w.pipeline().sessions.len()).collect();
+    assert_eq!(sessions.iter().sum::<usize>(), 200);
+}
+
+#[test]
+fn a_policer_in_use_wants_one_worker() {
+    let mut tables = tables();
+    tables.policers.push(PolicerSpec {
+        name: "p".into(),
+        cir_kbps: 1,
+        cbs_bytes: 1500,
+        ebs_bytes: 0,
+        on_green: marchproxy_engine::tables::PolicerAction::Pass,
+        on_yellow: marchproxy_engine::tables::PolicerAction::Pass,
+        on_red: marchproxy_engine::tables::PolicerAction::Drop,
+    });
+    assert!(build(&tables, None, &Budget { workers: 2, ..Budget::default() }).is_ok());
+    tables.services[0].policer = Some(0);
+    let error = build(&tables, None, &Budget { workers: 2, ..Budget::default() }).unwrap_err().to_string();
+    assert!(error.contains("service web") && error.contains("policer") && error.contains("2 workers"), "{error}");
+    assert!(build(&tables, None, &Budget::default()).is_ok());
+}
