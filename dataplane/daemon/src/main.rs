@@ -1,4 +1,67 @@
-//! `marchproxy-dataplane`.
+//! `marchproxy-dataplane`: see `--help`, and `dataplane/README.md`.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use marchproxy_dataplane::cli::Arguments;
+use marchproxy_dataplane::config::{Config, LogLevel};
+use marchproxy_dataplane::doctor::{self, Level};
+use marchproxy_dataplane::{daemon, metrics};
+use tracing::level_filters::LevelFilter;
+
+/// The node can't start as it is configured, or as the host is.
+const REFUSED: u8 = 1;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.metrics_dictionary {
+        print!("{}", metrics::dictionary());
+        return ExitCode::SUCCESS;
+    }
+    let config = match Config::load(arguments.config.as_deref(), &arguments.overrides()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("marchproxy-dataplane: {error}");
+            return ExitCode::from(REFUSED);
+        }
+    };
+    if arguments.check {
+        return report(&config);
+    }
+    log_to_stderr(config.log);
+    match daemon::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::from(REFUSED)
+        }
+    }
+}
+
+fn report(config: &Config) -> ExitCode {
+    let findings = doctor::check(config);
+    for finding in &findings {
+        println!("{finding}");
+    }
+    let refused = findings.iter().any(|finding| finding.level == Level::Fail);
+    println!("{}", if refused { "the node would not start" } else { "the node would start" });
+    ExitCode::from(if refused { REFUSED } else { 0 })
+}
+
+fn log_to_stderr(level: LogLevel) {
+    let filter = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(filter)
+        .with_target(false)
+        .with_ansi(terminal)
+        .init();
+}

@@ -51,6 +51,11 @@ impl SharedState {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The file of last good tables is not used.
+    pub fn refuse_last_good(&self, reason: String) {
+        self.update(|state| state.last_good = LastGoodState::Refused { reason });
+    }
+
     /// Changes it.
     pub(super) fn update(&self, change: impl FnOnce(&mut AgentState)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));

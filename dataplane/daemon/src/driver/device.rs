@@ -137,7 +137,8 @@ pub fn checked_devices(tables: &RuleTables) -> Result<Vec<Device>, String> {
 }
 
 impl Device {
-    fn clashes(&self, other: &Device) -> bool {
+    /// Whether both are one device.
+    pub fn clashes(&self, other: &Device) -> bool {
         match (self, other) {
             (Self::Pci(a), Self::Pci(b)) => a == b,
             (Self::Vdev { name: a, interface: x, .. }, Self::Vdev { name: b, interface: y, .. }) => {

@@ -1,5 +1,66 @@
 //! Devices: how the document names them, and the backends that drive them.
 
 mod device;
+#[cfg(feature = "dpdk")]
+mod dpdk;
+mod none;
+
+use marchproxy_engine::io::Mac;
+use marchproxy_engine::ledger::Backend;
+use marchproxy_engine::tables::PortSpec;
 
 pub use device::{Device, DeviceError, checked_devices};
+#[cfg(feature = "dpdk")]
+pub use dpdk::DpdkDriver;
+pub use none::NoDriver;
+
+/// A packet backend as the daemon uses it: opens devices, gives every worker its queues.
+pub trait Driver: Send + Sync + 'static {
+    /// The types it gives the engine.
+    type Backend: Backend;
+    /// An open device.
+    type Port: OpenPort;
+    /// Held by a thread that moves packets, for as long as it does. Need not be `Send`.
+    type Guard;
+
+    /// The name shown to people: `dpdk`.
+    fn name(&self) -> &'static str;
+    /// Called by every worker and the slow path on their own (pinned) thread.
+    fn enter_thread(&self) -> Result<Self::Guard, String>;
+    /// Packets for the slow path.
+    fn pool(&self) -> <Self::Backend as Backend>::Pool;
+    /// Opens a device with `queues` pairs of queues. The error names device and reason; nothing is left open then.
+    fn open(&self, spec: &PortSpec, device: &Device, queues: u16) -> Result<Opened<Self>, String>;
+}
+
+/// A device that was just opened.
+pub struct Opened<D: Driver + ?Sized> {
+    /// The handle by which it is closed.
+    pub port: D::Port,
+    /// One pair per worker.
+    pub queues: Vec<QueuePair<D>>,
+}
+
+/// A worker's queues of one port.
+pub type QueuePair<D> = (<<D as Driver>::Backend as Backend>::Rx, <<D as Driver>::Backend as Backend>::Tx);
+
+/// An open device. It closes when dropped; its queues must be gone by then.
+pub trait OpenPort: Send + 'static {
+    /// Its address.
+    fn mac(&self) -> Mac;
+    /// What it says of itself; may ask the hardware.
+    fn health(&self) -> PortHealth;
+}
+
+/// What a device says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortHealth {
+    /// Whether packets can pass.
+    pub link_up: bool,
+    /// Dropped before we saw them: no free descriptor, no free buffer.
+    pub rx_missed: u64,
+    /// Received broken.
+    pub rx_errors: u64,
+    /// Accepted and not sent.
+    pub tx_errors: u64,
+}

@@ -1,0 +1,213 @@
+//! The builder thread: builds snapshots off the workers, opens and closes devices, publishes, waits until all workers moved on.
+//!
+//! A push either happens or leaves everything as it was: the snapshot is built and new devices are opened before anything
+//! running is touched, and a running port that had to stop is started again when its successor fails.
+
+use std::sync::mpsc;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use marchproxy_engine::tables::RuleTables;
+use marchproxy_engine::{Budget, Snapshot, build};
+use marchproxy_rcu::Publisher;
+use tokio::sync::oneshot;
+
+use super::Shared;
+use super::plan::{Place, Plan, plan};
+use crate::driver::{Device, Driver, Opened, checked_devices};
+use crate::kernel::check_addresses;
+use crate::runtime::{Applied, Push};
+use crate::topology::node_of_device;
+
+/// Workers look at the generation every turn, and sleep 64 us at most.
+const SETTLE: Duration = Duration::from_secs(2);
+/// Readers that are no workers (slow path, observers) may hold an old generation a little longer.
+const RECLAIM: Duration = Duration::from_millis(20);
+
+/// Something for the builder to do.
+pub(super) enum Job {
+    /// Run these tables.
+    Push(Push, oneshot::Sender<Result<Applied, String>>),
+    /// End; answers when the builder touches nothing any more.
+    Stop,
+}
+
+/// The builder.
+pub(super) struct Builder<D: Driver> {
+    pub(super) publisher: Publisher<Snapshot>,
+    pub(super) shared: Arc<Shared<D>>,
+    pub(super) budget: Budget,
+}
+
+impl<D: Driver> Builder<D> {
+    /// Works until it is told to stop or nobody can tell it anything.
+    pub(super) fn run(mut self, jobs: &mpsc::Receiver<Job>) {
+        loop {
+            match jobs.recv_timeout(Duration::from_secs(1)) {
+                Ok(Job::Push(push, answer)) => {
+                    let result = self.push(&push);
+                    if answer.send(result).is_err() {
+                        tracing::debug!("nobody waits for the answer to version {}", push.version);
+                    }
+                    self.reclaim();
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => drop(self.publisher.reclaim()),
+                Ok(Job::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn push(&mut self, push: &Push) -> Result<Applied, String> {
+        let Some(tables) = &push.tables else {
+            self.note(push, self.publisher.generation(), true);
+            return Ok(Applied {
+                generation: self.publisher.generation(),
+                build_us: 0,
+                settle_us: micros(push.received.elapsed()),
+            });
+        };
+        self.check(tables)?;
+        let start = Instant::now();
+        let snapshot =
+            build(tables, Some(self.publisher.current()), &self.budget).map_err(|error| error.to_string())?;
+        let build_us = micros(start.elapsed());
+        let plan = self.plan(&snapshot, push.allow_port_restart)?;
+        self.bring_up(&plan)?;
+        let objects = self.shared.objects.next(&snapshot, &self.shared.threads());
+        let generation = self.publisher.publish(snapshot);
+        self.shared.objects.replace(objects);
+        self.note(push, generation, false);
+        self.settle(generation)?;
+        let settle_us = micros(push.received.elapsed());
+        self.note(push, generation, true);
+        for place in &plan.close {
+            // The push happened; a device that does not close is no reason to call it refused.
+            if let Err(error) = self.shared.ports.close(place) {
+                tracing::error!("port {}: {error}", place.spec.name);
+            }
+        }
+        Ok(Applied { generation, build_us, settle_us })
+    }
+
+    /// What is wrong whatever the engine makes of it.
+    fn check(&self, tables: &RuleTables) -> Result<(), String> {
+        let devices = checked_devices(tables)?;
+        check_addresses(tables)?;
+        for (spec, device) in tables.ports.iter().zip(&devices) {
+            self.check_socket(&spec.name, device)?;
+        }
+        Ok(())
+    }
+
+    /// A port on another socket than every worker: refused when the cores were named, remarked upon when they were chosen.
+    fn check_socket(&self, name: &str, device: &Device) -> Result<(), String> {
+        let place = &self.shared.place;
+        let Some(socket) = node_of_device(device).and_then(|node| place.machine.socket_of_node(node)) else {
+            return Ok(());
+        };
+        let workers: Vec<usize> = self.shared.workers.iter().map(|worker| worker.core.socket).collect();
+        if workers.contains(&socket) {
+            return Ok(());
+        }
+        let found = format!("port {name}: device is on socket {socket}, the workers run on socket(s) {workers:?}");
+        if place.named && !place.force_remote {
+            return Err(format!(
+                "{found}; name cores of socket {socket} in `workers`, or set force_remote_cores = true"
+            ));
+        }
+        tracing::warn!("{found}: every packet crosses the sockets; a restart of the daemon chooses cores anew");
+        Ok(())
+    }
+
+    fn plan(&self, snapshot: &Snapshot, allow_restart: bool) -> Result<Plan, String> {
+        let wanted: Vec<Place> = snapshot.ports().map(|(slot, spec)| Place { slot, spec: spec.clone() }).collect();
+        let same = |a: &str, b: &str| match (a.parse::<Device>(), b.parse::<Device>()) {
+            (Ok(a), Ok(b)) => a.clashes(&b),
+            _ => false,
+        };
+        plan(&self.shared.ports.running(), &wanted, allow_restart, same)
+    }
+
+    /// Opens what is new. On failure everything is as before.
+    fn bring_up(&self, plan: &Plan) -> Result<(), String> {
+        let ports = &self.shared.ports;
+        let fresh = self.open_all(&plan.open)?;
+        let mut stopped = Vec::new();
+        for place in &plan.stop_first {
+            if let Err(error) = ports.close(place) {
+                return Err(self.back(&stopped, error));
+            }
+            stopped.push(place.clone());
+        }
+        let successors = self.open_all(&plan.open_after_stop).map_err(|error| self.back(&stopped, error))?;
+        for (place, opened) in fresh.into_iter().chain(successors) {
+            ports.attach(&place, opened)?;
+        }
+        Ok(())
+    }
+
+    /// All of them or none: what was opened closes again when it is dropped.
+    fn open_all(&self, places: &[Place]) -> Result<Vec<(Place, Opened<D>)>, String> {
+        places.iter().map(|place| Ok((place.clone(), self.shared.ports.open(place)?))).collect()
+    }
+
+    /// Starts the ports again that stopped for a push that failed.
+    fn back(&self, stopped: &[Place], mut reason: String) -> String {
+        for place in stopped {
+            let again = self.shared.ports.open(place).and_then(|opened| self.shared.ports.attach(place, opened));
+            if let Err(error) = again {
+                tracing::error!("port {} is down: {error}", place.spec.name);
+                reason = format!("{reason}; and port {} could not be started again: {error}", place.spec.name);
+            }
+        }
+        reason
+    }
+
+    /// Waits until every worker runs the generation.
+    fn settle(&self, generation: u64) -> Result<(), String> {
+        let start = Instant::now();
+        loop {
+            let late: Vec<usize> = self.late(generation);
+            if late.is_empty() {
+                return Ok(());
+            }
+            if start.elapsed() > SETTLE {
+                return Err(format!(
+                    "generation {generation} is published, but worker(s) {late:?} do not run it after {} s",
+                    SETTLE.as_secs()
+                ));
+            }
+            std::thread::sleep(Duration::from_micros(10));
+        }
+    }
+
+    fn late(&self, generation: u64) -> Vec<usize> {
+        let workers = self.shared.workers.len();
+        let seen = self.publisher.seen().take(workers).enumerate();
+        seen.filter(|(_, seen)| *seen < generation).map(|(number, _)| number).collect()
+    }
+
+    fn note(&self, push: &Push, generation: u64, settled: bool) {
+        let mut running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.version = push.version;
+        running.content_hash.clone_from(&push.content_hash);
+        running.generation = generation;
+        running.settled = settled;
+    }
+
+    /// Frees old generations here, never on a worker.
+    fn reclaim(&mut self) {
+        let start = Instant::now();
+        loop {
+            self.shared.observer.lock().unwrap_or_else(PoisonError::into_inner).refresh();
+            if self.publisher.reclaim() == 0 || start.elapsed() > RECLAIM {
+                return;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,164 @@
+//! The node: workers, slow path, builder and what they share. To the agent it is a [`Runtime`].
+
+mod builder;
+mod idle;
+mod line;
+mod objects;
+mod plan;
+mod ports;
+mod query;
+mod start;
+mod stats;
+mod worker;
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use marchproxy_engine::Snapshot;
+use marchproxy_engine::stats::ThreadStats;
+use marchproxy_proto::v1;
+use marchproxy_rcu::Reader;
+use tokio::sync::oneshot;
+
+use self::builder::Job;
+use self::line::Line;
+use self::objects::Objects;
+use self::ports::Ports;
+use self::stats::BusyWindow;
+use self::worker::{NeighbourQuestion, StopSigns, WorkerShared};
+use crate::driver::Driver;
+use crate::runtime::{Applied, Push, Running, Runtime};
+use crate::topology::Machine;
+
+pub use start::{Settings, StartError};
+
+/// How long a thread may take to give up what it holds.
+const RELEASE: Duration = Duration::from_secs(2);
+
+/// Where the workers are, for ports that come later.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// The machine.
+    pub machine: Machine,
+    /// The cores were named by the configuration.
+    pub named: bool,
+    /// Remote cores are allowed.
+    pub force_remote: bool,
+}
+
+/// What the node's threads share.
+pub(crate) struct Shared<D: Driver> {
+    driver: Arc<D>,
+    place: Place,
+    workers: Vec<WorkerShared>,
+    slow_stats: Arc<ThreadStats>,
+    lines: Arc<[Line<D::Backend>]>,
+    ports: Ports<D>,
+    objects: Objects,
+    /// Written by the builder.
+    running: Mutex<Running>,
+    /// A reader for questions; the builder moves it on, so that it never keeps an old generation alive.
+    observer: Mutex<Reader<Snapshot>>,
+    slow_path: Mutex<mpsc::Sender<NeighbourQuestion>>,
+    busy: BusyWindow,
+    started: Instant,
+}
+
+impl<D: Driver> Shared<D> {
+    fn threads(&self) -> Vec<Arc<ThreadStats>> {
+        self.workers.iter().map(|worker| worker.stats.clone()).chain([self.slow_stats.clone()]).collect()
+    }
+}
+
+/// The threads, for the end.
+struct Threads {
+    workers: Vec<JoinHandle<()>>,
+    slow_path: JoinHandle<()>,
+    builder: JoinHandle<()>,
+    released: mpsc::Receiver<()>,
+}
+
+/// A running node.
+pub struct Node<D: Driver> {
+    shared: Arc<Shared<D>>,
+    jobs: Mutex<mpsc::Sender<Job>>,
+    signs: Arc<StopSigns>,
+    threads: Mutex<Option<Threads>>,
+}
+
+impl<D: Driver> Node<D> {
+    /// Stops receiving, gives up what is held, sends what can be sent, closes the ports. Returns the last conservation terms.
+    /// A second call only returns them.
+    pub fn stop(&self) -> v1::Conservation {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(threads) = threads {
+            self.stop_threads(threads);
+            self.shared.ports.close_all();
+        }
+        self.shared.conservation()
+    }
+
+    fn stop_threads(&self, threads: Threads) {
+        let _ = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(Job::Stop);
+        join(threads.builder, "builder");
+        self.signs.workers.store(true, Ordering::Release);
+        let deadline = Instant::now() + RELEASE;
+        for _ in &threads.workers {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if threads.released.recv_timeout(left).is_err() {
+                tracing::error!("a worker did not give up its ports within {} s", RELEASE.as_secs());
+            }
+        }
+        self.signs.slow_path.store(true, Ordering::Release);
+        join(threads.slow_path, "slow path");
+        self.signs.all.store(true, Ordering::Release);
+        for worker in threads.workers {
+            join(worker, "worker");
+        }
+    }
+}
+
+fn join(thread: JoinHandle<()>, name: &str) {
+    if thread.join().is_err() {
+        tracing::error!("the {name} thread ended in a panic; please report this");
+    }
+}
+
+impl<D: Driver> Runtime for Node<D> {
+    fn backend(&self) -> &'static str {
+        self.shared.driver.name()
+    }
+
+    fn workers(&self) -> u32 {
+        self.shared.workers.len() as u32
+    }
+
+    fn running(&self) -> Running {
+        self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn apply(&self, push: Push) -> oneshot::Receiver<Result<Applied, String>> {
+        let (sender, receiver) = oneshot::channel();
+        // A builder that is gone drops the sender, and the receiver says so.
+        let _ = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(Job::Push(push, sender));
+        receiver
+    }
+
+    fn stats(&self) -> v1::StatsResponse {
+        self.shared.stats()
+    }
+
+    fn why(&self, request: &v1::WhyRequest) -> Result<v1::WhyResponse, String> {
+        self.shared.why(request)
+    }
+
+    fn sessions(&self, request: &v1::SessionsRequest) -> Result<v1::SessionsResponse, String> {
+        self.shared.sessions(request)
+    }
+
+    fn neighbours(&self, request: &v1::NeighboursRequest) -> Result<v1::NeighboursResponse, String> {
+        self.shared.neighbours(request)
+    }
+}

@@ -1,0 +1,102 @@
+//! The open devices of a node: opened and closed by the builder alone, looked at by whoever shows counters.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use marchproxy_engine::ports::PortFacts;
+
+use super::line::Line;
+use super::plan::Place;
+use crate::driver::{Device, Driver, OpenPort, Opened, PortHealth};
+
+/// An open port.
+struct Entry<P> {
+    place: Place,
+    port: P,
+}
+
+/// All of them.
+pub(super) struct Ports<D: Driver> {
+    driver: Arc<D>,
+    facts: PortFacts,
+    lines: Arc<[Line<D::Backend>]>,
+    open: Mutex<Vec<Entry<D::Port>>>,
+}
+
+impl<D: Driver> Ports<D> {
+    pub(super) fn new(driver: Arc<D>, facts: PortFacts, lines: Arc<[Line<D::Backend>]>) -> Self {
+        Self { driver, facts, lines, open: Mutex::default() }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Vec<Entry<D::Port>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What runs.
+    pub(super) fn running(&self) -> Vec<Place> {
+        self.entries().iter().map(|entry| entry.place.clone()).collect()
+    }
+
+    /// What runs, with MAC address and health of the device.
+    pub(super) fn health(&self) -> Vec<(Place, [u8; 6], PortHealth)> {
+        self.entries().iter().map(|entry| (entry.place.clone(), entry.port.mac(), entry.port.health())).collect()
+    }
+
+    /// Opens a device without giving it to anybody yet.
+    pub(super) fn open(&self, place: &Place) -> Result<Opened<D>, String> {
+        let device: Device = place.spec.device.parse().map_err(|error| format!("port {}: {error}", place.spec.name))?;
+        device.check_interface().map_err(|error| format!("port {}: {error}", place.spec.name))?;
+        let opened = self.driver.open(&place.spec, &device, self.lines.len() as u16)?;
+        if opened.queues.len() != self.lines.len() {
+            let (found, allowed) = (opened.queues.len(), self.lines.len());
+            return Err(format!(
+                "port {}: {found} pairs of queues, allowed: {allowed}, one per worker",
+                place.spec.name
+            ));
+        }
+        Ok(opened)
+    }
+
+    /// Gives an open device to the workers: from now on it is polled.
+    pub(super) fn attach(&self, place: &Place, opened: Opened<D>) -> Result<(), String> {
+        let Opened { port, queues } = opened;
+        self.facts.set_mac(place.slot, port.mac());
+        let mac = port.mac();
+        self.entries().push(Entry { place: place.clone(), port });
+        for (number, (line, (rx, tx))) in self.lines.iter().zip(queues).enumerate() {
+            line.add_port(place.slot, rx, tx).map_err(|silent| format!("worker {number}: {silent}"))?;
+        }
+        tracing::info!(
+            "port {}: {} open, address {}, MTU {}",
+            place.spec.name,
+            place.spec.device,
+            format_mac(mac),
+            place.spec.mtu
+        );
+        Ok(())
+    }
+
+    /// Takes a port from the workers and closes its device.
+    pub(super) fn close(&self, place: &Place) -> Result<(), String> {
+        for (number, line) in self.lines.iter().enumerate() {
+            line.remove_port(place.slot).map_err(|silent| format!("worker {number}: {silent}"))?;
+        }
+        let mut entries = self.entries();
+        let closed = entries.iter().position(|entry| entry.place == *place).map(|at| entries.remove(at));
+        drop(entries);
+        // Closing may wait for the hardware: not under the lock.
+        drop(closed);
+        tracing::info!("port {}: {} closed", place.spec.name, place.spec.device);
+        Ok(())
+    }
+
+    /// Closes everything; the workers gave their queues up.
+    pub(super) fn close_all(&self) {
+        let all = std::mem::take(&mut *self.entries());
+        drop(all);
+    }
+}
+
+/// `02:4d:50:00:00:01`.
+pub(super) fn format_mac(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}

@@ -1,0 +1,188 @@
+//! What the node counts, put together for `stats` and the metrics.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use marchproxy_engine::reason::{ConsumeReason, DropReason, PuntReason};
+use marchproxy_engine::stats::{STAGES, ThreadStats, Totals};
+use marchproxy_proto::v1;
+
+use super::Shared;
+use super::ports::format_mac;
+use super::worker::WorkerShared;
+use crate::driver::Driver;
+use crate::groups::hex;
+
+/// Busy ratios are over at least this long, so that several askers do not shorten each other's windows.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// Busy and all ticks of every worker at two moments.
+#[derive(Debug)]
+pub(super) struct BusyWindow(Mutex<(Sample, Sample)>);
+
+#[derive(Clone, Debug)]
+struct Sample {
+    at: Instant,
+    ticks: Vec<(u64, u64)>,
+}
+
+impl BusyWindow {
+    pub(super) fn new(workers: usize) -> Self {
+        let sample = Sample { at: Instant::now(), ticks: vec![(0, 0); workers] };
+        Self(Mutex::new((sample.clone(), sample)))
+    }
+
+    /// Ratio per worker over the last second or two.
+    fn ratios(&self, workers: &[WorkerShared]) -> Vec<f64> {
+        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if window.1.at.elapsed() >= WINDOW {
+            let ticks = workers.iter().map(ticks).collect();
+            window.0 = std::mem::replace(&mut window.1, Sample { at: Instant::now(), ticks });
+        }
+        let ratio = |(worker, before): (&WorkerShared, &(u64, u64))| {
+            let (busy, all) = ticks(worker);
+            let all = all.saturating_sub(before.1);
+            if all == 0 { 0.0 } else { busy.saturating_sub(before.0) as f64 / all as f64 }
+        };
+        workers.iter().zip(&window.0.ticks).map(ratio).collect()
+    }
+}
+
+fn ticks(worker: &WorkerShared) -> (u64, u64) {
+    (worker.stats.busy_ticks.value(), worker.stats.all_ticks.value())
+}
+
+impl<D: Driver> Shared<D> {
+    /// Everything. `held` counts the packets inside rings between the node's threads.
+    pub(super) fn stats(&self) -> v1::StatsResponse {
+        let threads = self.threads();
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        v1::StatsResponse {
+            node: String::new(),
+            version: running.version,
+            generation: running.generation,
+            content_hash: hex(&running.content_hash),
+            at: Some(SystemTime::now().into()),
+            ports: self.port_stats(),
+            workers: self.worker_stats(),
+            drops: counted(
+                DropReason::ALL,
+                &threads,
+                |stats, reason| stats.drops[reason.index()].value(),
+                |reason| (reason.label(), reason.class().label(), reason.describe()),
+            ),
+            punts: counted(
+                PuntReason::ALL,
+                &threads,
+                |stats, reason| stats.punts[reason.index()].value(),
+                |reason| (reason.label(), "", reason.describe()),
+            ),
+            consumed: counted(
+                ConsumeReason::ALL,
+                &threads,
+                |stats, reason| stats.consumed[reason.index()].value(),
+                |reason| (reason.label(), "", reason.describe()),
+            ),
+            objects: self.object_counts(),
+            conservation: Some(self.conservation()),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// The law's terms. Each thread's are read whole, so the residue is exact while packets move.
+    pub(super) fn conservation(&self) -> v1::Conservation {
+        let threads = self.threads();
+        let sum = threads.iter().fold(Totals::default(), |sum, stats| sum.plus(&stats.totals.read()));
+        v1::Conservation {
+            rx: sum.rx,
+            originated: sum.originated,
+            tx: sum.tx,
+            drops: sum.dropped,
+            consumed: sum.consumed,
+            held: (sum.held + sum.given).saturating_sub(sum.taken),
+            residue: sum.residue(),
+        }
+    }
+
+    fn port_stats(&self) -> Vec<v1::PortStats> {
+        let port = |(place, mac, health): (super::plan::Place, [u8; 6], crate::driver::PortHealth)| {
+            let mut stats = v1::PortStats {
+                name: place.spec.name,
+                device: place.spec.device,
+                link_up: health.link_up,
+                mac: format_mac(mac),
+                device_rx_missed: health.rx_missed,
+                device_rx_errors: health.rx_errors,
+                device_tx_errors: health.tx_errors,
+                ..v1::PortStats::default()
+            };
+            for counters in self.workers.iter().filter_map(|worker| worker.stats.ports.get(place.slot.index())) {
+                stats.rx_packets += counters.rx.packets.value();
+                stats.rx_bytes += counters.rx.bytes.value();
+                stats.tx_packets += counters.tx.packets.value();
+                stats.tx_bytes += counters.tx.bytes.value();
+            }
+            stats
+        };
+        self.ports.health().into_iter().map(port).collect()
+    }
+
+    fn worker_stats(&self) -> Vec<v1::WorkerStats> {
+        let ratios = self.busy.ratios(&self.workers);
+        let worker = |(number, (worker, busy_ratio)): (usize, (&WorkerShared, f64))| v1::WorkerStats {
+            worker: number as u32,
+            core: worker.core.cpu as u32,
+            generation: worker.generation.load(Ordering::Acquire),
+            busy_ratio,
+            sessions: worker.stats.sessions.value(),
+            stages: stages(&worker.stats),
+        };
+        self.workers.iter().zip(ratios).enumerate().map(worker).collect()
+    }
+
+    fn object_counts(&self) -> Vec<v1::ObjectCount> {
+        let threads: Vec<_> = self.workers.iter().map(|worker| worker.stats.clone()).collect();
+        let count = |object: &super::objects::Object| {
+            let counts = object.counts(&threads);
+            v1::ObjectCount {
+                kind: object.kind.label().into(),
+                name: object.name.clone(),
+                packets: counts.packets,
+                bytes: counts.bytes,
+                dropped: counts.dropped,
+            }
+        };
+        self.objects.list().iter().map(count).collect()
+    }
+}
+
+fn stages(stats: &ThreadStats) -> Vec<v1::StageStats> {
+    let stage = |(name, counters): (&&str, &marchproxy_engine::stats::StageCounters)| {
+        let packets = counters.sampled_packets.value();
+        v1::StageStats {
+            name: (*name).into(),
+            calls: counters.calls.value(),
+            packets: counters.packets.value(),
+            cycles_per_packet: if packets == 0 { 0.0 } else { counters.sampled_ticks.value() as f64 / packets as f64 },
+        }
+    };
+    STAGES.iter().zip(&stats.stages).map(stage).collect()
+}
+
+/// The reasons that happened.
+fn counted<R: Copy>(
+    all: &[R],
+    threads: &[std::sync::Arc<ThreadStats>],
+    count: impl Fn(&ThreadStats, R) -> u64,
+    words: impl Fn(R) -> (&'static str, &'static str, &'static str),
+) -> Vec<v1::ReasonCount> {
+    let sum = |&reason: &R| {
+        let packets = threads.iter().map(|stats| count(stats, reason)).sum();
+        let (label, class, description) = words(reason);
+        let count =
+            v1::ReasonCount { reason: label.into(), class: class.into(), packets, description: description.into() };
+        (packets > 0).then_some(count)
+    };
+    all.iter().filter_map(sum).collect()
+}

@@ -1,0 +1,235 @@
+//! The agent against a control that tests hold in their hands.
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use marchproxy_dataplane::agent::{Agent, LastGoodState, SharedState};
+use marchproxy_dataplane::last_good::Store;
+use marchproxy_dataplane::local::Operate;
+use marchproxy_dataplane::runtime::Runtime;
+use marchproxy_engine::tables::RuleTables;
+use marchproxy_proto::v1::from_node::Message as FromNode;
+use marchproxy_proto::v1::to_node::Message as ToNode;
+use marchproxy_proto::v1::{self, operate_call, operate_reply};
+use support::{FakeControl, FakeNode, config, eventually, offer, tables_with};
+use tokio::sync::watch;
+
+struct Running {
+    node: Arc<FakeNode>,
+    state: SharedState,
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    fn start(config: marchproxy_dataplane::config::Config) -> Self {
+        let node = Arc::new(FakeNode::default());
+        let runtime: Arc<dyn Runtime> = node.clone();
+        let state = SharedState::default();
+        let operate = Operate::new(&config.node, runtime.clone());
+        let store = Store::new(&config.state_dir, &config.cluster, &config.node);
+        let last_good = store.load().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let agent = Agent::new(Arc::new(config), runtime, operate, state.clone());
+        let task = tokio::spawn(agent.run(last_good, stopped));
+        Self { node, state, stop, task }
+    }
+
+    async fn stop(self) {
+        self.stop.send(true).unwrap();
+        tokio::time::timeout(support::PATIENCE, self.task).await.unwrap().unwrap();
+    }
+}
+
+fn store(dir: &Path) -> Store {
+    Store::new(dir, "default", "edge-1")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offer_becomes_an_ack_and_only_what_lacks_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut control = FakeControl::start("127.0.0.1:0", None, false).await;
+    let running = Running::start(config(dir.path(), control.address, true));
+    let mut stream = control.attached().await;
+    assert_eq!(stream.node_header.as_deref(), Some("edge-1"), "a control without certificates asks for the name");
+    let hello = stream.hello().await;
+    assert_eq!((hello.backend.as_str(), hello.workers, hello.version), ("fake", 3, 0));
+
+    let first = tables_with("lan");
+    let asked = stream.push(1, &first).await;
+    assert_eq!(asked.len(), offer(1, &first).0.groups.len());
+    let ack = stream.ack().await;
+    assert_eq!((ack.version, ack.generation, ack.build_us, ack.settle_us), (1, 1, 1, 2));
+    assert_eq!(ack.content_hash, offer(1, &first).0.content_hash);
+    assert_eq!(running.node.pushed.lock().unwrap()[0].tables, Some(first.clone()));
+
+    // The same content under another number: nothing is sent, nothing is built.
+    assert_eq!(stream.push(2, &first).await.len(), 0);
+    assert_eq!((stream.ack().await.generation, running.node.running().version), (1, 2));
+
+    // One more rule: the ports' group is here already.
+    let rule = marchproxy_engine::tables::RuleSpec {
+        name: "r".into(),
+        priority: 1,
+        matches: marchproxy_engine::tables::RuleMatch::default(),
+        action: marchproxy_engine::tables::RuleAction::Deny,
+        mark: None,
+    };
+    let second = RuleTables { rules: vec![rule], ..first };
+    assert_eq!(stream.push(3, &second).await.len(), 1);
+    assert_eq!(stream.ack().await.generation, 2);
+    eventually("saved", || store(dir.path()).load().unwrap().is_some_and(|tables| tables.version == 3)).await;
+    let state = running.state.read();
+    assert_eq!((state.accepted, state.refused, state.connected), (3, 0, true));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nack_keeps_the_old_tables_here_and_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut control = FakeControl::start("127.0.0.1:0", None, false).await;
+    let running = Running::start(config(dir.path(), control.address, true));
+    let mut stream = control.attached().await;
+    stream.hello().await;
+    stream.push(1, &tables_with("lan")).await;
+    stream.ack().await;
+    running.node.refusals.lock().unwrap().push_back("port wan: device \"x\" is not a device".into());
+    stream.push(2, &tables_with("wan")).await;
+    let nack = stream.nack().await;
+    assert_eq!((nack.version, nack.reason.as_str()), (2, "port wan: device \"x\" is not a device"));
+    assert_eq!(running.node.running().version, 1);
+    assert_eq!(store(dir.path()).load().unwrap().unwrap().version, 1);
+    assert_eq!(running.state.read().refused, 1);
+
+    // Damaged on its way: hashes do not match.
+    let (mut bad, _) = offer(3, &tables_with("x"));
+    bad.content_hash = vec![7; 32];
+    stream.send(ToNode::Offer(bad)).await;
+    assert!(stream.nack().await.reason.contains("is not the hash of the offered groups"));
+    let (good, mut groups) = offer(4, &tables_with("y"));
+    stream.send(ToNode::Offer(good)).await;
+    assert!(matches!(stream.next().await, FromNode::Wanted(_)));
+    groups[0].encoded.push(0);
+    stream.send(ToNode::Group(groups[0].clone())).await;
+    assert!(stream.nack().await.reason.contains("does not have that SHA-256"));
+    // And the stream goes on.
+    stream.push(5, &tables_with("z")).await;
+    assert_eq!(stream.ack().await.version, 5);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn control_killed_in_mid_push_changes_nothing_and_the_node_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut control = FakeControl::start("127.0.0.1:0", None, false).await;
+    let address = control.address;
+    let running = Running::start(config(dir.path(), address, true));
+    let mut stream = control.attached().await;
+    stream.hello().await;
+    stream.push(1, &tables_with("lan")).await;
+    stream.ack().await;
+    // Offered, asked for, and then nothing.
+    let (half, _) = offer(2, &tables_with("wan"));
+    stream.send(ToNode::Offer(half)).await;
+    assert!(matches!(stream.next().await, FromNode::Wanted(_)));
+    drop(stream);
+    control.kill().await;
+    eventually("noticed", || !running.state.read().connected).await;
+    assert_eq!((running.node.running().version, running.node.pushed.lock().unwrap().len()), (1, 1));
+    assert_eq!(store(dir.path()).load().unwrap().unwrap().version, 1);
+
+    let mut control = FakeControl::start(&address.to_string(), None, false).await;
+    let mut stream = control.attached().await;
+    let hello = stream.hello().await;
+    assert_eq!((hello.version, hello.generation), (1, 1), "it says what it runs");
+    stream.push(2, &tables_with("wan")).await;
+    assert_eq!(stream.ack().await.version, 2);
+    assert_eq!(running.state.read().connections, 2);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_in_the_builders_hands_outlives_the_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut control = FakeControl::start("127.0.0.1:0", None, false).await;
+    let address = control.address;
+    let running = Running::start(config(dir.path(), address, true));
+    let mut stream = control.attached().await;
+    stream.hello().await;
+    *running.node.delay.lock().unwrap() = Duration::from_millis(300);
+    stream.push(1, &tables_with("lan")).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    drop(stream);
+    control.kill().await;
+    eventually("applied", || running.node.running().version == 1).await;
+    eventually("saved", || store(dir.path()).load().unwrap().is_some()).await;
+    let mut control = FakeControl::start(&address.to_string(), None, false).await;
+    assert_eq!(control.attached().await.hello().await.version, 1);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_control_the_last_good_tables_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut control = FakeControl::start("127.0.0.1:0", None, false).await;
+    let address = control.address;
+    let running = Running::start(config(dir.path(), address, true));
+    let mut stream = control.attached().await;
+    stream.hello().await;
+    stream.push(9, &tables_with("lan")).await;
+    stream.ack().await;
+    eventually("saved", || store(dir.path()).load().unwrap().is_some()).await;
+    running.stop().await;
+    drop(stream);
+    control.kill().await;
+
+    let running = Running::start(config(dir.path(), address, true));
+    eventually("restored", || running.node.running().version == 9).await;
+    assert_eq!(running.node.pushed.lock().unwrap()[0].tables, Some(tables_with("lan")));
+    eventually("said", || running.state.read().last_error.contains("control at 127.0.0.1")).await;
+    assert_eq!(running.state.read().last_good, LastGoodState::Used { version: 9 });
+
+    // Control is back and has nothing new: no group travels.
+    let mut control = FakeControl::start(&address.to_string(), None, false).await;
+    let mut stream = control.attached().await;
+    assert_eq!(stream.hello().await.version, 9);
+    assert_eq!(stream.push(9, &tables_with("lan")).await.len(), 0);
+    assert_eq!(stream.ack().await.generation, 1);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_are_relayed_and_heartbeats_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut control = FakeControl::start("127.0.0.1:0", None, false).await;
+    let running = Running::start(config(dir.path(), control.address, true));
+    let mut stream = control.attached().await;
+    stream.hello().await;
+    let ask = |id, request| ToNode::Call(v1::OperateCall { id, request });
+    stream.send(ask(1, Some(operate_call::Request::Stats(v1::StatsRequest::default())))).await;
+    stream.send(ask(2, Some(operate_call::Request::Sessions(v1::SessionsRequest::default())))).await;
+    stream.send(ask(3, Some(operate_call::Request::Why(v1::WhyRequest::default())))).await;
+    stream.send(ask(4, None)).await;
+    let mut answers = std::collections::BTreeMap::new();
+    while answers.len() < 4 {
+        let FromNode::Reply(reply) = stream.next().await else { panic!("no reply") };
+        answers.insert(reply.id, reply.response.unwrap());
+    }
+    assert!(matches!(&answers[&1], operate_reply::Response::Stats(stats) if stats.node == "edge-1"));
+    assert!(matches!(&answers[&2], operate_reply::Response::Sessions(sessions) if sessions.total == 42));
+    assert!(matches!(&answers[&3], operate_reply::Response::Error(error) if error.starts_with("src: found")));
+    assert!(matches!(&answers[&4], operate_reply::Response::Error(error) if error.contains("update")));
+
+    let beat = loop {
+        let message = stream.inbound.message().await.unwrap().unwrap().message.unwrap();
+        if let FromNode::Heartbeat(beat) = message {
+            break beat;
+        }
+    };
+    assert_eq!((beat.packets_rx, beat.packets_tx, beat.packets_dropped, beat.residue), (10, 9, 1, 0));
+    running.stop().await;
+}
