@@ -1,79 +1,136 @@
-//! Versions, identities and the audit trail, in one SQL database.
+//! Versions, identities and the audit trail, in one SQL database: SQLite, a file created at first start.
+//!
+//! Whatever belongs together is written in one transaction: a version is there with its objects, its audit row and its request id, or
+//! not at all. Contents are addressed by hash and stored once; a version costs rows for what it changes. Reading a version proves
+//! its content hash. Nothing crosses clusters.
 
+mod database;
 mod error;
+mod identities;
 mod types;
+mod versions;
 
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sqlx::SqliteConnection;
+
+use database::Database;
 pub use error::{Cause, StoreError};
 pub use types::{CertificateRow, Committed, NewToken, NewVersion, Revoke, Stored, TokenRow, VersionRow};
+use versions::Newest;
 
 /// The store; clones share one pool of connections.
 #[derive(Clone, Debug)]
 pub struct Store {
-    database: String,
+    db: Database,
+    newest: Arc<Newest>,
 }
 
 impl Store {
-    fn missing(&self, doing: &'static str) -> StoreError {
-        StoreError::Other(Cause { database: self.database.clone(), doing, why: "not connected".to_owned() })
-    }
-
-    /// Opens `sqlite://PATH`, creating the file and its schema where there is none.
+    /// Opens `sqlite://PATH`, creating the file (mode 600) and its schema where there is none. `?mode=ro` opens it to look only.
     pub async fn open(url: &str) -> Result<Store, StoreError> {
-        Ok(Store { database: url.to_owned() })
+        Ok(Store { db: Database::open(url).await?, newest: Arc::default() })
     }
 
     /// The newest version, if any.
-    pub async fn current(&self, _cluster: &str) -> Result<Option<Stored>, StoreError> {
-        Err(self.missing("read the newest version"))
+    pub async fn current(&self, cluster: &str) -> Result<Option<Stored>, StoreError> {
+        versions::load(&self.db, cluster, None).await
     }
 
     /// One version, if it exists.
-    pub async fn version(&self, _cluster: &str, _version: u64) -> Result<Option<Stored>, StoreError> {
-        Err(self.missing("read a version"))
+    pub async fn version(&self, cluster: &str, version: u64) -> Result<Option<Stored>, StoreError> {
+        versions::load(&self.db, cluster, Some(version)).await
     }
 
-    /// Stores a version: objects, version, audit and request id in one transaction.
-    pub async fn commit(&self, _commit: NewVersion<'_>) -> Result<Committed, StoreError> {
-        Err(self.missing("commit a version"))
+    /// Stores a version: objects, version, audit and request id in one transaction. The document must have passed validation.
+    pub async fn commit(&self, commit: NewVersion<'_>) -> Result<Committed, StoreError> {
+        versions::commit(&self.db, &self.newest, commit).await
     }
 
     /// Versions, newest first.
-    pub async fn history(&self, _cluster: &str, _limit: u32) -> Result<Vec<VersionRow>, StoreError> {
-        Err(self.missing("read the history"))
+    pub async fn history(&self, cluster: &str, limit: u32) -> Result<Vec<VersionRow>, StoreError> {
+        versions::history(&self.db, cluster, limit).await
     }
 
     /// Writes a row into the audit trail.
-    pub async fn audit(&self, _cluster: &str, _author: &str, _what: &str, _result: &str) -> Result<(), StoreError> {
-        Err(self.missing("write the audit trail"))
+    pub async fn audit(&self, cluster: &str, author: &str, what: &str, result: &str) -> Result<(), StoreError> {
+        const DOING: &str = "write the audit trail";
+        let now = now();
+        let mut tx = self.db.write(DOING).await?;
+        let failed = |error| self.db.failed(DOING, error);
+        self::cluster(&mut tx, cluster, now).await.map_err(failed)?;
+        audit_row(&mut tx, cluster, now, author, what, result).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)
     }
 
     /// Stores a one-time token.
-    pub async fn create_token(&self, _token: NewToken<'_>) -> Result<(), StoreError> {
-        Err(self.missing("store a token"))
+    pub async fn create_token(&self, token: NewToken<'_>) -> Result<(), StoreError> {
+        identities::create_token(&self.db, token, now()).await
     }
 
     /// Marks the token used and says what it admits to; `None` when unknown, expired or used before.
-    pub async fn redeem_token(&self, _secret_hash: &[u8], _now: i64) -> Result<Option<TokenRow>, StoreError> {
-        Err(self.missing("redeem a token"))
+    pub async fn redeem_token(&self, secret_hash: &[u8], now: i64) -> Result<Option<TokenRow>, StoreError> {
+        identities::redeem_token(&self.db, secret_hash, now).await
     }
 
-    /// Records an issued certificate.
-    pub async fn add_certificate(&self, _cert: CertificateRow) -> Result<(), StoreError> {
-        Err(self.missing("record a certificate"))
+    /// Records an issued certificate; a node's first one records the node.
+    pub async fn add_certificate(&self, cert: CertificateRow) -> Result<(), StoreError> {
+        identities::add_certificate(&self.db, cert, now()).await
     }
 
     /// All certificates of a cluster.
-    pub async fn certificates(&self, _cluster: &str) -> Result<Vec<CertificateRow>, StoreError> {
-        Err(self.missing("list certificates"))
+    pub async fn certificates(&self, cluster: &str) -> Result<Vec<CertificateRow>, StoreError> {
+        identities::certificates(&self.db, cluster).await
     }
 
-    /// Revokes certificates and says how many.
-    pub async fn revoke(&self, _cluster: &str, _what: Revoke<'_>, _now: i64) -> Result<u32, StoreError> {
-        Err(self.missing("revoke certificates"))
+    /// Revokes certificates that were not yet revoked and says how many.
+    pub async fn revoke(&self, cluster: &str, what: Revoke<'_>, now: i64) -> Result<u32, StoreError> {
+        identities::revoke(&self.db, cluster, what, now).await
     }
 
     /// Whether the certificate with this serial number was revoked.
-    pub async fn is_revoked(&self, _serial: &str) -> Result<bool, StoreError> {
-        Err(self.missing("look up a certificate"))
+    pub async fn is_revoked(&self, serial: &str) -> Result<bool, StoreError> {
+        identities::is_revoked(&self.db, serial).await
     }
 }
+
+/// Microseconds since 1970.
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
+}
+
+/// Makes the cluster's row where there is none.
+async fn cluster(tx: &mut SqliteConnection, cluster: &str, now: i64) -> Result<(), sqlx::Error> {
+    sqlx::query("INSERT INTO clusters (cluster, created_at) VALUES ($1, $2) ON CONFLICT (cluster) DO NOTHING")
+        .bind(cluster)
+        .bind(now)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+async fn audit_row(
+    tx: &mut SqliteConnection,
+    cluster: &str,
+    at: i64,
+    author: &str,
+    what: &str,
+    result: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO audit (cluster, id, at, author, what, result) \
+         SELECT $1, COALESCE(MAX(id), 0) + 1, $2, $3, $4, $5 FROM audit WHERE cluster = $1",
+    )
+    .bind(cluster)
+    .bind(at)
+    .bind(author)
+    .bind(what)
+    .bind(result)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,363 @@
+//! Versions of documents. Contents are stored once, by hash; a version writes rows for the objects it changes.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use marchproxy_proto::v1::Document;
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+
+use super::database::Database;
+use super::error::StoreError;
+use super::types::{Committed, NewVersion, Stored, VersionRow};
+use crate::model::{self, Kind, Object};
+
+/// Rows of one statement: far below SQLite's and PostgreSQL's limits on parameters, and large enough to make their cost disappear.
+const ROWS: usize = 500;
+
+/// Columns of `versions` in the order of [`Row`].
+macro_rules! version_columns {
+    () => {
+        "version, content_hash, author, at, message, rollback_of, objects"
+    };
+}
+
+type Row = (i64, String, String, i64, String, i64, i64);
+
+fn version_row(row: Row) -> VersionRow {
+    let (version, content_hash, author, at, message, rollback_of, objects) = row;
+    VersionRow {
+        version: version as u64,
+        content_hash,
+        author,
+        at,
+        message,
+        rollback_of: rollback_of as u64,
+        objects: objects as u64,
+    }
+}
+
+/// An object of a version, without its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    kind: Kind,
+    name: String,
+    hash: String,
+}
+
+impl Entry {
+    fn key(&self) -> (Kind, &str) {
+        (self.kind, &self.name)
+    }
+}
+
+/// The objects of each cluster's newest version as this process last saw it, sorted, so that a commit need not read them again. A cached
+/// list is used only if the database's newest version has the same number and content hash.
+#[derive(Debug, Default)]
+pub struct Newest(Mutex<HashMap<String, (u64, String, Arc<Vec<Entry>>)>>);
+
+impl Newest {
+    fn get(&self, cluster: &str, row: &VersionRow) -> Option<Arc<Vec<Entry>>> {
+        let newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (version, content_hash, entries) = newest.get(cluster)?;
+        (*version == row.version && *content_hash == row.content_hash).then(|| Arc::clone(entries))
+    }
+
+    fn put(&self, cluster: &str, row: &VersionRow, entries: Arc<Vec<Entry>>) {
+        let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        newest.insert(cluster.to_owned(), (row.version, row.content_hash.clone(), entries));
+    }
+}
+
+/// See [`Store::version`](super::Store::version); `None` means the newest.
+pub async fn load(db: &Database, cluster: &str, version: Option<u64>) -> Result<Option<Stored>, StoreError> {
+    const DOING: &str = "read a version";
+    let mut connection = db.read(DOING).await?;
+    let failed = |error| db.failed(DOING, error);
+    let found: Option<(i64, String, String, String, i64, String, i64)> = sqlx::query_as(
+        "SELECT version, api_version, content_hash, author, at, message, rollback_of FROM versions \
+         WHERE cluster = $1 AND version = COALESCE($2, (SELECT MAX(version) FROM versions WHERE cluster = $1))",
+    )
+    .bind(cluster)
+    .bind(version.map(|version| version as i64))
+    .fetch_optional(&mut *connection)
+    .await
+    .map_err(failed)?;
+    let Some((version, api_version, content_hash, author, at, message, rollback_of)) = found else {
+        return Ok(None);
+    };
+    let rows: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT o.kind, o.name, o.body FROM version_objects v \
+         JOIN objects o ON o.cluster = v.cluster AND o.hash = v.hash \
+         WHERE v.cluster = $1 AND v.since <= $2 AND (v.until IS NULL OR v.until >= $2)",
+    )
+    .bind(cluster)
+    .bind(version)
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(failed)?;
+    drop(connection);
+
+    let document = assemble(cluster, api_version, &content_hash, rows)
+        .map_err(|why| db.corrupt(DOING, format!("version {version} of cluster {cluster}: {why}")))?;
+    let (version, rollback_of) = (version as u64, rollback_of as u64);
+    Ok(Some(Stored { version, content_hash, document, author, at, message, rollback_of }))
+}
+
+/// Puts a document together and proves that it is what was stored.
+fn assemble(
+    cluster: &str,
+    api_version: String,
+    content_hash: &str,
+    rows: Vec<(String, String, String)>,
+) -> Result<Document, String> {
+    let mut objects = Vec::with_capacity(rows.len());
+    for (kind, name, body) in rows {
+        let kind = kind.parse().map_err(|_| format!("object of unknown kind {kind}"))?;
+        objects.push(Object { kind, name, body });
+    }
+    objects.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    let found = model::hash_of_hashes(objects.iter().map(Object::hash));
+    if found != content_hash {
+        return Err(format!("its content hash is {found}, recorded as {content_hash}"));
+    }
+    let mut document = Document { api_version, cluster: cluster.to_owned(), ..Document::default() };
+    for object in &objects {
+        model::insert(&mut document, object.kind, &object.body)
+            .map_err(|error| format!("{} {}: {error}", object.kind, object.name))?;
+    }
+    Ok(document)
+}
+
+/// See [`Store::history`](super::Store::history).
+pub async fn history(db: &Database, cluster: &str, limit: u32) -> Result<Vec<VersionRow>, StoreError> {
+    const DOING: &str = "read the history";
+    let mut connection = db.read(DOING).await?;
+    let rows: Vec<Row> = sqlx::query_as(concat!(
+        "SELECT ",
+        version_columns!(),
+        " FROM versions WHERE cluster = $1 ORDER BY version DESC LIMIT $2"
+    ))
+    .bind(cluster)
+    .bind(i64::from(limit))
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(|error| db.failed(DOING, error))?;
+    Ok(rows.into_iter().map(version_row).collect())
+}
+
+/// See [`Store::commit`](super::Store::commit).
+pub async fn commit(db: &Database, newest: &Newest, new: NewVersion<'_>) -> Result<Committed, StoreError> {
+    const DOING: &str = "store a version";
+    // What needs no lock first.
+    let objects = model::objects(new.document);
+    let hashes: Vec<[u8; 32]> = objects.iter().map(Object::hash).collect();
+    let content_hash = model::hash_of_hashes(hashes.iter().copied());
+
+    let mut tx = db.write(DOING).await?;
+    let failed = |error| db.failed(DOING, error);
+    if let Some(row) = repeated(&mut tx, &new).await.map_err(failed)? {
+        return Ok(Committed::Repeated(row));
+    }
+    let current = newest_row(&mut tx, new.cluster).await.map_err(failed)?;
+    let found = current.as_ref().map_or(0, |row| row.version);
+    if let Some(expected) = new.expected_version.filter(|expected| *expected != found) {
+        return Err(StoreError::VersionConflict { expected, found });
+    }
+    super::cluster(&mut tx, new.cluster, new.now).await.map_err(failed)?;
+
+    let (committed, entries) = match current {
+        Some(row) if row.content_hash == content_hash => (Committed::Unchanged(row), None),
+        current => {
+            let before = match &current {
+                None => Arc::default(),
+                Some(row) => match newest.get(new.cluster, row) {
+                    Some(entries) => entries,
+                    None => Arc::new(current_entries(db, DOING, &mut tx, new.cluster).await?),
+                },
+            };
+            let row = VersionRow {
+                version: found + 1,
+                content_hash,
+                author: new.author.to_owned(),
+                at: new.now,
+                message: new.message.to_owned(),
+                rollback_of: new.rollback_of,
+                objects: objects.len() as u64,
+            };
+            let after: Vec<Entry> = std::iter::zip(&objects, &hashes)
+                .map(|(object, hash)| Entry { kind: object.kind, name: object.name.clone(), hash: model::hex(hash) })
+                .collect();
+            insert_version(&mut tx, &new, &row).await.map_err(failed)?;
+            write_changes(&mut tx, new.cluster, row.version, &before, &after, &objects).await.map_err(failed)?;
+            (Committed::New(row), Some(Arc::new(after)))
+        }
+    };
+    let (Committed::New(row) | Committed::Unchanged(row) | Committed::Repeated(row)) = &committed;
+    record(&mut tx, &new, &committed, row).await.map_err(failed)?;
+    tx.commit().await.map_err(failed)?;
+    if let Some(entries) = entries {
+        newest.put(new.cluster, row, entries);
+    }
+    Ok(committed)
+}
+
+async fn repeated(tx: &mut SqliteConnection, new: &NewVersion<'_>) -> Result<Option<VersionRow>, sqlx::Error> {
+    if new.request_id.is_empty() {
+        return Ok(None);
+    }
+    let row: Option<Row> = sqlx::query_as(concat!(
+        "SELECT ",
+        version_columns!(),
+        " FROM versions WHERE cluster = $1 AND version = \
+         (SELECT version FROM requests WHERE cluster = $1 AND request_id = $2)"
+    ))
+    .bind(new.cluster)
+    .bind(new.request_id)
+    .fetch_optional(tx)
+    .await?;
+    Ok(row.map(version_row))
+}
+
+async fn newest_row(tx: &mut SqliteConnection, cluster: &str) -> Result<Option<VersionRow>, sqlx::Error> {
+    let row: Option<Row> = sqlx::query_as(concat!(
+        "SELECT ",
+        version_columns!(),
+        " FROM versions WHERE cluster = $1 ORDER BY version DESC LIMIT 1"
+    ))
+    .bind(cluster)
+    .fetch_optional(tx)
+    .await?;
+    Ok(row.map(version_row))
+}
+
+async fn current_entries(
+    db: &Database,
+    doing: &'static str,
+    tx: &mut SqliteConnection,
+    cluster: &str,
+) -> Result<Vec<Entry>, StoreError> {
+    let rows: Vec<(String, String, String)> =
+        sqlx::query_as("SELECT kind, name, hash FROM version_objects WHERE cluster = $1 AND until IS NULL")
+            .bind(cluster)
+            .fetch_all(tx)
+            .await
+            .map_err(|error| db.failed(doing, error))?;
+    let mut entries = Vec::with_capacity(rows.len());
+    for (kind, name, hash) in rows {
+        let kind = kind.parse().map_err(|_| db.corrupt(doing, format!("object of unknown kind {kind}")))?;
+        entries.push(Entry { kind, name, hash });
+    }
+    entries.sort_by(|a, b| a.key().cmp(&b.key()));
+    Ok(entries)
+}
+
+async fn insert_version(tx: &mut SqliteConnection, new: &NewVersion<'_>, row: &VersionRow) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO versions (cluster, version, api_version, content_hash, author, message, at, rollback_of, objects) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(new.cluster)
+    .bind(row.version as i64)
+    .bind(&new.document.api_version)
+    .bind(&row.content_hash)
+    .bind(&row.author)
+    .bind(&row.message)
+    .bind(row.at)
+    .bind(row.rollback_of as i64)
+    .bind(row.objects as i64)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Ends the rows of objects that went or changed, begins rows for those that came or changed. `after` and `objects` go together.
+async fn write_changes(
+    tx: &mut SqliteConnection,
+    cluster: &str,
+    version: u64,
+    before: &[Entry],
+    after: &[Entry],
+    objects: &[Object],
+) -> Result<(), sqlx::Error> {
+    let (ended, begun) = changes(before, after);
+    for ended in ended.chunks(ROWS) {
+        let mut query = QueryBuilder::<Sqlite>::new("UPDATE version_objects SET until = ");
+        query.push_bind(version as i64 - 1).push(" WHERE cluster = ").push_bind(cluster);
+        query.push(" AND until IS NULL AND (kind, name) IN (");
+        query.push_values(ended, |mut row, index| {
+            row.push_bind(before[*index].kind.as_str()).push_bind(&before[*index].name);
+        });
+        query.push(")").build().execute(&mut *tx).await?;
+    }
+    for begun in begun.chunks(ROWS) {
+        let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO objects (cluster, hash, kind, name, body) ");
+        query.push_values(begun, |mut row, index| {
+            let object = &objects[*index];
+            row.push_bind(cluster).push_bind(&after[*index].hash);
+            row.push_bind(object.kind.as_str()).push_bind(&object.name).push_bind(&object.body);
+        });
+        query.push(" ON CONFLICT (cluster, hash) DO NOTHING").build().execute(&mut *tx).await?;
+
+        let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO version_objects (cluster, kind, name, since, hash) ");
+        query.push_values(begun, |mut row, index| {
+            let entry = &after[*index];
+            row.push_bind(cluster).push_bind(entry.kind.as_str()).push_bind(&entry.name);
+            row.push_bind(version as i64).push_bind(&entry.hash);
+        });
+        query.build().execute(&mut *tx).await?;
+    }
+    Ok(())
+}
+
+/// Indices of the objects that end in `before` and begin in `after`. Both are sorted.
+fn changes(before: &[Entry], after: &[Entry]) -> (Vec<usize>, Vec<usize>) {
+    let (mut ended, mut begun) = (Vec::new(), Vec::new());
+    let (mut old, mut new) = (0, 0);
+    while old < before.len() || new < after.len() {
+        let order = match (before.get(old), after.get(new)) {
+            (Some(old), Some(new)) => old.key().cmp(&new.key()),
+            (Some(_), None) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        match order {
+            Ordering::Less => ended.push(old),
+            Ordering::Greater => begun.push(new),
+            Ordering::Equal if before[old].hash != after[new].hash => {
+                ended.push(old);
+                begun.push(new);
+            }
+            Ordering::Equal => {}
+        }
+        old += usize::from(order != Ordering::Greater);
+        new += usize::from(order != Ordering::Less);
+    }
+    (ended, begun)
+}
+
+/// The request's answer and the audit row.
+async fn record(
+    tx: &mut SqliteConnection,
+    new: &NewVersion<'_>,
+    committed: &Committed,
+    row: &VersionRow,
+) -> Result<(), sqlx::Error> {
+    if !new.request_id.is_empty() {
+        sqlx::query("INSERT INTO requests (cluster, request_id, version, at) VALUES ($1, $2, $3, $4)")
+            .bind(new.cluster)
+            .bind(new.request_id)
+            .bind(row.version as i64)
+            .bind(new.now)
+            .execute(&mut *tx)
+            .await?;
+    }
+    let what = match new.rollback_of {
+        0 => "apply".to_owned(),
+        version => format!("rollback to version {version}"),
+    };
+    let result = match committed {
+        Committed::New(row) => format!("version {}", row.version),
+        _ => format!("unchanged, version {}", row.version),
+    };
+    super::audit_row(tx, new.cluster, new.now, new.author, &what, &result).await
+}
