@@ -1,1 +1,2 @@
-//! Walls, properties and end-to-end tests over several crates.
+//! Walls, properties and end-to-end tests over several crates; see `tests/`.
+#![forbid(unsafe_code)]

@@ -72,6 +72,8 @@ pub(crate) fn unwatch(port: PortId) {
     }
 }
 
+/// # Safety
+/// Called by EAL alone, with its arguments; dereferences none of them.
 unsafe extern "C" fn count(port: u16, event: sys::rte_eth_event_type, _: *mut c_void, _: *mut c_void) -> c_int {
     if let Some(events) = events(PortId(port)) {
         match event {

@@ -109,6 +109,8 @@ impl Mark {
     }
 }
 
+/// # Safety
+/// Called by DPDK's log alone: `text` points to `len` bytes that live for the call.
 unsafe extern "C" fn sink(text: *const c_char, len: usize) {
     // SAFETY: the shim passes the buffer that stdio is writing: `len` readable bytes that do not change during the call.
     let bytes = unsafe { slice::from_raw_parts(text.cast::<u8>(), len) };
