@@ -34,6 +34,18 @@ pub(super) enum Ended {
     /// Control refused the stream or broke it.
     #[error("{}{}", refusal(.0), text(.0))]
     Status(Box<Status>),
+    /// The connection broke before control said a word.
+    #[error(
+        "control closed the connection at the first call ({}): over TLS 1.3 that is how it refuses a certificate; look at \
+         control's log, and enrol again (remove {certificate}, new enrolment file) if the certificate is of another authority or expired",
+        text(.status)
+    )]
+    Untrusted {
+        /// What is known.
+        status: Box<Status>,
+        /// The certificate shown.
+        certificate: String,
+    },
     /// Control closed it.
     #[error("control closed the stream")]
     Closed,
@@ -66,8 +78,15 @@ pub(super) async fn open(config: &Config, channel: Channel, hello: v1::Hello) ->
     connect::name_ourselves(config, request.metadata_mut());
     let mut client =
         NodeServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX);
-    let answer = client.attach(request).await.map_err(|status| Ended::Status(Box::new(status)))?;
-    Ok((answer.into_inner(), sender))
+    match client.attach(request).await {
+        Ok(answer) => Ok((answer.into_inner(), sender)),
+        // No status of control's making: a transport error stands behind it.
+        Err(status) if !config.insecure && std::error::Error::source(&status).is_some() => {
+            let certificate = config.control.certificate.display().to_string();
+            Err(Ended::Untrusted { status: Box::new(status), certificate })
+        }
+        Err(status) => Err(Ended::Status(Box::new(status))),
+    }
 }
 
 /// Runs the stream until it ends.
