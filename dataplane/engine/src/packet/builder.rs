@@ -86,6 +86,14 @@ impl Packet {
         }
     }
 
+    /// The same packet in another frame: new addresses, no tags.
+    #[must_use]
+    pub fn reframed(mut self, src: Mac, dst: Mac) -> Self {
+        (self.src_mac, self.dst_mac) = (src, dst);
+        self.tags.clear();
+        self
+    }
+
     /// An 802.1Q tag with this VLAN and priority 0; a second call adds a second tag behind the first.
     #[must_use]
     pub fn vlan(self, vlan: u16) -> Self {

@@ -21,6 +21,9 @@ mod rule;
 mod service;
 mod session;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 
 pub use layer4::Tuple;
