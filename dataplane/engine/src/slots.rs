@@ -1,19 +1,23 @@
 //! Stable places for named things across generations: counters, policer buckets, ports.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Name to slot. A name keeps its slot while it is configured, and gets it back when it returns, as long as no other name needed it
 /// meanwhile.
 #[derive(Debug, Clone, Default)]
 pub struct Slots {
     live: HashMap<String, Slot>,
+    /// Names of the generation before, until they are asked for again.
+    previous: HashMap<String, Slot>,
+    /// Names of earlier generations.
     retired: HashMap<String, Slot>,
     free: BTreeSet<u32>,
     next: u32,
     incarnations: u32,
 }
 
-/// A place and how often places were given out before it: tells a returning name from a new one in the same place.
+/// A place and a number that is new whenever the place is given out: a name that was away for a generation gets its old place, but a new
+/// incarnation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
     /// The place.
@@ -27,7 +31,8 @@ impl Slots {
     #[must_use]
     pub fn next_generation(&self) -> Self {
         let mut next = self.clone();
-        next.retired.extend(next.live.drain());
+        next.retired.extend(next.previous.drain());
+        next.previous = std::mem::take(&mut next.live);
         next
     }
 
@@ -36,11 +41,13 @@ impl Slots {
         if let Some(slot) = self.live.get(name) {
             return Some(*slot);
         }
-        if let Some((name, slot)) = self.retired.remove_entry(name) {
+        if let Some((name, slot)) = self.previous.remove_entry(name) {
             self.live.insert(name, slot);
             return Some(slot);
         }
-        let index = if self.next < limit {
+        let index = if let Some(slot) = self.retired.remove(name) {
+            slot.index
+        } else if self.next < limit {
             self.next += 1;
             self.next - 1
         } else {
@@ -52,15 +59,16 @@ impl Slots {
         Some(slot)
     }
 
-    /// Gives up retired names when `wanted` new slots would not fit below `limit`. Call before taking.
+    /// Gives up places of names that are not among `names` when these would not fit below `limit`. Call before taking them.
     pub fn make_room(&mut self, names: &[String], limit: u32) {
-        let new = names.iter().filter(|n| !self.live.contains_key(*n) && !self.retired.contains_key(*n)).count();
+        let names: HashSet<&str> = names.iter().map(String::as_str).collect();
+        self.retired.extend(self.previous.extract_if(|name, _| !names.contains(name.as_str())));
+        let new = names.iter().filter(|&&n| !self.previous.contains_key(n) && !self.retired.contains_key(n)).count();
         let available = (limit.saturating_sub(self.next)) as usize + self.free.len();
         if new <= available {
             return;
         }
-        let wanted: std::collections::HashSet<&String> = names.iter().collect();
-        let mut given_up: Vec<_> = self.retired.keys().filter(|n| !wanted.contains(n)).cloned().collect();
+        let mut given_up: Vec<_> = self.retired.keys().filter(|n| !names.contains(n.as_str())).cloned().collect();
         given_up.sort_unstable();
         for name in given_up.into_iter().take(new - available) {
             if let Some(slot) = self.retired.remove(&name) {
@@ -99,7 +107,9 @@ mod tests {
         let c = second.take("c", 8).unwrap();
         assert_ne!(c.index, a.index, "a retired slot is not reused without need");
         let mut third = second.next_generation();
-        assert_eq!(third.take("a", 8), Some(a));
+        let back = third.take("a", 8).unwrap();
+        assert_eq!(back.index, a.index);
+        assert_ne!(back.incarnation, a.incarnation, "it was away for a generation");
     }
 
     #[test]

@@ -96,9 +96,7 @@ pub(super) fn checksum_holds(frame: &[u8], head: &Head, key: &FlowKey) -> bool {
 pub(super) fn echo_reply(frame: &[u8], head: &Head, key: &FlowKey) -> Vec<u8> {
     let (l3, end) = (usize::from(head.l3), usize::from(head.l3) + usize::from(head.l3_len));
     let mut body = frame.get(usize::from(head.l4)..end).unwrap_or(&[]).to_vec();
-    if let Some(kind) = body.first_mut() {
-        *kind = if head.v6 { 129 } else { 0 };
-    }
+    put(&mut body, 0, &[if head.v6 { 129 } else { 0 }, 0]);
     let class = |at: usize| frame.get(l3 + at).copied().unwrap_or(0);
     let tos = if head.v6 { class(0) << 4 | class(1) >> 4 } else { class(1) };
     packet(key.dst, key.src, tos, body)

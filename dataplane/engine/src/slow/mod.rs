@@ -12,7 +12,7 @@ use std::sync::Arc;
 use marchproxy_rcu::Reader;
 use rtrb::{Consumer, Producer};
 
-use crate::burst::Fate;
+use crate::burst::{Egress, Fate};
 use crate::flow::FlowKey;
 use crate::io::{PacketBuf, PacketPool};
 use crate::ledger::{Backend, Injected, Punted};
@@ -159,21 +159,22 @@ impl<K: Backend> SlowPath<K> {
     /// Packets for one of our addresses.
     fn local(&mut self, now: u64, subject: &Subject, packet: K::Buf) {
         let head = &subject.head;
-        if !head.is_icmp() {
+        if head.is_icmp() && !icmp::checksum_holds(packet.data(), head, &subject.key) {
+            self.out.drop(packet, DropReason::L4Malformed);
+        } else if head.is_icmp() && head.v6 && matches!(head.flags_or_type, 135 | 136) {
+            self.nd(now, subject, packet);
+        } else if subject.key.src == 0 {
+            // The unspecified address is a source in neighbour discovery only.
+            self.out.drop(packet, DropReason::MartianSource);
+        } else if !head.is_icmp() {
             if let Some(error) = icmp::local_unreachable(head) {
                 self.icmp_error(now, subject, packet.data(), error);
             }
             self.out.drop(packet, DropReason::LocalUnreachable);
-            return;
-        }
-        if !icmp::checksum_holds(packet.data(), head, &subject.key) {
-            self.out.drop(packet, DropReason::L4Malformed);
         } else if head.is_echo_request() {
             let reply = icmp::echo_reply(packet.data(), head, &subject.key);
             self.out.consume(packet, ConsumeReason::Echo);
             self.originate_ip(now, subject, &reply);
-        } else if head.v6 && matches!(head.flags_or_type, 135 | 136) {
-            self.nd(now, subject, packet);
         } else if icmp::is_error(head) {
             self.out.drop(packet, DropReason::IcmpErrorUnmatched);
         } else {
@@ -202,7 +203,10 @@ impl<K: Backend> SlowPath<K> {
         let key = icmp::flow_of(packet);
         let snapshot = self.reader.current();
         let v6 = subject.head.v6;
-        let egress = match route::resolve(snapshot, subject.head.interface, key.dst, &key) {
+        let receiving = subject.head.interface;
+        let egress = match route::resolve(snapshot, receiving, key.dst, &key) {
+            // Link-local destinations are on the link the cause came from; no table knows them.
+            _ if parse::is_link_local(key.dst) => Egress { interface: receiving, next_hop: key.dst, neighbour_hash: 0 },
             Ok(egress) => egress,
             Err(Fate::Punt(PuntReason::RouteReject)) => return self.out.drop(buffer, DropReason::RouteReject),
             Err(Fate::Drop(reason)) => return self.out.drop(buffer, reason),

@@ -51,7 +51,7 @@ impl Message {
             if len == 0 || len > options.len() {
                 return None;
             }
-            let mac = options.get(2..8).and_then(|m| Mac::try_from(m).ok()).filter(|m| m[0] & 1 == 0 && *m != [0; 6]);
+            let mac = Mac::try_from(options.get(2..len).unwrap_or(&[])).ok().filter(|m| m[0] & 1 == 0 && *m != [0; 6]);
             match kind {
                 SOURCE_LINK_LAYER => {
                     message.source_mac = message.source_mac.or(mac);

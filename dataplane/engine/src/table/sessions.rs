@@ -374,6 +374,10 @@ impl Sessions {
             sport: new.backend_port,
             dport: forward.sport,
         };
+        // A session whose two directions look the same could not tell them apart.
+        if reverse == forward {
+            return Err(Refused::Conflict);
+        }
         let hashes = [self.hash(&forward), self.hash(&reverse)];
         for (key, hash) in [(forward, hashes[0]), (reverse, hashes[1])] {
             let hit = self.find_any(&key, hash);
