@@ -40,7 +40,7 @@ pub fn dry_run(document: &v1::Document) -> Result<Checked, Status> {
         let content_hash = tables::content_hash(groups.iter().map(|group| &group.hash)).to_vec();
         nodes.insert(node.name.clone(), Arc::new(NodeTables { content_hash, groups }));
     }
-    let warnings = warnings.into_iter().map(|w| v1::Warning { field: w.field, message: w.message }).collect();
+    let warnings = warnings.into_iter().map(Into::into).collect();
     Ok(Checked { warnings, content_hash: model::content_hash(document), nodes })
 }
 

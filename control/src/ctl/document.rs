@@ -181,7 +181,7 @@ pub async fn validate(args: &Validate, settings: &Effective, out: &mut Out) -> R
             Failure::refused(format!("the document is refused:\n  {}", lines.join("\n  ")))
         })?;
         let warnings: Vec<v1::Warning> =
-            warnings.into_iter().map(|w| v1::Warning { field: w.field, message: w.message }).collect();
+            warnings.into_iter().map(Into::into).collect();
         return say_valid(&warnings, &model::content_hash(&document), settings, out, None);
     }
     let request = v1::ValidateRequest { document: Some(document) };
@@ -229,14 +229,16 @@ pub async fn get(args: Get, settings: &Effective, out: &mut Out) -> Result<(), F
         .into_inner();
     let document = answer.document.unwrap_or_default();
     if settings.json || args.output == Format::Json {
-        let text = serde_json::to_string_pretty(&document)
-            .map_err(|why| Failure::refused(format!("cannot write the document: {why}; please report this")))?;
-        out.line(text);
+        out.line(model::to_json(&document).map_err(unwritable)?);
     } else {
         out.line(format!("# version {}, content hash {}", answer.version, answer.content_hash));
-        out.text(&model::to_yaml(&document));
+        out.text(&model::to_yaml(&document).map_err(unwritable)?);
     }
     Ok(())
+}
+
+fn unwritable(why: model::RenderError) -> Failure {
+    Failure::refused(format!("cannot write the document: {why}; please report this"))
 }
 
 pub async fn history(args: History, settings: &Effective, out: &mut Out) -> Result<(), Failure> {
