@@ -1,0 +1,449 @@
+//! The whole node, every thread of it, on the engine's memory backend: pushes, devices that fail, questions, the end.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use marchproxy_dataplane::config::{HugepageMode, Idle};
+use marchproxy_dataplane::driver::{Device, Driver, NoDriver, OpenPort, Opened, PortHealth};
+use marchproxy_dataplane::node::{Node, Place, Settings, StartError};
+use marchproxy_dataplane::runtime::{Applied, Push, Runtime};
+use marchproxy_dataplane::topology::WorkerCore;
+use marchproxy_engine::Budget;
+use marchproxy_engine::io::{Mac, PacketBuf};
+use marchproxy_engine::memory::{Memory, MemoryBuf, MemoryPool, Wire};
+use marchproxy_engine::packet::Packet;
+use marchproxy_engine::tables::{
+    BackendSpec, Cidr, InterfaceSpec, PortRange, PortSpec, RuleAction, RuleMatch, RuleSpec, RuleTables,
+    ServiceProtocol, ServiceSpec,
+};
+use marchproxy_proto::v1;
+
+const OURS: Mac = [2, 0, 0, 0, 0, 1];
+const THEIRS: Mac = [2, 0, 0, 0, 0, 2];
+
+/// A host full of wires.
+#[derive(Default)]
+struct World {
+    wires: Mutex<BTreeMap<String, Vec<Wire>>>,
+    broken: Mutex<BTreeSet<String>>,
+    open: Mutex<BTreeSet<String>>,
+}
+
+struct Wires(Arc<World>);
+
+struct WirePort {
+    world: Arc<World>,
+    device: String,
+}
+
+impl Drop for WirePort {
+    fn drop(&mut self) {
+        assert!(self.world.open.lock().unwrap().remove(&self.device));
+    }
+}
+
+impl OpenPort for WirePort {
+    fn mac(&self) -> Mac {
+        OURS
+    }
+    fn health(&self) -> PortHealth {
+        PortHealth { link_up: true, rx_missed: 3, ..PortHealth::default() }
+    }
+}
+
+impl Driver for Wires {
+    type Backend = Memory;
+    type Port = WirePort;
+    type Guard = ();
+
+    fn name(&self) -> &'static str {
+        "wires"
+    }
+    fn enter_thread(&self) -> Result<(), String> {
+        if self.0.broken.lock().unwrap().contains("threads") { Err("no more threads".into()) } else { Ok(()) }
+    }
+    fn pool(&self) -> MemoryPool {
+        MemoryPool
+    }
+    fn open(&self, spec: &PortSpec, _: &Device, queues: u16) -> Result<Opened<Self>, String> {
+        if self.0.broken.lock().unwrap().contains(&spec.device) {
+            return Err(format!("port {}: device {:?}: its driver failed", spec.name, spec.device));
+        }
+        assert!(self.0.open.lock().unwrap().insert(spec.device.clone()), "{} opened twice", spec.device);
+        let (mut wires, mut pairs) = (Vec::new(), Vec::new());
+        for _ in 0..queues {
+            let (wire, rx, tx) = Wire::new(1024);
+            wires.push(wire);
+            pairs.push((rx, tx));
+        }
+        self.0.wires.lock().unwrap().insert(spec.device.clone(), wires);
+        let port = WirePort { world: self.0.clone(), device: spec.device.clone() };
+        Ok(Opened { port, queues: pairs })
+    }
+}
+
+fn settings(workers: usize) -> Settings {
+    let cores = marchproxy_cpu::current_affinity().unwrap();
+    let core = |number: usize| WorkerCore { cpu: cores[number % cores.len()], socket: 0, node: None };
+    Settings {
+        cores: (0..workers).map(core).collect(),
+        place: Place::default(),
+        sessions: 4096,
+        hugepages: HugepageMode::Off,
+        idle: Idle::Sleep,
+        budget: Budget { counters: 1024, policers: 64, ..Budget::default() },
+    }
+}
+
+struct Rig {
+    node: Node<Wires>,
+    world: Arc<World>,
+    version: u64,
+}
+
+impl Rig {
+    fn new(workers: usize) -> Self {
+        let world = Arc::new(World::default());
+        let node = Node::start(Wires(world.clone()), &settings(workers)).unwrap();
+        Self { node, world, version: 0 }
+    }
+
+    fn push_with(&mut self, tables: &RuleTables, allow_port_restart: bool) -> Result<Applied, String> {
+        self.version += 1;
+        let content_hash = vec![self.version as u8];
+        let push = Push {
+            version: self.version,
+            content_hash,
+            tables: Some(tables.clone()),
+            allow_port_restart,
+            received: Instant::now(),
+        };
+        self.node.apply(push).blocking_recv().unwrap()
+    }
+
+    fn push(&mut self, tables: &RuleTables) -> Result<Applied, String> {
+        self.push_with(tables, false)
+    }
+
+    fn open(&self) -> Vec<String> {
+        self.world.open.lock().unwrap().iter().cloned().collect()
+    }
+
+    fn put(&self, device: &str, frame: &[u8]) {
+        self.world.wires.lock().unwrap()[device][0].put(MemoryBuf::new(frame));
+    }
+
+    /// The next frame that leaves a device.
+    fn take(&self, device: &str) -> Vec<u8> {
+        let start = Instant::now();
+        let mut frames = Vec::new();
+        while frames.is_empty() {
+            assert!(start.elapsed() < Duration::from_secs(5), "nothing leaves {device}: {:?}", self.node.stats());
+            for wire in &self.world.wires.lock().unwrap()[device] {
+                frames.extend(wire.take());
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        assert_eq!(frames.len(), 1);
+        frames[0].data().to_vec()
+    }
+
+    fn eventually(&self, what: &str, check: impl Fn(&v1::StatsResponse) -> bool) {
+        let start = Instant::now();
+        while !check(&self.node.stats()) {
+            assert!(start.elapsed() < Duration::from_secs(5), "never {what}: {:?}", self.node.stats());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn end(self) {
+        let terms = self.node.stop();
+        assert_eq!((terms.residue, terms.held), (0, 0), "{terms:?}");
+        assert!(self.open().is_empty(), "devices stay open");
+    }
+}
+
+fn port(name: &str, device: &str) -> PortSpec {
+    PortSpec { name: name.into(), device: device.into(), mtu: 1500 }
+}
+
+fn cidr(text: &str) -> Cidr {
+    let (addr, len) = text.split_once('/').unwrap();
+    Cidr { addr: addr.parse().unwrap(), len: len.parse().unwrap() }
+}
+
+fn interface(name: &str, port: usize, address: &str) -> InterfaceSpec {
+    let addresses = vec![cidr(address)];
+    InterfaceSpec { name: name.into(), port, vlan: None, addresses, table: 0, trust_dscp: true }
+}
+
+fn tables() -> RuleTables {
+    RuleTables {
+        ports: vec![port("lan", "vdev:net_null0"), port("wan", "vdev:net_null1")],
+        interfaces: vec![interface("lan0", 0, "198.18.1.1/24"), interface("wan0", 1, "198.18.2.1/24")],
+        ..RuleTables::default()
+    }
+}
+
+fn deny_all(name: &str) -> RuleSpec {
+    RuleSpec { name: name.into(), priority: 1, matches: RuleMatch::default(), action: RuleAction::Deny, mark: None }
+}
+
+/// The peer at 198.18.2.2 makes itself known.
+fn introduce(rig: &Rig) {
+    let request = Packet::eth(THEIRS, [255; 6]).arp_request([198, 18, 2, 2], [198, 18, 2, 1]).build();
+    rig.put("vdev:net_null1", &request);
+    let answer = rig.take("vdev:net_null1");
+    assert_eq!((&answer[..6], &answer[6..12]), (&THEIRS[..], &OURS[..]));
+}
+
+#[test]
+fn packets_pass_through_all_threads_and_every_one_is_accounted_for() {
+    let mut rig = Rig::new(1);
+    assert_eq!(rig.push(&tables()).unwrap().generation, 2);
+    assert!(rig.node.running().settled);
+    introduce(&rig);
+    let udp = Packet::eth(THEIRS, OURS).ipv4([198, 18, 1, 9], [198, 18, 2, 2]).udp(1, 2).build();
+    rig.put("vdev:net_null0", &udp);
+    assert_eq!(rig.take("vdev:net_null1")[..6], THEIRS);
+
+    // A rule counts under its name.
+    rig.push(&RuleTables { rules: vec![deny_all("nothing")], ..tables() }).unwrap();
+    rig.put("vdev:net_null0", &udp);
+    rig.eventually("denied", |stats| stats.drops.iter().any(|drop| drop.reason == "rule_deny" && drop.packets == 1));
+    let stats = rig.node.stats();
+    let rule = stats.objects.iter().find(|object| object.kind == "rule").unwrap();
+    assert_eq!((rule.name.as_str(), rule.dropped), ("nothing", 1));
+    let lan = stats.ports.iter().find(|port| port.name == "lan").unwrap();
+    assert_eq!(
+        (lan.rx_packets, lan.mac.as_str(), lan.link_up, lan.device_rx_missed),
+        (2, "02:00:00:00:00:01", true, 3)
+    );
+    assert_eq!((stats.workers[0].generation, stats.generation), (3, 3));
+    assert_eq!(stats.conservation.unwrap().residue, 0);
+
+    let neighbours = rig.node.neighbours(&v1::NeighboursRequest::default()).unwrap().neighbours;
+    assert_eq!(neighbours.len(), 1);
+    assert_eq!((neighbours[0].interface.as_str(), neighbours[0].mac.as_str()), ("wan0", "02:00:00:00:00:02"));
+    assert_eq!((neighbours[0].address.as_str(), neighbours[0].state.as_str()), ("198.18.2.2", "reachable"));
+    rig.end();
+}
+
+#[test]
+fn a_service_makes_sessions_that_can_be_listed_and_asked_about() {
+    let mut rig = Rig::new(1);
+    let backend = BackendSpec {
+        name: "a".into(),
+        address: "198.18.2.2".parse().unwrap(),
+        port: Some(8080),
+        weight: 1,
+        draining: false,
+    };
+    let service = ServiceSpec {
+        name: "web".into(),
+        addresses: vec!["203.0.113.10".parse().unwrap()],
+        protocol: ServiceProtocol::Tcp,
+        ports: vec![PortRange { first: 80, last: 80 }],
+        source_affinity: false,
+        backends: vec![backend],
+        policer: None,
+        mark: None,
+    };
+    rig.push(&RuleTables { services: vec![service], ..tables() }).unwrap();
+    introduce(&rig);
+    let ask = |dst: &str| v1::WhyRequest {
+        r#in: "lan0".into(),
+        src: "198.18.1.9".into(),
+        dst: dst.into(),
+        protocol: "tcp".into(),
+        src_port: 40_000,
+        dst_port: 80,
+        ..v1::WhyRequest::default()
+    };
+    let before = rig.node.why(&ask("203.0.113.10")).unwrap();
+    assert!(before.steps.iter().any(|step| step.object == "service web"), "{before:?}");
+
+    let syn = Packet::eth(THEIRS, OURS).ipv4([198, 18, 1, 9], [203, 0, 113, 10]).tcp(40_000, 80).flags(2).build();
+    rig.put("vdev:net_null0", &syn);
+    rig.take("vdev:net_null1");
+    let list = rig.node.sessions(&v1::SessionsRequest::default()).unwrap();
+    assert_eq!(list.total, 1);
+    let session = &list.sessions[0];
+    assert_eq!((session.client.as_str(), session.service.as_str()), ("198.18.1.9:40000", "web"));
+    assert_eq!((session.backend.as_str(), session.state.as_str()), ("a (198.18.2.2:8080)", "opening"));
+    let other = v1::SessionsRequest { service: "mail".into(), ..v1::SessionsRequest::default() };
+    assert!(rig.node.sessions(&other).unwrap_err().contains("service: found \"mail\""));
+
+    let after = rig.node.why(&ask("203.0.113.10")).unwrap();
+    assert_eq!(after.verdict, "forwarded");
+    assert!(after.steps.iter().any(|step| step.stage == "session"), "{after:?}");
+    for (request, wanted) in [
+        (v1::WhyRequest { src: "x".into(), ..ask("198.18.2.2") }, "src: found \"x\""),
+        (ask("2001:db8::1"), "dst: found 2001:db8::1, allowed: an address of the family of src"),
+        (v1::WhyRequest { protocol: "sctp?".into(), ..ask("198.18.2.2") }, "protocol: found \"sctp?\""),
+        (v1::WhyRequest { dst_port: 70_000, ..ask("198.18.2.2") }, "dst_port: found 70000"),
+        (v1::WhyRequest { ttl: 256, ..ask("198.18.2.2") }, "ttl: found 256, allowed: 1 to 255"),
+        (v1::WhyRequest { r#in: "dmz".into(), ..ask("198.18.2.2") }, "in: found \"dmz\", allowed: lan0, wan0"),
+    ] {
+        let error = rig.node.why(&request).unwrap_err();
+        assert!(error.contains(wanted), "{error}");
+    }
+    rig.end();
+}
+
+#[test]
+fn a_refused_push_changes_nothing() {
+    let mut rig = Rig::new(2);
+    rig.push(&tables()).unwrap();
+    let both = ["vdev:net_null0", "vdev:net_null1"];
+    let with = |more: PortSpec| RuleTables { ports: [tables().ports, vec![more]].concat(), ..tables() };
+    let mut jumbo = tables();
+    jumbo.ports[1].mtu = 9000;
+    let mut elsewhere = tables();
+    elsewhere.ports[1].device = "vdev:net_null7".into();
+    let mut renamed = tables();
+    renamed.ports[1].name = "zwan".into();
+    let own_loopback = RuleTables { interfaces: vec![interface("lan0", 0, "127.0.0.1/8")], ..tables() };
+    let mut invalid = tables();
+    invalid.interfaces[0].port = 9;
+    rig.world.broken.lock().unwrap().insert("vdev:net_null5".into());
+    let two_more = RuleTables {
+        ports: [tables().ports, vec![port("x", "vdev:net_null4"), port("y", "vdev:net_null5")]].concat(),
+        ..tables()
+    };
+    for (tables, wanted) in [
+        (with(port("x", "eth9")), "port lan (device \"vdev:net_null0\", dpdk) and port x (device \"eth9\", unknown)"),
+        (with(port("x", "af_xdp:eth9")), "all ports of a node share one backend"),
+        (
+            with(port("x", "vdev:net_af_packet0,iface=nope9")),
+            "port x: device \"vdev:net_af_packet0,iface=nope9\": interface \"nope9\" does not exist",
+        ),
+        (with(port("x", "vdev:net_null1")), "port x: device \"vdev:net_null1\" is port wan's already"),
+        (two_more, "port y: device \"vdev:net_null5\": its driver failed"),
+        (jumbo, "port wan: mtu: found 9000, runs with 1500"),
+        (elsewhere, "port wan: device: found \"vdev:net_null7\""),
+        (renamed, "port zwan: device \"vdev:net_null1\" runs as port wan"),
+        (own_loopback, "interface lan0: address 127.0.0.1 is configured in the kernel on lo"),
+        (invalid, "interface lan0: port: found 9"),
+    ] {
+        let error = rig.push(&tables).unwrap_err();
+        assert!(error.contains(wanted), "{error:?} lacks {wanted:?}");
+        assert_eq!((rig.node.running().version, rig.node.running().generation), (1, 2));
+        assert_eq!(rig.open(), both, "after {wanted}");
+    }
+    introduce(&rig);
+    rig.end();
+}
+
+#[test]
+fn ports_come_go_and_restart_when_they_may() {
+    let mut rig = Rig::new(2);
+    rig.push(&tables()).unwrap();
+    let mut only_lan = tables();
+    only_lan.ports.pop();
+    only_lan.interfaces.pop();
+    rig.push(&only_lan).unwrap();
+    assert_eq!(rig.open(), ["vdev:net_null0"]);
+    rig.push(&tables()).unwrap();
+    assert_eq!(rig.open().len(), 2);
+    introduce(&rig);
+
+    let mut moved = tables();
+    moved.ports[1].device = "vdev:net_null9".into();
+    // The successor fails: the port that stopped for it runs again.
+    rig.world.broken.lock().unwrap().insert("vdev:net_null9".into());
+    assert!(rig.push_with(&moved, true).unwrap_err().contains("its driver failed"));
+    assert_eq!(rig.open(), ["vdev:net_null0", "vdev:net_null1"]);
+    introduce(&rig);
+    rig.world.broken.lock().unwrap().clear();
+    rig.push_with(&moved, true).unwrap();
+    assert_eq!(rig.open(), ["vdev:net_null0", "vdev:net_null9"]);
+    rig.end();
+}
+
+#[test]
+fn the_same_content_gets_a_new_number_and_no_new_generation() {
+    let mut rig = Rig::new(1);
+    rig.push(&tables()).unwrap();
+    let push =
+        Push { version: 9, content_hash: vec![1], tables: None, allow_port_restart: false, received: Instant::now() };
+    let applied = rig.node.apply(push).blocking_recv().unwrap().unwrap();
+    assert_eq!((applied.generation, rig.node.running().version), (2, 9));
+    rig.end();
+}
+
+#[test]
+fn a_thousand_pushes_settle_on_sleeping_workers_and_free_what_they_replace() {
+    let mut rig = Rig::new(2);
+    let variants = [tables(), RuleTables { rules: vec![deny_all("r")], ..tables() }];
+    let mut times = Vec::new();
+    for number in 0..1000 {
+        times.push(rig.push(&variants[number % 2]).unwrap().settle_us);
+    }
+    times.sort_unstable();
+    assert!(times[500] < 10_000, "median settle {} us", times[500]);
+    assert_eq!(rig.node.stats().workers.iter().map(|w| w.generation).collect::<Vec<_>>(), [1001, 1001]);
+    rig.end();
+}
+
+#[test]
+fn what_is_held_at_the_end_is_dropped_under_shutdown() {
+    let mut rig = Rig::new(1);
+    rig.push(&tables()).unwrap();
+    // Nobody answers for 198.18.2.77: the packet waits for its neighbour.
+    let udp = Packet::eth(THEIRS, OURS).ipv4([198, 18, 1, 9], [198, 18, 2, 77]).udp(1, 2).build();
+    rig.put("vdev:net_null0", &udp);
+    rig.eventually("held", |stats| stats.conservation.is_some_and(|terms| terms.held == 1));
+    let start = Instant::now();
+    let terms = rig.node.stop();
+    assert!(start.elapsed() < Duration::from_secs(2));
+    assert_eq!((terms.residue, terms.held, terms.rx), (0, 0, 1));
+    assert!(rig.node.stats().drops.iter().any(|drop| drop.reason == "shutdown" && drop.packets == 1));
+    let late =
+        Push { version: 2, content_hash: vec![], tables: None, allow_port_restart: false, received: Instant::now() };
+    assert!(rig.node.apply(late).blocking_recv().is_err(), "a stopped node takes nothing");
+    assert_eq!(rig.node.stop(), terms);
+}
+
+#[test]
+fn idle_workers_sleep_and_busy_cycles_are_honest() {
+    let mut rig = Rig::new(1);
+    rig.push(&tables()).unwrap();
+    std::thread::sleep(Duration::from_millis(1200));
+    rig.node.stats();
+    std::thread::sleep(Duration::from_millis(300));
+    let stats = rig.node.stats();
+    assert!(stats.workers[0].busy_ratio < 0.05, "{}", stats.workers[0].busy_ratio);
+    rig.end();
+}
+
+#[test]
+fn without_a_backend_every_port_is_refused_by_name() {
+    let node = Node::start(NoDriver, &settings(1)).unwrap();
+    let push = |tables: RuleTables| Push {
+        version: 1,
+        content_hash: vec![1],
+        tables: Some(tables),
+        allow_port_restart: false,
+        received: Instant::now(),
+    };
+    let error = node.apply(push(tables())).blocking_recv().unwrap().unwrap_err();
+    assert_eq!(error, "port lan: device \"vdev:net_null0\" needs the dpdk backend; this build has none");
+    assert_eq!(node.running().version, 0);
+    node.apply(push(RuleTables::default())).blocking_recv().unwrap().unwrap();
+    assert_eq!(node.stop().residue, 0);
+}
+
+#[test]
+fn a_core_that_does_not_exist_or_a_thread_that_fails_ends_the_start() {
+    let mut wrong = settings(1);
+    wrong.cores[0].cpu = 4000;
+    let error = Node::start(Wires(Arc::default()), &wrong).err().unwrap();
+    assert!(matches!(&error, StartError::Place(reason) if reason.contains("worker 0: core 4000")), "{error}");
+    let world = Arc::new(World::default());
+    world.broken.lock().unwrap().insert("threads".into());
+    let error = Node::start(Wires(world), &settings(1)).err().unwrap().to_string();
+    assert!(error.contains("no more threads"), "{error}");
+}
