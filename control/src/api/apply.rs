@@ -13,7 +13,7 @@ use super::dry_run::Checked;
 use super::errors;
 use super::state::{Control, base, check, now};
 use crate::model;
-use crate::store::{Committed, NewVersion, VersionRow};
+use crate::store::{Committed, NewVersion, StoreError, VersionRow};
 
 /// All chunks of one call together, encoded. A million rules take about 100 MB.
 const CALL_OCTETS_MAX: usize = 256 << 20;
@@ -142,6 +142,11 @@ async fn carry_through(control: &Control, change: Change) -> Result<v1::ApplyRes
     }
     let changing = control.changing(cluster);
     let held = changing.lock().await;
+    if let Some(row) = repeated(control, &change).await? {
+        let attempt = control.hub.attempt(cluster);
+        drop(held);
+        return Ok(answer(control, cluster, row, attempt, change.received).await);
+    }
     let (document, rollback_of) = wished(control, cluster, change.wish).await?;
     let document = Arc::new(document);
     let checked = check(Arc::clone(&document)).await?;
@@ -163,27 +168,59 @@ async fn carry_through(control: &Control, change: Change) -> Result<v1::ApplyRes
         .await
         .map_err(|e| errors::store(&e))?;
     let committed_at = Instant::now();
-    let (row, unchanged, fresh) = match committed {
-        Committed::New(row) => (row, false, true),
-        Committed::Unchanged(row) => (row, true, true),
-        Committed::Repeated(row) => (row, false, false),
+    let (row, unchanged, attempt) = match committed {
+        Committed::New(row) => (row, false, None),
+        Committed::Unchanged(row) => (row, true, None),
+        Committed::Repeated(row) => (row, false, Some(control.hub.attempt(cluster))),
     };
-    let warnings = checked.warnings;
     // Unchanged: nodes that refused this version, or never settled, are offered it again.
-    let attempt = if fresh { control.hub.publish(cluster, row.version, checked.nodes) } else { control.hub.attempt(cluster) };
+    let attempt = attempt.unwrap_or_else(|| control.hub.publish(cluster, row.version, checked.nodes));
     drop(held);
-    let VersionRow { version, content_hash, .. } = row;
-    tracing::info!(cluster, version, author = change.caller.author(), unchanged, "stored");
+    tracing::info!(cluster, version = row.version, author = change.caller.author(), unchanged, "stored");
+    let store_us = micros(committed_at - change.received);
+    let answer = answer(control, cluster, row, attempt, committed_at).await;
+    Ok(v1::ApplyResponse { unchanged, warnings: checked.warnings, store_us, ..answer })
+}
+
+/// Waits for the nodes and says what became of the version.
+async fn answer(
+    control: &Control,
+    cluster: &str,
+    row: VersionRow,
+    attempt: u64,
+    since: Instant,
+) -> v1::ApplyResponse {
     let nodes = control.hub.settled(cluster, attempt).await;
-    Ok(v1::ApplyResponse {
-        version,
-        content_hash,
-        unchanged,
-        warnings,
+    v1::ApplyResponse {
+        version: row.version,
+        content_hash: row.content_hash,
         nodes,
-        store_us: micros(committed_at - change.received),
-        settle_us: micros(committed_at.elapsed()),
-    })
+        settle_us: micros(since.elapsed()),
+        ..v1::ApplyResponse::default()
+    }
+}
+
+/// What the request id led to before, if it did. Looked at first, because the repeated change need not make sense any more: what
+/// it deleted is gone. Asking is a commit that expects a version which never comes, so nothing can be stored by it.
+async fn repeated(control: &Control, change: &Change) -> Result<Option<VersionRow>, Status> {
+    if change.request_id.is_empty() || change.validate_only {
+        return Ok(None);
+    }
+    let asked = NewVersion {
+        cluster: &change.cluster,
+        expected_version: Some(u64::MAX),
+        document: &v1::Document::default(),
+        author: change.caller.author(),
+        message: "",
+        rollback_of: 0,
+        request_id: &change.request_id,
+        now: now(),
+    };
+    match control.store.commit(asked).await {
+        Ok(Committed::Repeated(row)) => Ok(Some(row)),
+        Ok(_) | Err(StoreError::VersionConflict { .. }) => Ok(None),
+        Err(why) => Err(errors::store(&why)),
+    }
 }
 
 async fn wished(control: &Control, cluster: &str, wish: Wish) -> Result<(v1::Document, u64), Status> {

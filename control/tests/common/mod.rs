@@ -75,6 +75,11 @@ impl Rig {
         }));
     }
 
+    /// For the next start.
+    pub fn change_settings(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
+    }
+
     pub async fn stop(&mut self) {
         self.stop.take().unwrap().send(()).unwrap();
         tokio::time::timeout(PATIENCE, self.serving.take().unwrap()).await.expect("stops in time").unwrap();
