@@ -41,17 +41,14 @@ type Deletions = HashMap<(Kind, String), usize>;
 fn deletions(changes: &Changes, violations: &mut Vec<Violation>) -> Deletions {
     let mut gone = Deletions::new();
     for (index, object) in changes.delete.iter().enumerate() {
-        let kind: Kind = match object.kind.parse() {
-            Ok(kind) => kind,
-            Err(_) => {
-                violations.push(Violation {
-                    object: format!("deletion of {} {}", object.kind, object.name),
-                    field: format!("delete[{index}].kind"),
-                    found: format!("\"{}\"", object.kind),
-                    allowed: Kind::ALL.map(Kind::as_str).join(", "),
-                });
-                continue;
-            }
+        let Ok(kind) = object.kind.parse::<Kind>() else {
+            violations.push(Violation {
+                object: format!("deletion of {} {}", object.kind, object.name),
+                field: format!("delete[{index}].kind"),
+                found: format!("\"{}\"", object.kind),
+                allowed: Kind::ALL.map(Kind::as_str).join(", "),
+            });
+            continue;
         };
         let name = if kind == Kind::Route { usual_route_name(&object.name) } else { object.name.clone() };
         match gone.entry((kind, name)) {

@@ -9,7 +9,10 @@
 mod diff;
 mod merge;
 mod objects;
+mod report;
 mod text;
+mod types;
+mod validate;
 mod violation;
 pub mod words;
 
@@ -20,4 +23,7 @@ pub use objects::{
     hex, insert, objects, route_name,
 };
 pub use text::{ParseError, RenderError, parse, to_json, to_yaml};
+pub use types::Model;
+pub(crate) use types::{BackendState, RouteAction};
+pub use validate::validate;
 pub use violation::{Violation, Warning};

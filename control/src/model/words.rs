@@ -79,13 +79,8 @@ pub fn port_range(text: &str) -> Result<PortRange, String> {
         }
         text.parse().map_err(|_| ALLOWED.to_owned())
     };
-    let range = match text.split_once('-') {
-        Some((first, last)) => PortRange { first: port(first.trim())?, last: port(last.trim())? },
-        None => {
-            let only = port(text)?;
-            PortRange { first: only, last: only }
-        }
-    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let range = PortRange { first: port(first.trim())?, last: port(last.trim())? };
     if range.first <= range.last { Ok(range) } else { Err(ALLOWED.to_owned()) }
 }
 

@@ -102,6 +102,7 @@ impl Database {
     }
 
     /// What the driver's error means to an operator.
+    #[allow(clippy::needless_pass_by_value)] // made for `map_err`
     pub fn failed(&self, doing: &'static str, error: sqlx::Error) -> StoreError {
         if let Err(gone) = self.still_there(doing) {
             return gone;

@@ -54,18 +54,26 @@ impl Entry {
 /// The objects of each cluster's newest version as this process last saw it, sorted, so that a commit need not read them again. A cached
 /// list is used only if the database's newest version has the same number and content hash.
 #[derive(Debug, Default)]
-pub struct Newest(Mutex<HashMap<String, (u64, String, Arc<Vec<Entry>>)>>);
+pub struct Newest(Mutex<HashMap<String, Seen>>);
+
+#[derive(Debug)]
+struct Seen {
+    version: u64,
+    content_hash: String,
+    entries: Arc<Vec<Entry>>,
+}
 
 impl Newest {
     fn get(&self, cluster: &str, row: &VersionRow) -> Option<Arc<Vec<Entry>>> {
         let newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (version, content_hash, entries) = newest.get(cluster)?;
-        (*version == row.version && *content_hash == row.content_hash).then(|| Arc::clone(entries))
+        let seen = newest.get(cluster)?;
+        (seen.version == row.version && seen.content_hash == row.content_hash).then(|| Arc::clone(&seen.entries))
     }
 
     fn put(&self, cluster: &str, row: &VersionRow, entries: Arc<Vec<Entry>>) {
         let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        newest.insert(cluster.to_owned(), (row.version, row.content_hash.clone(), entries));
+        let seen = Seen { version: row.version, content_hash: row.content_hash.clone(), entries };
+        newest.insert(cluster.to_owned(), seen);
     }
 }
 

@@ -95,8 +95,8 @@ async fn read_only_file_and_directory() {
 
 #[tokio::test]
 async fn deleted_replaced_or_its_directory_gone() {
-    let document = rules(&["a"]);
     type Harm = fn(&Path);
+    let document = rules(&["a"]);
     let harms: [Harm; 3] = [
         |dir| std::fs::remove_file(dir.join("control.db")).unwrap(),
         |dir| {

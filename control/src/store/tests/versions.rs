@@ -122,8 +122,8 @@ async fn of_two_commits_that_expect_the_same_version_one_wins() {
     // Two processes, as far as the database can tell.
     let stores = [place.store.clone(), Store::open(&url(&place.dir)).await.unwrap()];
     for round in 0..20_u64 {
-        let tasks = stores.clone().map(|store| {
-            let name = format!("r{round}-{}", store.newest.as_ref() as *const _ as usize);
+        let tasks = [0, 1].map(|process: usize| {
+            let (store, name) = (stores[process].clone(), format!("r{round}-{process}"));
             tokio::spawn(async move {
                 let document = rules(&[&name]);
                 store.commit(NewVersion { expected_version: Some(round), ..version(&document) }).await
@@ -137,7 +137,7 @@ async fn of_two_commits_that_expect_the_same_version_one_wins() {
                     won += 1;
                 }
                 Err(StoreError::VersionConflict { expected, found }) => {
-                    assert_eq!((expected, found), (round, round + 1))
+                    assert_eq!((expected, found), (round, round + 1));
                 }
                 other => panic!("{other:?}"),
             }

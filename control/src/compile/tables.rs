@@ -1,0 +1,206 @@
+//! One node's tables.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use marchproxy_engine::tables::{
+    BackendSpec, Cidr, InterfaceSpec, NextHopSpec, PortSpec, RouteAction as Action, RouteSpec, RuleAction, RuleMatch,
+    RuleSpec, RuleTables, ServiceSpec,
+};
+
+use crate::model::{BackendState, Model, RouteAction};
+
+/// Stands in for rules that all belong to other nodes: where a document has rules, what none permits is denied.
+const NO_RULE_HERE: &str = "no-rule-for-this-node";
+
+pub(super) fn compile(model: &Model, node: usize, table_ids: &HashMap<&str, u32>) -> RuleTables {
+    let table = |name: &str| table_ids.get(name).copied().unwrap_or_default();
+    let (ports, port_index) = ports(model, node);
+    let (interfaces, interface_index) = interfaces(model, node, &port_index, table);
+    let mut policers = model.policers.clone();
+    policers.sort_by(|a, b| a.name.cmp(&b.name));
+    RuleTables {
+        routes: routes(model, node, &interfaces, table),
+        rules: rules(model, &interface_index),
+        services: services(model),
+        ports,
+        interfaces,
+        policers,
+    }
+}
+
+/// The ports by name, and where each one of the model went.
+fn ports(model: &Model, node: usize) -> (Vec<PortSpec>, Vec<usize>) {
+    let ports = &model.nodes[node].ports;
+    let spec = |port: usize| {
+        let port = &ports[port];
+        PortSpec { name: port.name.clone(), device: port.device.clone(), mtu: port.mtu }
+    };
+    let order = sorted(0..ports.len(), |port| &ports[*port].name);
+    let mut index = vec![0; ports.len()];
+    for (new, old) in order.iter().enumerate() {
+        index[*old] = new;
+    }
+    (order.into_iter().map(spec).collect(), index)
+}
+
+/// The node's interfaces by name, and where each one of the model went, if it is on this node.
+fn interfaces(
+    model: &Model,
+    node: usize,
+    port_index: &[usize],
+    table: impl Fn(&str) -> u32,
+) -> (Vec<InterfaceSpec>, Vec<Option<usize>>) {
+    let ours = (0..model.interfaces.len()).filter(|interface| model.interfaces[*interface].node == node);
+    let order = sorted(ours, |interface| &model.interfaces[*interface].name);
+    let mut index = vec![None; model.interfaces.len()];
+    for (new, old) in order.iter().enumerate() {
+        index[*old] = Some(new);
+    }
+    let spec = |interface: usize| {
+        let interface = &model.interfaces[interface];
+        InterfaceSpec {
+            name: interface.name.clone(),
+            port: port_index[interface.port],
+            vlan: interface.vlan,
+            addresses: interface.addresses.clone(),
+            table: table(&interface.table),
+            trust_dscp: interface.trust_dscp,
+        }
+    };
+    (order.into_iter().map(spec).collect(), index)
+}
+
+fn routes(model: &Model, node: usize, interfaces: &[InterfaceSpec], table: impl Fn(&str) -> u32) -> Vec<RouteSpec> {
+    let mut connected = Connected { interfaces, found: HashMap::new() };
+    let mut routes = Vec::new();
+    for route in model.routes.iter().filter(|route| route.node.is_none_or(|only| only == node)) {
+        let table = table(&route.table);
+        let action = match &route.action {
+            RouteAction::Blackhole => Action::Blackhole,
+            RouteAction::Reject => Action::Reject,
+            RouteAction::Via(via) => {
+                let mut hops: Vec<NextHopSpec> = via
+                    .iter()
+                    .filter_map(|hop| {
+                        let interface = connected.interface(table, hop.address)?;
+                        Some(NextHopSpec { address: hop.address, interface, weight: hop.weight })
+                    })
+                    .collect();
+                if hops.is_empty() {
+                    continue;
+                }
+                hops.sort_by_key(|hop| hop.address);
+                Action::Via(hops)
+            }
+        };
+        routes.push(RouteSpec { table, prefix: route.prefix, action });
+    }
+    routes.sort_by_key(|route| (route.table, route.prefix));
+    routes
+}
+
+/// Which interface leads to a next hop. Big tables have few next hops, so answers are kept.
+struct Connected<'a> {
+    interfaces: &'a [InterfaceSpec],
+    found: HashMap<(u32, IpAddr), Option<usize>>,
+}
+
+impl Connected<'_> {
+    fn interface(&mut self, table: u32, address: IpAddr) -> Option<usize> {
+        *self.found.entry((table, address)).or_insert_with(|| {
+            self.interfaces.iter().position(|interface| {
+                interface.table == table && interface.addresses.iter().any(|own| own.contains(address))
+            })
+        })
+    }
+}
+
+fn rules(model: &Model, interface_index: &[Option<usize>]) -> Vec<RuleSpec> {
+    let mut rules = Vec::with_capacity(model.rules.len());
+    for rule in &model.rules {
+        let in_interface = match rule.in_interface {
+            None => None,
+            Some(interface) => match interface_index[interface] {
+                Some(here) => Some(here),
+                None => continue,
+            },
+        };
+        let matches = RuleMatch {
+            src: set(&rule.src),
+            dst: set(&rule.dst),
+            protocol: rule.protocol,
+            src_ports: rule.src_ports.clone(),
+            dst_ports: rule.dst_ports.clone(),
+            in_interface,
+        };
+        let (name, priority, action, mark) = (rule.name.clone(), rule.priority, rule.action, rule.mark);
+        rules.push(RuleSpec { name, priority, matches, action, mark });
+    }
+    if rules.is_empty() && !model.rules.is_empty() {
+        // No rule at all would permit everything.
+        rules.push(RuleSpec {
+            name: NO_RULE_HERE.to_owned(),
+            priority: u32::MAX,
+            matches: RuleMatch::default(),
+            action: RuleAction::Deny,
+            mark: None,
+        });
+    }
+    rules.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
+    rules
+}
+
+fn services(model: &Model) -> Vec<ServiceSpec> {
+    let order = sorted(0..model.policers.len(), |policer| &model.policers[*policer].name);
+    let mut policer_index = vec![0; model.policers.len()];
+    for (new, old) in order.into_iter().enumerate() {
+        policer_index[old] = new;
+    }
+    let mut services: Vec<ServiceSpec> = model
+        .services
+        .iter()
+        .map(|service| {
+            let mut addresses = service.addresses.clone();
+            addresses.sort_unstable();
+            let mut backends: Vec<BackendSpec> = service
+                .backends
+                .iter()
+                .filter(|backend| backend.state != BackendState::Down)
+                .map(|backend| BackendSpec {
+                    name: backend.name.clone(),
+                    address: backend.address,
+                    port: backend.port,
+                    weight: backend.weight,
+                    draining: backend.state == BackendState::Draining,
+                })
+                .collect();
+            backends.sort_by(|a, b| a.name.cmp(&b.name));
+            ServiceSpec {
+                name: service.name.clone(),
+                addresses,
+                protocol: service.protocol,
+                ports: service.ports.clone(),
+                source_affinity: service.source_affinity,
+                backends,
+                policer: service.policer.map(|policer| policer_index[policer]),
+                mark: service.mark,
+            }
+        })
+        .collect();
+    services.sort_by(|a, b| a.name.cmp(&b.name));
+    services
+}
+
+fn set(prefixes: &[Cidr]) -> Vec<Cidr> {
+    let mut set = prefixes.to_vec();
+    set.sort_unstable();
+    set.dedup();
+    set
+}
+
+fn sorted<'a>(indices: impl Iterator<Item = usize>, name: impl Fn(&usize) -> &'a String) -> Vec<usize> {
+    let mut order: Vec<usize> = indices.collect();
+    order.sort_by(|a, b| name(a).cmp(name(b)));
+    order
+}

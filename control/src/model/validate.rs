@@ -1,0 +1,95 @@
+//! Validation: everything that is wrong with a document, not just the first thing.
+//!
+//! One file per kind of object. Each reads its objects into the model's types, leaving holes where something is wrong, so that the
+//! checks of other kinds can go on without complaining a second time.
+
+mod interfaces;
+mod network;
+mod nodes;
+mod policers;
+mod routes;
+mod rules;
+mod services;
+
+use marchproxy_proto::v1::Document;
+
+use super::objects::{API_VERSION, DEFAULT_CLUSTER};
+use super::report::{At, Names, Report, quoted};
+use super::types::Model;
+use super::violation::{Violation, Warning};
+use super::words;
+use network::Network;
+
+/// The names of the objects that others refer to.
+struct References<'a> {
+    nodes: Names<'a>,
+    interfaces: Names<'a>,
+    policers: Names<'a>,
+    qos: Names<'a>,
+}
+
+impl<'a> References<'a> {
+    fn new(document: &'a Document, report: &mut Report) -> Self {
+        let names = |report: &mut Report, kind, list, names: Vec<&'a str>| {
+            Names::new(report, kind, names.into_iter(), |index, name| At::new(list, index, kind, name))
+        };
+        let nodes = document.nodes.iter().map(|it| it.name.as_str()).collect();
+        let interfaces = document.interfaces.iter().map(|it| it.name.as_str()).collect();
+        let rules = document.rules.iter().map(|it| it.name.as_str()).collect();
+        let services = document.services.iter().map(|it| it.name.as_str()).collect();
+        let policers = document.policers.iter().map(|it| it.name.as_str()).collect();
+        let qos = document.qos.iter().map(|it| it.name.as_str()).collect();
+        let (nodes, interfaces) =
+            (names(report, "node", "nodes", nodes), names(report, "interface", "interfaces", interfaces));
+        // Nothing refers to rules and services, but their names are names.
+        names(report, "rule", "rules", rules);
+        names(report, "service", "services", services);
+        let (policers, qos) = (names(report, "policer", "policers", policers), names(report, "qos", "qos", qos));
+        Self { nodes, interfaces, policers, qos }
+    }
+}
+
+/// The document as a model with warnings, or all that is wrong with it.
+pub fn validate(document: &Document) -> Result<(Model, Vec<Warning>), Vec<Violation>> {
+    let mut report = Report::default();
+    header(document, &mut report);
+    let references = References::new(document, &mut report);
+    let nodes = nodes::check(document, &mut report);
+    let interfaces = interfaces::check(document, &nodes, &references, &mut report);
+    let mut network = Network::new(&interfaces, services::addresses(document));
+    let routes = routes::check(document, &references, &mut network, &mut report);
+    let rules = rules::check(document, &references, &mut report);
+    let policers = policers::check_policers(document, &nodes, &mut report);
+    let qos = policers::check_qos(document, &references, &mut report);
+    let services = services::check(document, &references, &qos, &network, &mut report);
+
+    if !report.violations.is_empty() {
+        return Err(report.violations);
+    }
+    let cluster = if document.cluster.is_empty() { DEFAULT_CLUSTER } else { &document.cluster }.to_owned();
+    // No violation, no hole: nothing is lost by flattening, and indices stay what they were.
+    let model = Model {
+        cluster,
+        nodes,
+        interfaces: interfaces.into_iter().flatten().collect(),
+        routes: routes.into_iter().flatten().collect(),
+        rules: rules.into_iter().flatten().collect(),
+        services: services.into_iter().flatten().collect(),
+        policers: policers.into_iter().flatten().collect(),
+    };
+    Ok((model, report.warnings))
+}
+
+fn header(document: &Document, report: &mut Report) {
+    if document.api_version != API_VERSION {
+        report.refuse_document("api_version", quoted(&document.api_version), format!("\"{API_VERSION}\""));
+    }
+    if !document.cluster.is_empty()
+        && let Err(allowed) = words::name(&document.cluster)
+    {
+        report.refuse_document("cluster", quoted(&document.cluster), allowed);
+    }
+}
+
+#[cfg(test)]
+mod tests;
