@@ -15,7 +15,7 @@ Every field of the configuration file is explained in deploy/examples/dataplane.
 
 /// The MarchProxy data plane: forwards, balances, filters and polices packets by the tables that control pushes.
 #[derive(Debug, Parser)]
-#[command(name = "marchproxy-dataplane", version, after_help = EXAMPLE)]
+#[command(name = "marchproxy-dataplane", version, after_help = EXAMPLE, args_override_self = true)]
 pub struct Arguments {
     /// Configuration file [default: /etc/marchproxy/dataplane.toml, if it is there]
     #[arg(long, value_name = "FILE")]
