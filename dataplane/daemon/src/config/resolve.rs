@@ -197,6 +197,17 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_example_is_every_default() {
+        let text = include_str!("../../../../deploy/examples/dataplane.toml");
+        assert_eq!(load(text).unwrap(), load("node = \"edge-1\"").unwrap());
+        let fields = "node cluster workers force_remote_cores sessions idle metrics socket state_dir log insecure address \
+                      server_name enrolment certificate key ca hugepages mem_mb file_prefix eal_args";
+        for field in fields.split_whitespace() {
+            assert!(text.lines().any(|line| line.starts_with(&format!("{field} = "))), "{field} is not documented");
+        }
+    }
+
+    #[test]
     fn errors_name_file_field_found_and_allowed() {
         let table: &[(&str, &str, &[&str])] = &[
             ("no node", "", &["t.toml: node: found \"\"", "the node's name in the document"]),
