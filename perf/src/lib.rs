@@ -1,1 +1,74 @@
-//! The testpmd-style performance harness.
+//! The testpmd-style performance harness: what a packet costs in the engine, under loads that mean something.
+//!
+//! [`scenario`] lays out tables and traffic, [`rig`] is the measured node, [`measure`] runs it, [`report`] says what came out.
+#![forbid(unsafe_code)]
+
+pub mod backend;
+pub mod calibrate;
+pub mod cli;
+pub mod load;
+pub mod machine;
+pub mod measure;
+pub mod neighbourhood;
+pub mod probe;
+pub mod progress;
+pub mod report;
+pub mod rig;
+pub mod scenario;
+pub mod seeded;
+pub mod table;
+
+/// Why there is no measurement.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An option that makes no sense here.
+    #[error("--{option}: found {found}, allowed {allowed}")]
+    Option {
+        /// Its name.
+        option: &'static str,
+        /// What was given.
+        found: String,
+        /// What would do.
+        allowed: String,
+    },
+    /// The engine refuses the tables.
+    #[error("the engine refuses these tables: {0}")]
+    Build(#[from] marchproxy_engine::BuildError),
+    /// No memory for the session table.
+    #[error("no memory for the session table: {0}")]
+    Memory(#[from] marchproxy_cpu::MemoryError),
+    /// The generated rules permit (or deny) too little for the flows asked for.
+    #[error("only {found} of {wanted} {what} could be drawn from these rules; try more rules, another seed or profile")]
+    Flows {
+        /// Which flows.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many were asked for.
+        wanted: usize,
+    },
+    /// Sessions that should exist do not.
+    #[error("only {found} of {wanted} sessions could be made; the node dropped: {drops}")]
+    Sessions {
+        /// How many there are.
+        found: usize,
+        /// How many were asked for.
+        wanted: usize,
+        /// By reason.
+        drops: String,
+    },
+    /// Interrupted before anything was measured.
+    #[error("interrupted before anything was measured")]
+    Interrupted,
+    /// The machine refuses something.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+    /// A mistake in the harness itself.
+    #[error("the harness is wrong: {0}")]
+    Harness(&'static str),
+}

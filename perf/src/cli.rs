@@ -1,0 +1,215 @@
+//! The command line.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use marchproxy_cpu::TscClock;
+
+use crate::Error;
+use crate::calibrate::Calibration;
+use crate::load::Size;
+use crate::machine::Watch;
+use crate::measure::{self, Limits};
+use crate::probe::Probe;
+use crate::progress::Progress;
+use crate::report::{Context, Report, spread};
+use crate::scenario::{self, Params, Scenario};
+use crate::seeded::rules::Profile;
+use crate::table;
+
+/// The testpmd-style performance harness of MarchProxy.
+#[derive(Debug, Parser)]
+#[command(name = "marchproxy-perf", version, after_help = "Example: marchproxy-perf run forward --routes 500000")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure what a packet costs in a scenario
+    ///
+    /// One worker, pinned; the frames are cold when the engine first touches them. Exit codes: 0 measured (also when interrupted or too
+    /// noisy, which the report says), 1 refused or failed, 2 wrong usage.
+    #[command(after_help = "Examples:\n  marchproxy-perf run forward --routes 500000 --packet imix\n  \
+                      marchproxy-perf run balance --sessions 1000000 --flows 65536 --json\n  \
+                      marchproxy-perf run rules --rules 10000 --profile fw --repeat 5\n  \
+                      marchproxy-perf run full --packets 1000000")]
+    Run(Run),
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// What to measure
+    scenario: Scenario,
+    /// Where packets come from
+    #[arg(long, value_enum, default_value_t = Source::Memory)]
+    backend: Source,
+    /// Frame size with FCS: 64, 128, 256, 512, 1024, 1280, 1518 or imix (7:4:1 of 64, 570, 1518)
+    #[arg(long, value_name = "SIZE", default_value = "64")]
+    packet: Size,
+    /// Distinct flows the packets are drawn from; with services, active sessions [default: 65536]
+    #[arg(long, value_name = "N")]
+    flows: Option<usize>,
+    /// Routes, half of each family [default: 16, full 100000]
+    #[arg(long, value_name = "N")]
+    routes: Option<usize>,
+    /// Rules [default: 1000; rules and full]
+    #[arg(long, value_name = "N")]
+    rules: Option<usize>,
+    /// Kind of rule list [default: acl; rules and full]
+    #[arg(long, value_enum)]
+    profile: Option<Profile>,
+    /// Services, each with an address of both families [default: 16, full 64; balance, police and full]
+    #[arg(long, value_name = "N")]
+    services: Option<usize>,
+    /// Backends of each service, half of each family [default: 16; balance, police and full]
+    #[arg(long, value_name = "N")]
+    backends: Option<usize>,
+    /// Live sessions [default: 1000000; balance, police and full]
+    #[arg(long, value_name = "N")]
+    sessions: Option<usize>,
+    /// Seconds per repeat
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, conflicts_with = "packets")]
+    duration: f64,
+    /// Packets per repeat, instead of a time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    packets: Option<u64>,
+    /// Measured windows
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    repeat: u16,
+    /// Seed of routes, rules, flows and replay
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Packets per receive call; the engine is built for this one
+    #[arg(long, value_name = "N", default_value = "32", value_parser = ["32"])]
+    burst: String,
+    /// Core to run on [default: the last one allowed]
+    #[arg(long, value_name = "N")]
+    core: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Source {
+    /// Rings in this process
+    Memory,
+}
+
+impl Cli {
+    /// Does what was asked for and returns what to print.
+    pub fn run(&self) -> Result<String, Error> {
+        match &self.command {
+            Command::Run(run) => {
+                let report = run.measure(&Progress::new(stop_on_interrupt()?))?;
+                if run.json {
+                    return serde_json::to_string_pretty(&report).map_err(|_| Error::Harness("the report is no JSON"));
+                }
+                Ok(table::render(&report))
+            }
+        }
+    }
+}
+
+/// The first Ctrl-C asks for an end, the second one makes it.
+fn stop_on_interrupt() -> Result<Arc<AtomicBool>, Error> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            // 128 + SIGINT, as shells say it.
+            std::process::exit(130);
+        }
+    })
+    .map_err(|error| Error::System { what: "Ctrl-C".into(), source: std::io::Error::other(error) })?;
+    Ok(stop)
+}
+
+impl Run {
+    /// Prepares, measures, reports.
+    pub fn measure(&self, progress: &Progress) -> Result<Report, Error> {
+        let params = self.params()?;
+        let duration = Duration::try_from_secs_f64(self.duration).ok().filter(|d| !d.is_zero()).ok_or_else(|| {
+            let allowed = "a positive number of seconds".into();
+            Error::Option { option: "duration", found: self.duration.to_string(), allowed }
+        })?;
+        let limits = Limits { duration, packets: self.packets, repeats: usize::from(self.repeat) };
+        let core = self.pin()?;
+        let tsc_hz = TscClock::calibrate().hz();
+        let mut bench = scenario::prepare(self.scenario, &params, progress)?;
+        let calibration = Calibration::default();
+        let mut pieces = calibration.pieces();
+        let mut probe = Probe::open();
+        let watch = Watch::start(core);
+        let outcome = measure::run(&mut bench, &limits, params.seed, &mut probe, progress)?;
+        let (machine, noise) = watch.finish(tsc_hz, bench.rig.memory(), spread(&outcome));
+        pieces.extend(calibration.pieces());
+        progress.finish();
+        let context = Context {
+            scenario: self.scenario,
+            params,
+            calibration: pieces,
+            instructions_reason: probe.missing().map(str::to_owned),
+            live_sessions: bench.rig.sessions().len(),
+            table_bytes: bench.rig.snapshot().bytes(),
+            tsc_hz,
+        };
+        Ok(Report::new(context, &outcome, machine, noise))
+    }
+
+    /// The scenario's defaults with the options over them. Options that would change nothing are refused: their author expects something.
+    fn params(&self) -> Result<Params, Error> {
+        let defaults = self.scenario.defaults();
+        let (services, rules) = (self.scenario.has_services(), self.scenario.has_rules());
+        let given = [
+            ("services", self.services.map(|n| n.to_string()), services),
+            ("backends", self.backends.map(|n| n.to_string()), services),
+            ("sessions", self.sessions.map(|n| n.to_string()), services),
+            ("rules", self.rules.map(|n| n.to_string()), rules),
+            ("profile", self.profile.map(|p| format!("{p:?}").to_lowercase()), rules),
+        ];
+        for (option, found, used) in given {
+            if let Some(found) = found.filter(|_| !used) {
+                let allowed = format!("nothing: scenario {} has none", self.scenario.label());
+                return Err(Error::Option { option, found, allowed });
+            }
+        }
+        let sessions = self.sessions.unwrap_or(defaults.sessions);
+        // A small table without a word about flows: all of its sessions are active.
+        let flows = if services { defaults.flows.min(sessions) } else { defaults.flows };
+        Ok(Params {
+            packet: self.packet,
+            flows: self.flows.unwrap_or(flows),
+            routes: self.routes.unwrap_or(defaults.routes),
+            rules: self.rules.unwrap_or(defaults.rules),
+            services: self.services.unwrap_or(defaults.services),
+            backends: self.backends.unwrap_or(defaults.backends),
+            sessions,
+            profile: self.profile.unwrap_or(defaults.profile),
+            seed: self.seed,
+        })
+    }
+
+    /// Binds the calling thread to its core.
+    fn pin(&self) -> Result<usize, Error> {
+        let system = |what: String| move |source| Error::System { what, source };
+        let allowed = marchproxy_cpu::current_affinity().map_err(system("which cores are allowed".into()))?;
+        let core = self.core.or(allowed.last().copied()).unwrap_or(0);
+        marchproxy_cpu::pin_current_thread(core)
+            .map_err(system(format!("--core {core} (allowed here: {allowed:?})")))?;
+        Ok(core)
+    }
+}
+
+/// Reads arguments as the program does, for tests.
+pub fn parse<I: IntoIterator<Item = &'static str>>(arguments: I) -> Result<Run, String> {
+    let words = std::iter::once("marchproxy-perf").chain(arguments);
+    let Command::Run(run) = Cli::try_parse_from(words).map_err(|error| error.to_string())?.command;
+    Ok(run)
+}

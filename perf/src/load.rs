@@ -1,0 +1,278 @@
+//! What is on the wire: prepared frames by class of traffic, drawn at random in given shares.
+
+use std::ops::Range;
+
+use marchproxy_engine::io::{Mac, PacketBuf};
+use marchproxy_engine::memory::MemoryBuf;
+use marchproxy_engine::packet::{ACK, Packet, SYN};
+use marchproxy_engine::wire::{Change, ETHERNET, ICMP, ICMPV6, TCP, be16, put};
+
+use crate::seeded::Rng;
+use crate::seeded::rules::Tuple;
+
+/// Octets of a frame that a template holds: every header with room to spare. What follows is zero in every buffer.
+const HELD: usize = 96;
+
+/// Frame check sequence, counted in packet sizes as testers do (RFC 2544 s9) but not in buffers.
+pub const FCS: usize = 4;
+
+/// Preamble and gap: what a frame costs on the wire beyond its size.
+pub const WIRE_OVERHEAD: usize = 20;
+
+/// Sizes of packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// All alike, FCS included.
+    Fixed(u16),
+    /// 64, 570 and 1518 octets in shares of 7, 4 and 1.
+    Imix,
+}
+
+impl Size {
+    fn draw(self, rng: &mut Rng) -> usize {
+        usize::from(match self {
+            Self::Fixed(size) => size,
+            Self::Imix => rng.weighted(&[(7, 64), (4, 570), (1, 1518)]).unwrap_or(64),
+        })
+    }
+}
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const SIZES: [u16; 7] = [64, 128, 256, 512, 1024, 1280, 1518];
+        match text.parse() {
+            Ok(size) if SIZES.contains(&size) => Ok(Self::Fixed(size)),
+            _ if text == "imix" => Ok(Self::Imix),
+            _ => Err(format!("{text}: allowed 64, 128, 256, 512, 1024, 1280, 1518 or imix")),
+        }
+    }
+}
+
+impl serde::Serialize for Size {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fixed(size) => write!(f, "{size}"),
+            Self::Imix => f.write_str("imix"),
+        }
+    }
+}
+
+/// What kind of packet a flow sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// TCP with ACK, UDP, or an ICMP echo request, as the tuple's protocol says.
+    Data,
+    /// The first packet of a TCP connection.
+    Syn,
+    /// A fragment with this offset in octets; more follow.
+    Fragment(u16),
+}
+
+/// A prepared frame.
+#[derive(Clone, Debug)]
+pub struct Template {
+    /// Which port it arrives on.
+    pub port: u8,
+    len: u16,
+    held: u8,
+    bytes: [u8; HELD],
+}
+
+impl Template {
+    /// The packet of a flow that arrives on `port`, from the station `src` to our MAC address `dst`. A size below what the headers take
+    /// becomes that (IPv6 with TCP: 78).
+    pub fn new(port: u8, src: Mac, dst: Mac, tuple: &Tuple, kind: Kind, size: Size, rng: &mut Rng) -> Self {
+        let wanted = size.draw(rng) - FCS;
+        let packet = Packet::eth(src, dst).ip(tuple.src, tuple.dst);
+        let packet = match kind {
+            Kind::Fragment(offset) => packet.fragment(offset, true, tuple.sport),
+            _ => packet,
+        };
+        let packet = match (kind, tuple.protocol) {
+            // A later fragment has no transport header; its payload is a multiple of eight octets.
+            (Kind::Fragment(1..), protocol) => packet.protocol(protocol).payload([0; 8]),
+            (_, ICMP | ICMPV6) => packet.echo(tuple.sport, 1),
+            (_, TCP) => packet.tcp(tuple.sport, tuple.dport).flags(if kind == Kind::Syn { SYN } else { ACK }),
+            _ => packet.udp(tuple.sport, tuple.dport),
+        };
+        let bare = packet.build().len();
+        let mut payload = wanted.saturating_sub(bare);
+        if matches!(kind, Kind::Fragment(_)) {
+            payload &= !7;
+        }
+        let frame = packet.payload(vec![0; payload]).build();
+        let held = frame.len().min(HELD);
+        let mut bytes = [0; HELD];
+        bytes[..held].copy_from_slice(&frame[..held]);
+        Self { port, len: frame.len() as u16, held: held as u8, bytes }
+    }
+
+    /// Writes the frame into a buffer.
+    #[inline]
+    pub fn fill(&self, buffer: &mut MemoryBuf) {
+        buffer.set(&self.bytes[..usize::from(self.held)]);
+        // Every frame fits a buffer, and everything behind the held part is zero in all of them.
+        let _ = buffer.resize(usize::from(self.len));
+    }
+
+    /// Changes the source port of a TCP packet, checksum included.
+    fn set_source_port(&mut self, port: u16) {
+        let l4 = ETHERNET + if be16(&self.bytes, 12) == 0x86dd { 40 } else { 20 };
+        let mut change = Change::default();
+        change.word(be16(&self.bytes, l4), port);
+        let sum = change.apply(be16(&self.bytes, l4 + 16));
+        put(&mut self.bytes, l4, &port.to_be_bytes());
+        put(&mut self.bytes, l4 + 16, &sum.to_be_bytes());
+    }
+}
+
+/// First and last source port of new flows.
+const FRESH_PORTS: Range<u16> = 1024..65_000;
+
+/// One class of traffic.
+#[derive(Clone, Debug)]
+struct Class {
+    per_mille: u32,
+    templates: Range<usize>,
+    /// Every packet is the first of a new flow.
+    fresh: bool,
+}
+
+/// Everything that is sent, and in which shares.
+#[derive(Clone, Debug, Default)]
+pub struct Load {
+    templates: Vec<Template>,
+    classes: Vec<Class>,
+    /// First packets sent so far.
+    fresh: usize,
+}
+
+impl Load {
+    /// Adds a class: its share in per mille and its frames, drawn uniformly.
+    pub fn add(&mut self, per_mille: u32, templates: impl IntoIterator<Item = Template>) {
+        self.class(per_mille, templates, false);
+    }
+
+    /// Adds a class whose every packet starts a flow never seen before: the templates' clients in turn, a new source port each round. The
+    /// set repeats after 63,976 packets per client.
+    pub fn add_fresh(&mut self, per_mille: u32, templates: impl IntoIterator<Item = Template>) {
+        self.class(per_mille, templates, true);
+    }
+
+    fn class(&mut self, per_mille: u32, templates: impl IntoIterator<Item = Template>, fresh: bool) {
+        let first = self.templates.len();
+        self.templates.extend(templates);
+        let templates = first..self.templates.len();
+        if per_mille > 0 && !templates.is_empty() {
+            self.classes.push(Class { per_mille, templates, fresh });
+        }
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.classes.is_empty()
+    }
+
+    /// The frames of all flows that last, for warming up.
+    pub fn lasting(&self) -> impl Iterator<Item = &Template> {
+        self.classes.iter().filter(|c| !c.fresh).flat_map(|c| &self.templates[c.templates.clone()])
+    }
+
+    /// Whether it starts new flows.
+    pub fn has_fresh(&self) -> bool {
+        self.classes.iter().any(|c| c.fresh)
+    }
+
+    /// The next packet.
+    #[inline]
+    pub fn draw(&mut self, rng: &mut Rng) -> Option<&Template> {
+        let mut point = rng.below(self.classes.iter().map(|c| c.per_mille as usize).sum());
+        for class in &self.classes {
+            let Some(rest) = point.checked_sub(class.per_mille as usize) else {
+                let count = class.templates.len();
+                if !class.fresh {
+                    return self.templates.get(class.templates.start + rng.below(count));
+                }
+                let (client, round) = (self.fresh % count, self.fresh / count);
+                self.fresh += 1;
+                let template = self.templates.get_mut(class.templates.start + client)?;
+                template.set_source_port(FRESH_PORTS.start + (round % FRESH_PORTS.len()) as u16);
+                return Some(template);
+            };
+            point = rest;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use marchproxy_engine::packet::{checksums, describe};
+
+    const STATION: Mac = [2, 0, 0, 0, 0, 9];
+    const OURS: Mac = [2, 0, 0, 0, 0, 1];
+
+    fn template(src: &str, dst: &str, protocol: u8, kind: Kind, size: u16) -> Template {
+        let tuple = Tuple { src: src.parse().unwrap(), dst: dst.parse().unwrap(), protocol, sport: 4000, dport: 80 };
+        Template::new(0, STATION, OURS, &tuple, kind, Size::Fixed(size), &mut Rng::new(1, "t"))
+    }
+
+    fn frame(template: &Template) -> Vec<u8> {
+        let mut buffer = MemoryBuf::empty();
+        template.fill(&mut buffer);
+        buffer.data().to_vec()
+    }
+
+    #[test]
+    fn frames_have_the_size_asked_for_and_right_checksums() {
+        for (src, dst) in [("100.64.0.1", "8.8.8.8"), ("2001:db8:c::1", "2a00::1")] {
+            for (protocol, size) in [(6, 128), (17, 64), (17, 128), (6, 1518), (17, 1518)] {
+                let frame = frame(&template(src, dst, protocol, Kind::Data, size));
+                let least = if src.contains(':') { 62 } else { 60 };
+                assert_eq!(frame.len(), (usize::from(size) - FCS).max(least), "{}", describe(&frame));
+                let sums = checksums(&frame);
+                assert!(format!("{sums:?}").matches("Bad").count() == 0, "{sums:?} {}", describe(&frame));
+            }
+        }
+    }
+
+    #[test]
+    fn new_flows_differ_and_keep_right_checksums() {
+        let mut load = Load::default();
+        load.add_fresh(1000, ["2001:db8:c::1", "2001:db8:c::2"].map(|src| template(src, "2a00::1", 6, Kind::Syn, 64)));
+        let (mut rng, mut seen) = (Rng::new(1, "draw"), std::collections::HashSet::new());
+        for _ in 0..1000 {
+            let frame = frame(load.draw(&mut rng).unwrap());
+            assert!(!format!("{:?}", checksums(&frame)).contains("Bad"), "{}", describe(&frame));
+            assert!(seen.insert(frame), "a flow came twice");
+        }
+        assert_eq!(load.lasting().count(), 0);
+    }
+
+    #[test]
+    fn classes_come_in_their_shares() {
+        let mut load = Load::default();
+        load.add(700, [template("1.1.1.1", "8.8.8.8", 6, Kind::Data, 64)]);
+        load.add(300, [template("1.1.1.1", "8.8.8.8", 17, Kind::Fragment(64), 128)]);
+        let mut rng = Rng::new(1, "draw");
+        let whole = (0..10_000).filter(|_| load.draw(&mut rng).unwrap().bytes[ETHERNET + 9] == 6).count();
+        assert!((6800..7200).contains(&whole), "{whole}");
+        assert!(Load::default().draw(&mut rng).is_none());
+    }
+
+    #[test]
+    fn sizes_are_read_and_refused() {
+        assert_eq!("imix".parse(), Ok(Size::Imix));
+        assert_eq!("1518".parse(), Ok(Size::Fixed(1518)));
+        assert!("65".parse::<Size>().unwrap_err().contains("allowed 64"));
+    }
+}

@@ -1,0 +1,22 @@
+//! `marchproxy-perf`: see `marchproxy-perf help`.
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use marchproxy_perf::cli::Cli;
+
+fn main() -> ExitCode {
+    match Cli::parse().run() {
+        Ok(text) => {
+            // A reader that has gone away (`| head`) is no failure of ours.
+            let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("marchproxy-perf: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What is reported: the JSON of the contract and some more, and the same for people.
+
+use std::collections::BTreeMap;
+
+use marchproxy_engine::reason::PuntReason;
+use marchproxy_engine::stats::STAGES;
+use serde::Serialize;
+
+use crate::calibrate::median;
+use crate::load::{FCS, WIRE_OVERHEAD};
+use crate::machine::Machine;
+use crate::measure::{Counts, Outcome, named};
+use crate::rig::Batch;
+use crate::scenario::{Params, Scenario};
+
+/// One run. Cycles are ticks of the time stamp counter.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// What was measured.
+    pub scenario: Scenario,
+    /// Where packets came from.
+    pub backend: &'static str,
+    /// Packets measured.
+    pub packets: u64,
+    /// Engine cycles per packet: the median over batches of 8,192 packets.
+    pub cycles_per_packet: f64,
+    /// Cycles per packet inside receive and transmit calls, likewise.
+    pub io_cycles_per_packet: f64,
+    /// Instructions per packet, engine and IO; `None` where the machine does not count them.
+    pub instructions_per_packet: Option<f64>,
+    /// Why there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instructions_reason: Option<String>,
+    /// Packets per second of CPU time of the worker.
+    pub packets_per_cpu_second: f64,
+    /// Cycles per step of the fixed memory walk, see [`crate::calibrate::Calibration`].
+    pub calibration_cycles: f64,
+    /// Per stage, from every sixteenth burst or so.
+    pub stages: Vec<Stage>,
+    /// Drops by reason.
+    pub drops: BTreeMap<&'static str, u64>,
+    /// Packets lost (positive) or invented (negative).
+    pub residue: i64,
+    /// The machine.
+    pub machine: Machine,
+    /// Million packets per second of engine and IO.
+    pub mpps: f64,
+    /// The same in gigabit per second on the wire: frame, FCS, preamble and gap.
+    pub gbit_per_s: f64,
+    /// Mean engine cycles per packet: above the median, interruptions included.
+    pub mean_cycles_per_packet: f64,
+    /// Engine cycles per packet of each repeat.
+    pub repeats: Vec<f64>,
+    /// Largest minus smallest repeat in percent of the median; `None` with one repeat.
+    pub spread_percent: Option<f64>,
+    /// Whether the figures are to be doubted.
+    pub noisy: bool,
+    /// Why.
+    pub noise: Vec<String>,
+    /// Table entries found per packet.
+    pub table_hits: BTreeMap<&'static str, f64>,
+    /// Shares of packets by what became of them.
+    pub mix: BTreeMap<&'static str, f64>,
+    /// Packets passed to the slow path by reason.
+    pub punts: BTreeMap<&'static str, u64>,
+    /// Sessions in the table at the end.
+    pub live_sessions: usize,
+    /// Octets of the snapshot's tables.
+    pub table_bytes: usize,
+    /// Packets per receive call.
+    pub burst: usize,
+    /// How much of everything there was.
+    pub parameters: Params,
+    /// Ended early.
+    pub interrupted: bool,
+}
+
+/// One stage.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stage {
+    /// Its name.
+    pub name: &'static str,
+    /// Cycles per packet that went through it; `None` when no burst was sampled.
+    pub cycles_per_packet: Option<f64>,
+    /// Packets per call.
+    pub packets_per_call: f64,
+}
+
+/// What a report needs beside the outcome.
+pub struct Context {
+    /// What was measured.
+    pub scenario: Scenario,
+    /// How much of everything.
+    pub params: Params,
+    /// Pieces of the calibration.
+    pub calibration: Vec<f64>,
+    /// Why there are no instructions.
+    pub instructions_reason: Option<String>,
+    /// Sessions in the table at the end.
+    pub live_sessions: usize,
+    /// Octets of the snapshot's tables.
+    pub table_bytes: usize,
+    /// Clock rate.
+    pub tsc_hz: u64,
+}
+
+/// Largest minus smallest repeat, in percent of the median.
+pub fn spread(outcome: &Outcome) -> Option<f64> {
+    let repeats: Vec<f64> = outcome.windows.iter().map(crate::measure::Window::cycles).collect();
+    let largest = repeats.iter().copied().fold(f64::MIN, f64::max);
+    let smallest = repeats.iter().copied().fold(f64::MAX, f64::min);
+    (repeats.len() > 1).then(|| (largest - smallest) * 100.0 / median(repeats).max(1.0))
+}
+
+impl Report {
+    /// From an outcome.
+    pub fn new(context: Context, outcome: &Outcome, machine: Machine, noise: Vec<String>) -> Self {
+        let mut sum = Batch::default();
+        let mut counts = Counts::default();
+        for window in &outcome.windows {
+            sum.packets += window.sum.packets;
+            sum.octets += window.sum.octets;
+            sum.ticks += window.sum.ticks;
+            sum.io_ticks += window.sum.io_ticks;
+            sum.cpu_ns += window.sum.cpu_ns;
+            sum.instructions = window.sum.instructions.map(|n| n + sum.instructions.unwrap_or(0));
+            counts.join(&window.counts);
+        }
+        let packets = sum.packets.max(1) as f64;
+        let engine = || outcome.windows.iter().flat_map(|w| w.engine.iter().copied());
+        let cycles = median(engine());
+        let io = median(outcome.windows.iter().flat_map(|w| w.io.iter().copied()));
+        let per_second = context.tsc_hz as f64 / (cycles + io).max(f64::MIN_POSITIVE);
+        let wire_octets = sum.octets as f64 / packets + (FCS + WIRE_OVERHEAD) as f64;
+        Self {
+            scenario: context.scenario,
+            backend: "memory",
+            packets: sum.packets,
+            cycles_per_packet: cycles,
+            io_cycles_per_packet: io,
+            instructions_per_packet: sum.instructions.map(|n| n as f64 / packets),
+            instructions_reason: context.instructions_reason,
+            packets_per_cpu_second: packets * 1e9 / (sum.cpu_ns.max(1) as f64),
+            calibration_cycles: median(context.calibration),
+            stages: stages(&counts),
+            drops: named(&counts.drops),
+            residue: outcome.residue,
+            machine,
+            mpps: per_second / 1e6,
+            gbit_per_s: per_second * wire_octets * 8.0 / 1e9,
+            mean_cycles_per_packet: engine().sum::<f64>() / (engine().count().max(1) as f64),
+            repeats: outcome.windows.iter().map(crate::measure::Window::cycles).collect(),
+            spread_percent: spread(outcome),
+            noisy: !noise.is_empty(),
+            noise,
+            table_hits: table_hits(&counts, packets),
+            mix: mix(&counts, packets),
+            punts: PuntReason::ALL
+                .iter()
+                .map(|reason| (reason.label(), counts.punts[reason.index()]))
+                .filter(|(_, n)| *n > 0)
+                .collect(),
+            live_sessions: context.live_sessions,
+            table_bytes: context.table_bytes,
+            burst: marchproxy_engine::burst::BURST,
+            parameters: context.params,
+            interrupted: outcome.interrupted,
+        }
+    }
+}
+
+fn stages(counts: &Counts) -> Vec<Stage> {
+    STAGES
+        .iter()
+        .zip(counts.stages)
+        .map(|(&name, [calls, packets, ticks, sampled])| Stage {
+            name,
+            cycles_per_packet: (sampled > 0).then(|| ticks as f64 / sampled as f64),
+            packets_per_call: packets as f64 / calls.max(1) as f64,
+        })
+        .collect()
+}
+
+/// Packets of sessions that were there before.
+fn session_hits(counts: &Counts) -> u64 {
+    counts.services.saturating_sub(counts.created)
+}
+
+/// Packets that reached a stage by name.
+fn through(counts: &Counts, name: &str) -> u64 {
+    STAGES.iter().position(|&stage| stage == name).map_or(0, |at| counts.stages[at][1])
+}
+
+/// A packet of a session counts for its rule, too, without a look-up.
+fn table_hits(counts: &Counts, packets: f64) -> BTreeMap<&'static str, f64> {
+    let rules = if counts.rules > 0 { counts.rules.saturating_sub(session_hits(counts)) } else { 0 };
+    [
+        ("session", session_hits(counts)),
+        ("rule", rules),
+        ("service", counts.created),
+        ("route", through(counts, "finish")),
+        ("neighbour", through(counts, "finish")),
+        ("policer", counts.policers),
+    ]
+    .into_iter()
+    .map(|(table, hits)| (table, hits as f64 / packets))
+    .collect()
+}
+
+fn mix(counts: &Counts, packets: f64) -> BTreeMap<&'static str, f64> {
+    let denied = counts.drops[marchproxy_engine::reason::DropReason::RuleDeny.index()];
+    let (established, first, odd) = (session_hits(counts), counts.created, counts.odd);
+    let forwarded = through(counts, "route").saturating_sub(established + first + odd);
+    [
+        ("established", established),
+        ("first", first),
+        ("fragments_and_icmp", odd),
+        ("denied", denied),
+        ("forwarded", forwarded),
+    ]
+    .into_iter()
+    .map(|(class, n)| (class, n as f64 / packets))
+    .collect()
+}

@@ -1,0 +1,305 @@
+//! The measured node: one worker and the slow path on the timed memory backend, the wires of its ports, the stations around it, and the
+//! buffers that circulate like the descriptors of a network card.
+
+use std::sync::Arc;
+
+use marchproxy_cpu::{MemoryOptions, Pages, Slab, tsc};
+use marchproxy_engine::io::{Mac, PacketBuf};
+use marchproxy_engine::ledger::Ledger;
+use marchproxy_engine::memory::{MemoryBuf, MemoryPool, Wire};
+use marchproxy_engine::pipeline::Pipeline;
+use marchproxy_engine::ports::PortFacts;
+use marchproxy_engine::slow::{SlowPath, WorkerLink};
+use marchproxy_engine::snapshot::Snapshot;
+use marchproxy_engine::stats::{ThreadStats, Totals};
+use marchproxy_engine::table::neighbours::NeighbourTable;
+use marchproxy_engine::table::sessions::Sessions;
+use marchproxy_engine::tables::RuleTables;
+use marchproxy_engine::testkit::port_mac;
+use marchproxy_engine::worker::{Command, Worker};
+use marchproxy_engine::{Budget, build};
+use marchproxy_rcu::Publisher;
+
+use crate::Error;
+use crate::backend::{Meter, Timed, TimedRx, TimedTx};
+use crate::load::{Load, Template};
+use crate::neighbourhood;
+use crate::probe::Probe;
+use crate::seeded::Rng;
+
+/// Buffers in circulation: the descriptors of eight rings of 1,024, and more than L2 holds.
+pub const BUFFERS: usize = 8192;
+
+/// Packets sent at once while tables are filled: fewer than may wait for one neighbour.
+const GENTLE: usize = 32;
+
+/// Slots of each wire and of the rings between worker and slow path.
+const WIRE: usize = BUFFERS * 2;
+
+/// What the node's tables must hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    /// Sessions.
+    pub sessions: usize,
+    /// Virtual nanoseconds from one turn of the worker to the next.
+    pub step: u64,
+}
+
+/// What one batch cost.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Batch {
+    /// Packets received by the worker.
+    pub packets: u64,
+    /// Octets of their frames.
+    pub octets: u64,
+    /// Ticks of the turns.
+    pub ticks: u64,
+    /// Of these, inside receive and transmit calls.
+    pub io_ticks: u64,
+    /// Calls to the queues.
+    pub io_calls: u64,
+    /// Nanoseconds of CPU time of the thread.
+    pub cpu_ns: u64,
+    /// Instructions, where the machine counts them.
+    pub instructions: Option<u64>,
+}
+
+/// The node.
+pub struct Rig {
+    worker: Worker<Timed>,
+    slow: SlowPath<Timed>,
+    meter: Arc<Meter>,
+    wires: Vec<Wire>,
+    _publisher: Publisher<Snapshot>,
+    memory: String,
+    stock: Vec<MemoryBuf>,
+    now: u64,
+    step: u64,
+}
+
+/// The MAC address of the port at an index of the tables' ports (which are in name order, as slots of a new node are).
+pub fn mac(port: u8) -> Mac {
+    port_mac(usize::from(port))
+}
+
+impl Rig {
+    /// A node that runs `tables`. Fails with the engine's reason when it refuses them.
+    pub fn new(tables: &RuleTables, capacity: Capacity, seed: u64) -> Result<Self, Error> {
+        let counters = tables.rules.len()
+            + tables.services.iter().map(|s| s.backends.len() + 1).sum::<usize>()
+            + tables.policers.len();
+        let budget = Budget { counters: counters as u32, ..Budget::default() };
+        let snapshot = build(tables, None, &budget)?;
+        let (publisher, mut readers) = marchproxy_rcu::channel(snapshot, 2);
+        let (Some(slow_reader), Some(reader)) = (readers.pop(), readers.pop()) else {
+            return Err(Error::Harness("two readers were asked for"));
+        };
+        let (punts_in, punts) = rtrb::RingBuffer::new(WIRE);
+        let (injects, injects_out) = rtrb::RingBuffer::new(WIRE);
+        let (mut commands, commands_out) = rtrb::RingBuffer::new(tables.ports.len().max(1));
+        // The worker asks for room for an answer before it takes a command; adding ports gives none.
+        let (replies, _) = rtrb::RingBuffer::new(1);
+        let (facts, neighbours, meter) = (PortFacts::default(), NeighbourTable::default(), Arc::new(Meter::default()));
+        let (sessions, memory) = sessions(capacity.sessions)?;
+        let stats = Arc::new(ThreadStats::new(counters));
+        let pipeline =
+            Pipeline::new(sessions, budget.policers as usize, neighbours.clone(), facts.clone(), stats.clone());
+        let mut wires = Vec::new();
+        for (slot, _) in publisher.current().ports() {
+            let (wire, rx, tx) = Wire::new(WIRE);
+            facts.set_mac(slot, port_mac(slot.index()));
+            let rx = TimedRx { queue: rx, meter: meter.clone() };
+            let tx = TimedTx { queue: tx, meter: meter.clone() };
+            commands
+                .push(Command::AddPort { port: slot, rx, tx })
+                .map_err(|_| Error::Harness("the ring has a place for every port"))?;
+            wires.push(wire);
+        }
+        let worker = Worker::new(reader, pipeline, Ledger::new(stats, punts_in, injects_out), commands_out, replies);
+        let links = vec![WorkerLink { punts, injects }];
+        let slow_stats = Arc::new(ThreadStats::new(0));
+        let slow = SlowPath::new(slow_reader, links, MemoryPool, neighbours, facts, slow_stats);
+        // Buffers in an order that has nothing to do with their addresses, as in a ring that has been in use for a while.
+        let mut stock: Vec<MemoryBuf> = (0..BUFFERS).map(|_| MemoryBuf::new(&[0; 2048])).collect();
+        Rng::new(seed, "buffers").shuffle(&mut stock);
+        let mut rig = Self {
+            worker,
+            slow,
+            meter,
+            wires,
+            _publisher: publisher,
+            memory,
+            stock,
+            now: 1_000_000_000,
+            step: capacity.step,
+        };
+        // One command a turn.
+        for _ in 0..rig.wires.len() {
+            rig.turn();
+        }
+        Ok(rig)
+    }
+
+    /// Sends frames a few at a time, all of them, with the slow path and the stations around doing their part: neighbours get resolved,
+    /// sessions made.
+    pub fn warm<'a>(
+        &mut self,
+        frames: impl IntoIterator<Item = &'a Template>,
+        mut done: impl FnMut(u64) -> bool,
+    ) -> bool {
+        let mut frames = frames.into_iter();
+        loop {
+            let mut count = 0;
+            for template in frames.by_ref().take(GENTLE) {
+                let mut buffer = self.buffer();
+                template.fill(&mut buffer);
+                self.deliver(template.port, buffer);
+                count += 1;
+            }
+            self.settle();
+            if count == 0 {
+                return true;
+            }
+            if !done(count) {
+                return false;
+            }
+        }
+    }
+
+    /// Fills `count` buffers from the load and runs them through the worker: filling is not measured, the turns are.
+    pub fn batch(&mut self, load: &mut Load, count: usize, rng: &mut Rng, probe: &mut Probe) -> Batch {
+        for _ in 0..count {
+            let mut buffer = self.buffer();
+            let Some(template) = load.draw(rng) else { break };
+            template.fill(&mut buffer);
+            let port = template.port;
+            self.deliver(port, buffer);
+        }
+        let before = self.reading();
+        probe.start();
+        let start = tsc();
+        while self.turn() > 0 {}
+        let ticks = tsc().saturating_sub(start);
+        let (cpu_ns, instructions) = probe.stop();
+        let after = self.reading();
+        self.collect(|_| None);
+        Batch {
+            packets: after.packets - before.packets,
+            octets: after.octets - before.octets,
+            ticks,
+            io_ticks: after.io_ticks - before.io_ticks,
+            io_calls: after.io_calls - before.io_calls,
+            cpu_ns,
+            instructions,
+        }
+    }
+
+    /// Lets the slow path and the stations around work until nothing moves any more.
+    pub fn settle(&mut self) {
+        // A bound against a node that talks to itself for ever; a neighbour needs three rounds.
+        for _ in 0..64 {
+            while self.turn() > 0 {}
+            let taken = self.slow.turn(self.now);
+            let injected = self.turn();
+            if !self.collect(neighbourhood::answer) && taken == 0 && injected == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Counters of the worker.
+    pub fn stats(&self) -> &ThreadStats {
+        self.worker.stats()
+    }
+
+    /// Counters of the slow path.
+    pub fn slow_stats(&self) -> &ThreadStats {
+        self.slow.stats()
+    }
+
+    /// The tables in force.
+    pub fn snapshot(&self) -> &Snapshot {
+        self.slow.snapshot()
+    }
+
+    /// The sessions.
+    pub fn sessions(&self) -> &Sessions {
+        &self.worker.pipeline().sessions
+    }
+
+    /// Conservation terms of worker and slow path together.
+    pub fn totals(&self) -> Totals {
+        self.worker.stats().totals.read().plus(&self.slow.stats().totals.read())
+    }
+
+    /// Virtual time in nanoseconds.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// What the session table's memory is.
+    pub fn memory(&self) -> &str {
+        &self.memory
+    }
+
+    fn reading(&self) -> Batch {
+        let meter = &self.meter;
+        Batch {
+            packets: meter.received.value(),
+            octets: meter.octets.value(),
+            io_ticks: meter.ticks.value(),
+            io_calls: meter.calls.value(),
+            ..Batch::default()
+        }
+    }
+
+    #[inline]
+    fn turn(&mut self) -> usize {
+        self.now += self.step;
+        self.worker.turn(self.now).packets
+    }
+
+    /// A free buffer; those of dropped packets come back by themselves.
+    fn buffer(&mut self) -> MemoryBuf {
+        self.stock.pop().unwrap_or_else(MemoryBuf::empty)
+    }
+
+    fn deliver(&self, port: u8, buffer: MemoryBuf) {
+        if let Some(wire) = self.wires.get(usize::from(port)) {
+            wire.put(buffer);
+        }
+    }
+
+    /// Takes what the node sent back into the stock; `answer` may have something to say to each frame. Whether it had.
+    fn collect(&mut self, answer: impl Fn(&[u8]) -> Option<Vec<u8>>) -> bool {
+        let mut answered = false;
+        for wire in &self.wires {
+            let first = self.stock.len();
+            wire.take_into(&mut self.stock);
+            for sent in self.stock.iter().skip(first) {
+                if let Some(reply) = answer(sent.data()) {
+                    wire.put(MemoryBuf::new(&reply));
+                    answered = true;
+                }
+            }
+        }
+        self.stock.truncate(BUFFERS);
+        answered
+    }
+}
+
+/// The session table as the daemon makes it: shared memory, huge pages where there are any.
+fn sessions(count: usize) -> Result<(Sessions, String), Error> {
+    // No load uses the secret's strength, and a fixed one keeps runs comparable.
+    const SECRET: u64 = 0x5eed;
+    let options = MemoryOptions { huge: true, numa_node: None };
+    let entries = Slab::memfd("perf-sessions", count.max(1), options)?;
+    let buckets = Slab::memfd("perf-buckets", Sessions::buckets_for(count.max(1)), options)?;
+    let pages = |pages| match pages {
+        Pages::Huge(bytes) => format!("huge pages of {} KiB", bytes >> 10),
+        Pages::Normal => "normal pages".into(),
+        Pages::Heap => "heap".to_owned(),
+    };
+    let memory = format!("entries {}, buckets {}", pages(entries.report().pages), pages(buckets.report().pages));
+    Ok((Sessions::new(entries, buckets, SECRET), memory))
+}

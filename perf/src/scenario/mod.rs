@@ -1,0 +1,250 @@
+//! Scenarios: which tables the node runs, what is sent, and what must be there before the first packet is measured.
+
+mod flows;
+mod full;
+mod services;
+mod topology;
+
+use marchproxy_engine::snapshot::{ObjectKind, Snapshot};
+use marchproxy_engine::tables::{RuleAction, RuleMatch, RuleSpec, RuleTables};
+use serde::Serialize;
+
+use crate::Error;
+use crate::load::{Load, Size, Template};
+use crate::progress::Progress;
+use crate::rig::{Capacity, Rig};
+use crate::seeded::rules::Profile;
+use crate::seeded::{Rng, routes, rules};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Scenario {
+    /// Longest prefix, TTL, checksum, MAC addresses; IPv4 and IPv6 half and half
+    Forward,
+    /// The same, IPv6 only
+    Forward6,
+    /// Established sessions of services, mode nat, packets of both directions
+    Balance,
+    /// Forwarding under rules, no sessions
+    Rules,
+    /// Balance with a policer on every service
+    Police,
+    /// Forward under one rule that marks
+    Mark,
+    /// Everything: 70 % established sessions, 20 % forwarded, 5 % first packets, 3 % fragments and ICMP, 2 % denied
+    Full,
+}
+
+/// How much of everything; only what the scenario has counts.
+#[derive(Clone, Debug, Serialize)]
+pub struct Params {
+    /// Frame sizes.
+    pub packet: Size,
+    /// Distinct flows the packets are drawn from; where there are sessions, those of them that are active.
+    pub flows: usize,
+    /// Routes beside the connected ones.
+    pub routes: usize,
+    /// Rules.
+    pub rules: usize,
+    /// Services.
+    pub services: usize,
+    /// Backends of each service.
+    pub backends: usize,
+    /// Live sessions.
+    pub sessions: usize,
+    /// Kind of rule list.
+    pub profile: Profile,
+    /// Seed of everything random.
+    pub seed: u64,
+}
+
+impl Scenario {
+    /// The name on the command line and in reports.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Forward6 => "forward6",
+            Self::Balance => "balance",
+            Self::Rules => "rules",
+            Self::Police => "police",
+            Self::Mark => "mark",
+            Self::Full => "full",
+        }
+    }
+
+    /// Whether services and sessions are part of it.
+    pub const fn has_services(self) -> bool {
+        matches!(self, Self::Balance | Self::Police | Self::Full)
+    }
+
+    /// Whether the number of rules can be chosen.
+    pub const fn has_rules(self) -> bool {
+        matches!(self, Self::Rules | Self::Full)
+    }
+
+    /// What is measured unless options say otherwise.
+    pub const fn defaults(self) -> Params {
+        let services = match self {
+            Self::Full => 64,
+            _ if self.has_services() => 16,
+            _ => 0,
+        };
+        Params {
+            packet: Size::Fixed(64),
+            flows: 65_536,
+            routes: if matches!(self, Self::Full) { 100_000 } else { 16 },
+            rules: if self.has_rules() { 1000 } else { matches!(self, Self::Mark) as usize },
+            services,
+            backends: if services > 0 { 16 } else { 0 },
+            sessions: if services > 0 { 1_000_000 } else { 0 },
+            profile: Profile::Acl,
+            seed: 1,
+        }
+    }
+}
+
+/// A node that is warm, and what to send it.
+pub struct Bench {
+    /// The node.
+    pub rig: Rig,
+    /// The traffic.
+    pub load: Load,
+    /// Frames that keep every session alive; sent again when much virtual time has passed.
+    pub keep_alive: Vec<Template>,
+    /// Where its tables count.
+    pub slots: CounterSlots,
+}
+
+/// Counter slots of the snapshot's objects, by kind.
+#[derive(Clone, Debug, Default)]
+pub struct CounterSlots {
+    /// Rules.
+    pub rules: Vec<u32>,
+    /// Of these, the ones that only fragments and ICMP match (full).
+    pub odd_rules: Vec<u32>,
+    /// Services.
+    pub services: Vec<u32>,
+    /// Policers.
+    pub policers: Vec<u32>,
+}
+
+/// Tables and frames, before anything runs.
+struct Plan {
+    tables: RuleTables,
+    /// Sent once before measuring; sessions come to be.
+    first: Vec<Template>,
+    load: Load,
+    capacity: Capacity,
+}
+
+/// Nanoseconds between turns where only the rate of packets matters: 32 packets at 10 Mpps.
+const STEADY: u64 = 3200;
+
+/// Builds the node and warms it up.
+pub fn prepare(scenario: Scenario, params: &Params, progress: &Progress) -> Result<Bench, Error> {
+    check(scenario, params)?;
+    progress.phase("laying out tables and flows", 0);
+    let mut plan = match scenario {
+        Scenario::Forward | Scenario::Forward6 | Scenario::Mark => forward(scenario, params),
+        Scenario::Rules => flows::under_rules(params)?,
+        Scenario::Balance | Scenario::Police => services::plan(scenario, params),
+        Scenario::Full => full::plan(params)?,
+    };
+    progress.phase("building the snapshot", 0);
+    let mut rig = Rig::new(&plan.tables, plan.capacity, params.seed)?;
+    let warm = |rig: &mut Rig, what, frames: &mut dyn Iterator<Item = &Template>, count: usize| {
+        progress.phase(what, count as u64);
+        if rig.warm(frames, |n| progress.advance(n)) { Ok(()) } else { Err(Error::Interrupted) }
+    };
+    warm(&mut rig, "making sessions", &mut plan.first.iter(), plan.first.len())?;
+    if scenario.has_services() {
+        let share = if scenario == Scenario::Full { full::ESTABLISHED } else { 1000 };
+        services::establish(&rig, params, share, &mut plan.load)?;
+    }
+    let count = plan.load.lasting().count();
+    warm(&mut rig, "sending every flow once", &mut plan.load.lasting(), count)?;
+    let slots = CounterSlots::of(rig.snapshot());
+    Ok(Bench { rig, load: plan.load, keep_alive: plan.first, slots })
+}
+
+impl CounterSlots {
+    fn of(snapshot: &Snapshot) -> Self {
+        let mut slots = Self::default();
+        for (kind, name, slot) in snapshot.objects() {
+            match kind {
+                ObjectKind::Rule => {
+                    slots.rules.push(slot);
+                    if full::ODD_RULES.contains(&name.as_str()) {
+                        slots.odd_rules.push(slot);
+                    }
+                }
+                ObjectKind::Service => slots.services.push(slot),
+                ObjectKind::Policer => slots.policers.push(slot),
+                ObjectKind::Backend => {}
+            }
+        }
+        slots
+    }
+}
+
+/// Limits of the harness's own network, and of the engine's tables where they would fail late.
+fn check(scenario: Scenario, params: &Params) -> Result<(), Error> {
+    let limits = [
+        ("flows", params.flows, 1, 4_000_000),
+        ("routes", params.routes, 1, 4_000_000),
+        ("rules", params.rules, usize::from(scenario.has_rules()) * 8, 10_000_000),
+        ("services", params.services, usize::from(scenario.has_services()), 4096),
+        ("backends", params.backends, usize::from(scenario.has_services()) * 2, 4000),
+        ("sessions", params.sessions, usize::from(scenario.has_services()), 8_000_000),
+    ];
+    for (option, found, least, most) in limits {
+        if !(least..=most).contains(&found) {
+            let allowed = format!("{least} to {most} in scenario {}", scenario.label());
+            return Err(Error::Option { option, found: found.to_string(), allowed });
+        }
+    }
+    // Each backend is a neighbour, and the engine knows 4,096 of them.
+    let neighbours = params.services * params.backends;
+    if neighbours > 4000 {
+        return Err(Error::Option {
+            option: "backends",
+            found: format!("{} services with {} each", params.services, params.backends),
+            allowed: "at most 4000 backends in all (each is a neighbour, the engine knows 4096)".into(),
+        });
+    }
+    if scenario.has_services() && params.flows > params.sessions {
+        return Err(Error::Option {
+            option: "flows",
+            found: params.flows.to_string(),
+            allowed: format!("at most --sessions ({}): the active flows are sessions", params.sessions),
+        });
+    }
+    Ok(())
+}
+
+fn forward(scenario: Scenario, params: &Params) -> Plan {
+    let only_v6 = scenario == Scenario::Forward6;
+    let prefixes = routes::generate(params.routes, only_v6, params.seed);
+    let mut tables = topology::tables(&prefixes, false);
+    if scenario == Scenario::Mark {
+        tables.rules.push(RuleSpec {
+            name: "mark".into(),
+            priority: 1,
+            matches: RuleMatch::default(),
+            action: RuleAction::Permit,
+            mark: Some(46),
+        });
+    }
+    let mut rng = Rng::new(params.seed, "flows");
+    let mut load = Load::default();
+    load.add(1000, flows::routed(&prefixes, params, only_v6, &mut rng));
+    Plan { tables, first: Vec::new(), load, capacity: Capacity { sessions: 1024, step: STEADY } }
+}
+
+impl Plan {
+    /// The generated rules.
+    fn rules(params: &Params, networks: &[marchproxy_engine::tables::Cidr]) -> Vec<RuleSpec> {
+        rules::generate(params.profile, params.rules, params.seed, networks)
+    }
+}

@@ -1,0 +1,114 @@
+//! A report for people.
+
+use std::fmt::Write;
+
+use crate::report::Report;
+
+/// The report as text.
+pub fn render(report: &Report) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = write(&mut out, report);
+    out
+}
+
+fn write(out: &mut String, r: &Report) -> std::fmt::Result {
+    let p = &r.parameters;
+    writeln!(
+        out,
+        "{} on {} backend, {} octets, burst {}, seed {}",
+        r.scenario.label(),
+        r.backend,
+        p.packet,
+        r.burst,
+        p.seed
+    )?;
+    let amounts = [
+        ("flows", p.flows),
+        ("routes", p.routes),
+        ("rules", p.rules),
+        ("services", p.services),
+        ("backends each", p.backends),
+        ("sessions", r.live_sessions),
+    ];
+    let amounts: Vec<_> = amounts.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}")).collect();
+    writeln!(out, "{}, tables of {:.1} MB", amounts.join(", "), r.table_bytes as f64 / 1e6)?;
+    writeln!(out)?;
+    let figures = [
+        ("engine cycles per packet", format!("{:.1}", r.cycles_per_packet)),
+        (
+            "  scaled by calibration",
+            format!("{:.2} steps of {:.1}", r.cycles_per_packet / r.calibration_cycles.max(1.0), r.calibration_cycles),
+        ),
+        ("IO cycles per packet", format!("{:.1}", r.io_cycles_per_packet)),
+        (
+            "instructions per packet",
+            match (&r.instructions_per_packet, &r.instructions_reason) {
+                (Some(n), _) => format!("{n:.0}"),
+                (None, reason) => format!("not counted here ({})", reason.as_deref().unwrap_or("unknown")),
+            },
+        ),
+        ("packets per CPU second", format!("{:.2} M", r.packets_per_cpu_second / 1e6)),
+        ("rate", format!("{:.2} Mpps, {:.2} Gbit/s", r.mpps, r.gbit_per_s)),
+        ("packets measured", r.packets.to_string()),
+        ("repeats", repeats(r)),
+        ("residue", r.residue.to_string()),
+    ];
+    for (what, figure) in figures {
+        writeln!(out, "{what:26} {figure}")?;
+    }
+    writeln!(out)?;
+    writeln!(out, "{:10} {:>14} {:>14}", "stage", "cycles/packet", "packets/call")?;
+    for stage in &r.stages {
+        let cycles = stage.cycles_per_packet.map_or_else(|| "-".into(), |c| format!("{c:.1}"));
+        writeln!(out, "{:10} {cycles:>14} {:>14.1}", stage.name, stage.packets_per_call)?;
+    }
+    writeln!(out)?;
+    let shares = |list: &std::collections::BTreeMap<&str, f64>| {
+        let shown: Vec<_> = list.iter().filter(|(_, n)| **n > 0.0).map(|(what, n)| format!("{what} {n:.3}")).collect();
+        if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
+    };
+    let counts = |list: &std::collections::BTreeMap<&str, u64>| {
+        let shown: Vec<_> = list.iter().map(|(what, n)| format!("{what} {n}")).collect();
+        if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
+    };
+    writeln!(out, "table hits per packet  {}", shares(&r.table_hits))?;
+    writeln!(out, "shares of packets      {}", shares(&r.mix))?;
+    writeln!(out, "drops                  {}", counts(&r.drops))?;
+    writeln!(out, "punts                  {}", counts(&r.punts))?;
+    let m = &r.machine;
+    writeln!(
+        out,
+        "machine                {}, core {} of {}, clock {} MHz, load {:.2}, steal {}, governor {}, Linux {}",
+        m.cpu,
+        m.core,
+        m.cores,
+        m.tsc_mhz,
+        m.load,
+        m.steal.map_or_else(|| "unknown".into(), |s| format!("{s:.1} %")),
+        m.governor.as_deref().unwrap_or("none"),
+        m.kernel,
+    )?;
+    writeln!(
+        out,
+        "memory                 {} of {} huge pages free, transparent {}, session table: {}",
+        m.hugepages.free, m.hugepages.total, m.hugepages.transparent, m.hugepages.sessions
+    )?;
+    if r.interrupted {
+        writeln!(out, "\nInterrupted: these are the figures up to then.")?;
+    }
+    if r.noisy {
+        writeln!(
+            out,
+            "\nToo noisy for a figure: {}. Stop other work on this machine and run again.",
+            r.noise.join("; ")
+        )?;
+    }
+    Ok(())
+}
+
+fn repeats(r: &Report) -> String {
+    let each: Vec<_> = r.repeats.iter().map(|c| format!("{c:.1}")).collect();
+    let spread = r.spread_percent.map_or_else(String::new, |s| format!(", spread {s:.1} %"));
+    format!("{}{spread}", each.join(" "))
+}
