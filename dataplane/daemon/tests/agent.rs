@@ -1,5 +1,6 @@
 //! The agent against a control that tests hold in their hands.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! Who the node is to control, and whom it trusts. Over TLS 1.3 a refused certificate shows at the first call.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! The real binary: its command line, its socket, its metrics, its signals; with DPDK on virtual devices, and without.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! The whole node, every thread of it, on the engine's memory backend: pushes, devices that fail, questions, the end.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};

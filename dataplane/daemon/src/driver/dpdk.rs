@@ -96,14 +96,13 @@ fn huge_pages(memory: &Memory) -> Result<bool, String> {
     let found = format!("{free} MB of {total} MB in huge pages are free, memory.mem_mb is {wanted}");
     match memory.hugepages {
         HugepageMode::Off => Ok(false),
-        HugepageMode::Auto if enough => Ok(true),
+        _ if enough => Ok(true),
         HugepageMode::Auto => {
             tracing::warn!(
                 "memory: {found}: using normal pages, about half as fast; reserve more with scripts/hugepages/reserve {wanted}"
             );
             Ok(false)
         }
-        HugepageMode::Required if enough => Ok(true),
         HugepageMode::Required => Err(format!(
             "memory.hugepages: required, but {found}; reserve more with scripts/hugepages/reserve {wanted}, or allow \
              hugepages = \"auto\""

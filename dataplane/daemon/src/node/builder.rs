@@ -27,7 +27,7 @@ const RECLAIM: Duration = Duration::from_millis(20);
 /// Something for the builder to do.
 pub(super) enum Job {
     /// Run these tables.
-    Push(Push, oneshot::Sender<Result<Applied, String>>),
+    Push(Box<Push>, oneshot::Sender<Result<Applied, String>>),
     /// End; answers when the builder touches nothing any more.
     Stop,
 }

@@ -142,7 +142,7 @@ impl<D: Driver> Runtime for Node<D> {
     fn apply(&self, push: Push) -> oneshot::Receiver<Result<Applied, String>> {
         let (sender, receiver) = oneshot::channel();
         // A builder that is gone drops the sender, and the receiver says so.
-        let _ = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(Job::Push(push, sender));
+        let _ = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(Job::Push(Box::new(push), sender));
         receiver
     }
 

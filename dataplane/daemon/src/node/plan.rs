@@ -95,13 +95,15 @@ mod tests {
         places.iter().map(|place| place.spec.name.as_str()).collect()
     }
 
+    /// Opened, stopped first, opened after that, closed.
+    type Lists = (&'static [&'static str], &'static [&'static str], &'static [&'static str], &'static [&'static str]);
+    /// Name, wanted, whether ports may stop, outcome.
+    type Case = (&'static str, Vec<Place>, bool, Result<Lists, &'static str>);
+
     #[test]
     fn the_table() {
         let running = [place(0, "lan", "a", 1500), place(1, "wan", "b", 1500)];
-        // wanted, allowed -> opened, stopped first, opened after that, closed
-        type Lists =
-            (&'static [&'static str], &'static [&'static str], &'static [&'static str], &'static [&'static str]);
-        let table: Vec<(&str, Vec<Place>, bool, Result<Lists, &str>)> = vec![
+        let table: Vec<Case> = vec![
             ("nothing", running.to_vec(), false, Ok((&[], &[], &[], &[]))),
             (
                 "one more",

@@ -117,7 +117,7 @@ fn cpu(unit: &TopologyObject) -> Cpu {
     let mut found = Cpu { number, core: number, socket: 0, node, caches: Caches::default() };
     let mut above = unit.parent();
     while let Some(object) = above {
-        let cache = || object.cache_attributes().map_or(0, |cache| cache.size());
+        let cache = || if let Some(cache) = object.cache_attributes() { cache.size() } else { 0 };
         match object.object_type() {
             // The logical index is unique over the machine; the kernel's core numbers restart on each socket.
             ObjectType::Core => found.core = object.logical_index() as usize,

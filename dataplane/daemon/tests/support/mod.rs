@@ -49,17 +49,18 @@ impl Runtime for FakeNode {
     fn apply(&self, push: Push) -> oneshot::Receiver<Result<Applied, String>> {
         let (sender, receiver) = oneshot::channel();
         std::thread::sleep(*self.delay.lock().unwrap());
-        let answer = match self.refusals.lock().unwrap().pop_front() {
-            Some(reason) => Err(reason),
-            None => {
+        let refusal = self.refusals.lock().unwrap().pop_front();
+        let answer = refusal.map_or_else(
+            || {
                 let mut running = self.running.lock().unwrap();
                 running.version = push.version;
                 running.content_hash.clone_from(&push.content_hash);
                 running.generation += u64::from(push.tables.is_some());
                 running.settled = true;
                 Ok(Applied { generation: running.generation, build_us: 1, settle_us: 2 })
-            }
-        };
+            },
+            Err,
+        );
         self.pushed.lock().unwrap().push(push);
         sender.send(answer).unwrap();
         receiver
