@@ -182,7 +182,7 @@ impl<'a> Names<'a> {
         names: impl Iterator<Item = &'a str>,
         at: impl Fn(usize, &'a str) -> At<'a>,
     ) -> Self {
-        let mut index = HashMap::new();
+        let mut index: HashMap<&'a str, usize> = HashMap::new();
         for (place, name) in names.enumerate() {
             let at = at(place, name);
             report.word(&at, "name", name, super::words::name);

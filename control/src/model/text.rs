@@ -124,3 +124,91 @@ fn path(track: Track) -> String {
         path => path.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::objects;
+
+    const SAMPLE: &str = include_str!("../../../deploy/examples/reference.yaml");
+
+    #[test]
+    fn the_sample_survives_both_languages() {
+        let document = parse(SAMPLE).unwrap();
+        assert_eq!(parse(&to_yaml(&document).unwrap()).unwrap(), document);
+        assert_eq!(parse(&to_json(&document).unwrap()).unwrap(), document);
+        assert_eq!(document.services[0].ports, ["80", "8000-8099"]);
+        assert_eq!(document.interfaces[0].urpf, "loose");
+        assert_eq!(document.rules[1].r#match.as_ref().unwrap().r#in, "wan0");
+        assert!(to_json(&document).unwrap().contains("\"on_yellow\": {\n        \"mark\": \"AF12\"\n      }"));
+        assert_eq!(objects(&document).len(), 11);
+    }
+
+    #[test]
+    fn words_of_yaml_that_other_parsers_take_for_something_else() {
+        let text = "rules:\n- {name: no, priority: 1, mark: 010, action: on}\n- {name: 1_0, priority: 2, action: ~}\n\
+                    interfaces:\n- {name: off, urpf: off, port: yes, vlan: 5, trust_dscp: true}\n";
+        let error = parse(text).unwrap_err();
+        assert_eq!(error.field, "rules[1].action", "{error}");
+        let document = parse(&text.replace('~', "deny")).unwrap();
+        assert_eq!((document.rules[0].name.as_str(), document.rules[0].mark.as_str()), ("no", "010"));
+        assert_eq!((document.rules[0].action.as_str(), document.rules[1].name.as_str()), ("on", "1_0"));
+        assert_eq!((document.interfaces[0].urpf.as_str(), document.interfaces[0].port.as_str()), ("off", "yes"));
+    }
+
+    #[test]
+    fn errors_say_where_and_what() {
+        let cases = [
+            ("", "the document is empty; it begins with `api_version: marchproxy/v1`"),
+            ("# nothing\n\n", "the document is empty; it begins with `api_version: marchproxy/v1`"),
+            (
+                "rules:\n  - {name: a, prio: 1}\n",
+                "line 2, column 15: rules[0].prio: unknown field `prio`, expected one of `name`, `priority`, `match`, `action`, `mark`",
+            ),
+            (
+                "{\"rules\": [{\"name\": \"a\"}, {\"name\": \"b\", \"prio\": 1}]}",
+                "line 1, column 46: rules[1].prio: unknown field `prio`, expected one of `name`, `priority`, `match`, `action`, `mark`",
+            ),
+            (
+                "services:\n  - name: web\n    backends:\n      - {name: a, port: http}\n",
+                "line 4, column 24: services[0].backends[0].port: ",
+            ),
+            ("rules: [{name: a, name: b}]\n", "line 1, column 19: rules[0]"),
+            ("rules: [{priority: -1}]\n", "line 1, column 20: rules[0].priority: "),
+            ("rules: [\n", "line 2, column 1: "),
+            ("{\"rules\": [}", "line 1, column 12: rules[0]: expected value"),
+            ("- a\n", "line 1, column 1: "),
+        ];
+        for (text, expected) in cases {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn aliases_cannot_multiply_a_document() {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..12 {
+            let last = format!("*a{}", level - 1);
+            text += &format!("a{level}: &a{level} [{}]\n", [last.as_str(); 9].join(", "));
+        }
+        assert!(parse(&text).is_err());
+        let text = format!("rules: &a\n  - {{name: a}}\nservices: [{}]\n", vec!["{address: *a}"; 100_000].join(", "));
+        assert!(parse(&text).is_err());
+    }
+
+    #[test]
+    fn a_hundred_thousand_rules() {
+        let rules: Vec<String> = (0..100_000)
+            .map(|number| {
+                format!(
+                    "{{name: r{number}, priority: {number}, match: {{src: 10.0.0.0/8, protocol: tcp, dst_ports: [{}]}}, action: deny}}",
+                    number % 60_000
+                )
+            })
+            .collect();
+        let document = parse(&format!("rules:\n- {}\n", rules.join("\n- "))).unwrap();
+        assert_eq!(document.rules.len(), 100_000);
+        assert_eq!(parse(&to_json(&document).unwrap()).unwrap(), document);
+    }
+}

@@ -56,7 +56,7 @@ pub fn validate(document: &Document) -> Result<(Model, Vec<Warning>), Vec<Violat
     let references = References::new(document, &mut report);
     let nodes = nodes::check(document, &mut report);
     let interfaces = interfaces::check(document, &nodes, &references, &mut report);
-    let mut network = Network::new(&interfaces, services::addresses(document));
+    let mut network = Network::new(document, &interfaces, services::addresses(document));
     let routes = routes::check(document, &references, &mut network, &mut report);
     let rules = rules::check(document, &references, &mut report);
     let policers = policers::check_policers(document, &nodes, &mut report);

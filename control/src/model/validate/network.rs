@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::Cidr;
+use marchproxy_proto::v1::Document;
 
 use super::super::objects::MAIN_TABLE;
 use super::super::types::{Interface, Route, RouteAction};
@@ -30,6 +31,8 @@ pub(super) enum Reach {
     Dropped(Cidr),
     /// Not at all.
     Nowhere,
+    /// Not by what could be read, but some interfaces or routes could not.
+    Unsure,
 }
 
 /// The document's network, all nodes together.
@@ -40,13 +43,20 @@ pub(super) struct Network {
     services: HashSet<IpAddr>,
     /// Per table: does the prefix lead anywhere?
     leads: HashMap<String, HashMap<Cidr, bool>>,
+    /// Something is missing because it is wrong. Saying that nothing leads to an address would be a consequence of that, no news.
+    incomplete: bool,
 }
 
 impl Network {
     /// From the interfaces; routes are added as they are found good.
-    pub fn new(interfaces: &[Option<Interface>], services: HashSet<IpAddr>) -> Self {
-        let mut network = Self { connected: Vec::new(), own: HashMap::new(), services, leads: HashMap::new() };
-        for interface in interfaces.iter().flatten() {
+    pub fn new(document: &Document, interfaces: &[Option<Interface>], services: HashSet<IpAddr>) -> Self {
+        let mut network =
+            Self { connected: Vec::new(), own: HashMap::new(), services, leads: HashMap::new(), incomplete: false };
+        for (written, interface) in std::iter::zip(&document.interfaces, interfaces) {
+            let Some(interface) = interface.as_ref().filter(|it| it.addresses.len() == written.addresses.len()) else {
+                network.incomplete = true;
+                continue;
+            };
             let leads = network.leads.entry(interface.table.clone()).or_default();
             for own in &interface.addresses {
                 leads.insert(own.network(), true);
@@ -66,7 +76,17 @@ impl Network {
         }
     }
 
-    /// Whether an interface or a route uses the table.
+    /// Notes that something of the network is not known, because it is wrong.
+    pub fn misses_something(&mut self) {
+        self.incomplete = true;
+    }
+
+    /// Whether all interfaces and routes so far were good.
+    pub fn is_complete(&self) -> bool {
+        !self.incomplete
+    }
+
+    /// Whether an interface with an address is in the table.
     pub fn has_interface_in(&self, table: &str) -> bool {
         self.connected.iter().any(|connected| connected.table == table)
     }
@@ -111,6 +131,7 @@ impl Network {
         others.sort();
         match (others.first(), main) {
             (Some(table), _) => Reach::Table((*table).clone()),
+            (None, _) if self.incomplete => Reach::Unsure,
             (None, Some((prefix, _))) => Reach::Dropped(prefix),
             (None, None) => Reach::Nowhere,
         }

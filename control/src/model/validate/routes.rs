@@ -27,8 +27,11 @@ pub(super) fn check(
         routes.push(check.one(route, &At::new("routes", index, "route", &route.prefix)));
     }
     duplicates(document, &routes, report);
-    for route in routes.iter().flatten() {
-        network.add(route);
+    for route in &routes {
+        match route {
+            Some(route) => network.add(route),
+            None => network.misses_something(),
+        }
     }
     routes
 }
@@ -72,7 +75,7 @@ impl Check<'_, '_> {
                 None
             }
         };
-        if table != MAIN_TABLE && !self.network.has_interface_in(table) {
+        if table != MAIN_TABLE && self.network.is_complete() && !self.network.has_interface_in(table) {
             self.report.warn(
                 at,
                 "table",
@@ -136,6 +139,9 @@ fn judge(network: &Network, table: &str, node: Option<usize>, address: IpAddr) -
         return Err("the address of another router, not that of a service".to_owned());
     }
     let mut connected = network.connected(table, node, address).peekable();
+    if connected.peek().is_none() && !network.is_complete() {
+        return Ok(());
+    }
     if connected.peek().is_none() {
         let on_node = if node.is_some() { " of this node" } else { "" };
         return Err(format!("an address in a connected prefix of table {table}{on_node}: this one leads nowhere"));

@@ -106,6 +106,7 @@ fn virtual_addresses(service: &v1::Service, at: &At<'_>, network: &Network, repo
         let Some(address) = report.word(at, field, text, words::host) else { continue };
         if addresses.contains(&address) {
             report.refuse(at, field, format!("{address}, there twice"), "each address once");
+            continue;
         }
         if let Some(interface) = network.owner(address) {
             let found = format!("{address}, the own address of interface {interface}");
@@ -262,7 +263,7 @@ fn reachable(address: IpAddr, at: &At<'_>, network: &Network, report: &mut Repor
         return;
     }
     match network.reach(address) {
-        Reach::Known => {}
+        Reach::Known | Reach::Unsure => {}
         Reach::Default => {
             report.warn(at, "address", "only the default route leads there; a backend is usually nearer than that");
         }
