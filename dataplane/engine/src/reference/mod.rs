@@ -67,13 +67,11 @@ pub struct Reference {
 impl Reference {
     /// A node without sessions and neighbours. `macs[i]` is the address of port `i`.
     pub fn new(tables: RuleTables, macs: Vec<Mac>) -> Self {
-        let mut policers = Policers::default();
-        policers.configure(&tables.policers);
         Self {
             node: Node { tables, macs, generation: 1 },
             sessions: Sessions::default(),
             neighbours: Neighbours::default(),
-            policers,
+            policers: Policers::default(),
             rings: Rings::default(),
             errors: icmp::ErrorRate::default(),
         }

@@ -50,7 +50,8 @@ impl Reference {
     ) -> Fate {
         let source_mac = link_layer(options, SOURCE_LINK_LAYER);
         let IpAddr::V6(source) = ip.src else { return IGNORED };
-        if source.is_unspecified() && (ip.dst != IpAddr::from(solicited_node(target)) || source_mac.is_some()) {
+        let has_option = options.iter().any(|(kind, _)| *kind == SOURCE_LINK_LAYER);
+        if source.is_unspecified() && (ip.dst != IpAddr::from(solicited_node(target)) || has_option) {
             return IGNORED;
         }
         let interface = frame.interface;

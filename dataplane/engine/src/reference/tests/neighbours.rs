@@ -257,6 +257,11 @@ fn solicitations() {
             ],
         ),
         ("unspecified with option", ask("::").neighbour_solicitation(ours).source_link_layer(SERVER), ignored.into()),
+        (
+            "unspecified with useless option",
+            ask("::").neighbour_solicitation(ours).source_link_layer([0; 6]),
+            ignored.into(),
+        ),
         ("unspecified to us alone", server("::", "fd00:20::1").neighbour_solicitation(ours), ignored.into()),
         ("for a stranger", ask("fd00:20::9").neighbour_solicitation(v6("fd00:20::8")), ignored.into()),
         (

@@ -1,0 +1,310 @@
+//! The pipeline does what the reference does: byte for byte, fate for fate, state for state.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod generators;
+
+use std::collections::BTreeMap;
+
+use generators::answers::answer;
+use generators::pools::PORTS;
+use generators::steps::{Event, Incoming, Step, histories};
+use generators::tables::{Model, models};
+use marchproxy_engine::burst::BURST;
+use marchproxy_engine::flow::to_ip;
+use marchproxy_engine::packet::describe;
+use marchproxy_engine::reason::{ConsumeReason, DropReason};
+use marchproxy_engine::reference::{Arrival, Choices, Outcome, Reference};
+use marchproxy_engine::testkit::{Node, Size, port_mac};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{FileFailurePersistence, TestCaseResult, TestRunner};
+
+/// Frames that may still be answered.
+const REMEMBERED: usize = 24;
+
+/// Adds what one more call did.
+fn add(sum: &mut Outcome, more: Outcome) {
+    sum.fates.extend(more.fates);
+    sum.transmitted.extend(more.transmitted);
+    sum.originated += more.originated;
+    sum.dropped.extend(more.dropped);
+    sum.consumed.extend(more.consumed);
+}
+
+/// Both implementations, fed the same.
+struct Twins {
+    model: Model,
+    node: Node,
+    reference: Reference,
+    now: u64,
+    /// Reference's side of the counters.
+    drops: [u64; DropReason::COUNT],
+    consumed: [u64; ConsumeReason::COUNT],
+    originated: u64,
+    recent: Vec<(usize, Vec<u8>)>,
+    /// What happened so far, for people.
+    story: Vec<String>,
+}
+
+impl Twins {
+    fn new(model: Model, size: Size) -> Self {
+        let tables = model.tables();
+        let mut node = Node::with_size(&tables, size).unwrap();
+        // Takes up the ports.
+        node.run(0);
+        let macs = (0..PORTS.len()).map(port_mac).collect();
+        let reference = Reference::new(tables, macs);
+        Self {
+            model,
+            node,
+            reference,
+            now: 1_000_000_000,
+            drops: [0; DropReason::COUNT],
+            consumed: [0; ConsumeReason::COUNT],
+            originated: 0,
+            recent: Vec::new(),
+            story: Vec::new(),
+        }
+    }
+
+    fn step(&mut self, step: Step) -> TestCaseResult {
+        self.now += step.pause;
+        let mut expected = match step.event {
+            Event::Wait => {
+                self.story.push(format!("{}: wait", self.now));
+                self.turn();
+                Outcome::default()
+            }
+            Event::Push(change) => {
+                self.model.apply(change);
+                let tables = self.model.tables();
+                self.story.push(format!("{}: push {tables:#?}", self.now));
+                self.node.push(&tables).unwrap();
+                self.turn();
+                self.reference.replace(tables)
+            }
+            Event::Receive(incoming) => {
+                let mut arrivals: Vec<_> = incoming.into_iter().filter_map(|i| self.arrival(i)).collect();
+                // The worker polls its ports in order.
+                arrivals.sort_by_key(|(port, _)| *port);
+                self.receive(&arrivals)
+            }
+            Event::Flood(arrival, times) => self.receive(&vec![(arrival.port, arrival.frame); times]),
+        };
+        add(&mut expected, self.reference.tick(self.now));
+        self.compare(&expected)
+    }
+
+    fn arrival(&self, incoming: Incoming) -> Option<(usize, Vec<u8>)> {
+        match incoming {
+            Incoming::Fresh(arrival) => Some((arrival.port, arrival.frame)),
+            Incoming::Answer { to, station, flags } => {
+                let (port, frame) = self.recent.get(to.index(self.recent.len().max(1)))?;
+                Some((*port, answer(frame, station, flags)?))
+            }
+        }
+    }
+
+    /// Frames in bursts of at most [`BURST`] per port: a turn of the worker, then one of the slow path.
+    fn receive(&mut self, arrivals: &[(usize, Vec<u8>)]) -> Outcome {
+        let mut expected = Outcome::default();
+        // Time passes also where there was nothing to answer.
+        self.turn();
+        add(&mut expected, self.reference.tick(self.now));
+        for burst in arrivals.chunks(BURST) {
+            for (port, frame) in burst {
+                self.story.push(format!("{}: {} < {}", self.now, PORTS[*port], describe(frame)));
+                self.node.receive(PORTS[*port], frame);
+            }
+            let refused = self.node.drops(DropReason::SessionTableFull);
+            self.turn();
+            let session_refused = self.node.drops(DropReason::SessionTableFull) > refused;
+            let choices = Choices { session_refused };
+            let burst: Vec<_> = burst.iter().map(|(port, frame)| Arrival { port: *port, frame, choices }).collect();
+            add(&mut expected, self.reference.burst(self.now, &burst));
+            add(&mut expected, self.reference.tick(self.now));
+        }
+        expected
+    }
+
+    fn turn(&mut self) {
+        self.node.worker.turn(self.now);
+        self.node.slow.turn(self.now);
+        // What the slow path sent leaves with the worker's next turns.
+        while self.node.worker.turn(self.now).packets > 0 {}
+    }
+
+    fn compare(&mut self, expected: &Outcome) -> TestCaseResult {
+        for (count, reason) in self.drops.iter_mut().zip(DropReason::ALL) {
+            *count += expected.dropped.iter().filter(|r| *r == reason).count() as u64;
+        }
+        for (count, reason) in self.consumed.iter_mut().zip(ConsumeReason::ALL) {
+            *count += expected.consumed.iter().filter(|r| *r == reason).count() as u64;
+        }
+        self.originated += expected.originated;
+
+        let sent = self.node.sent();
+        for (index, name) in PORTS.iter().enumerate() {
+            let ours: Vec<_> = sent.iter().filter(|(port, _)| port == name).map(|(_, frame)| frame).collect();
+            let theirs: Vec<_> =
+                expected.transmitted.iter().filter(|(port, _)| *port == index).map(|(_, f)| f).collect();
+            let same = ours.iter().zip(&theirs).take_while(|(ours, theirs)| ours == theirs).count();
+            if ours.len() != same || theirs.len() != same {
+                let show = |frames: &[&Vec<u8>]| {
+                    let next = frames.iter().skip(same).take(3);
+                    next.map(|f| format!("{}\n    {f:02x?}", describe(f))).collect::<Vec<_>>().join("\n")
+                };
+                let (mine, other) = (show(&ours), show(&theirs));
+                let counts = format!("{} and {} frames on {name}, {same} the same", ours.len(), theirs.len());
+                return self.fail(&format!("{counts}; then the pipeline's\n{mine}\nand the reference's\n{other}"));
+            }
+        }
+        let drops = DropReason::ALL.iter().map(|r| (r.label(), self.node.drops(*r), self.drops[r.index()]));
+        let (worker, slow) = (self.node.worker.stats(), self.node.slow.stats());
+        let consumed = ConsumeReason::ALL.iter().map(|r| {
+            let ours = worker.consumed[r.index()].value() + slow.consumed[r.index()].value();
+            (r.label(), ours, self.consumed[r.index()])
+        });
+        let totals = self.node.totals();
+        let terms = [
+            ("originated", totals.originated, self.originated),
+            ("held", totals.held, self.reference.held() as u64),
+            ("residue", totals.residue().unsigned_abs(), 0),
+        ];
+        let differing: Vec<_> = drops.chain(consumed).chain(terms).filter(|(_, ours, theirs)| ours != theirs).collect();
+        if !differing.is_empty() {
+            return self.fail(&format!("counter, pipeline, reference: {differing:?}"));
+        }
+        let (ours, theirs) = self.sessions();
+        if ours != theirs {
+            return self.fail(&format!("sessions {ours:#?}\nexpected {theirs:#?}"));
+        }
+        let (ours, theirs) = self.neighbours();
+        if ours != theirs {
+            return self.fail(&format!("neighbours {ours:#?}\nexpected {theirs:#?}"));
+        }
+        self.recent.extend(expected.transmitted.iter().cloned());
+        self.recent.drain(..self.recent.len().saturating_sub(REMEMBERED));
+        Ok(())
+    }
+
+    fn sessions(&self) -> (Vec<String>, Vec<String>) {
+        let mut ours: Vec<String> = self
+            .node
+            .worker
+            .pipeline()
+            .sessions
+            .iter(self.now)
+            .map(|s| {
+                let [forward, reverse] = [s.forward_key(), s.reverse_key()]
+                    .map(|k| format!("{} {} > {} {} ({})", to_ip(k.src), k.sport, to_ip(k.dst), k.dport, k.protocol));
+                format!("{forward} | {reverse} | {:?} seen {}", s.state(), s.last_seen)
+            })
+            .collect();
+        let mut theirs: Vec<String> = self
+            .reference
+            .sessions(self.now)
+            .map(|s| {
+                let [forward, reverse] = [s.forward, s.reverse]
+                    .map(|k| format!("{} {} > {} {} ({})", k.src, k.sport, k.dst, k.dport, k.protocol));
+                format!("{forward} | {reverse} | {:?} seen {}", s.state, s.last_seen)
+            })
+            .collect();
+        ours.sort_unstable();
+        theirs.sort_unstable();
+        (ours, theirs)
+    }
+
+    fn neighbours(&self) -> (Vec<String>, Vec<String>) {
+        let ours = self.node.slow.neighbours().map(|n| {
+            format!("{} {} {} {:x?} held {}", n.key.port.index(), n.key.vlan, to_ip(n.key.address), n.mac, n.held)
+        });
+        let theirs =
+            self.reference.neighbours().iter().map(|n| {
+                format!("{} {} {} {:x?} held {}", n.port, n.vlan.unwrap_or(0), n.address, n.mac, n.held.len())
+            });
+        (ours.collect(), theirs.collect())
+    }
+
+    fn fail(&self, what: &str) -> TestCaseResult {
+        let counted = DropReason::ALL.iter().map(|r| (r.label(), self.node.drops(*r), self.drops[r.index()]));
+        let drops: Vec<_> = counted.filter(|(_, ours, theirs)| ours + theirs > 0).collect();
+        let what = format!("{what}\ndrops of both {drops:?}");
+        let tables = self.reference.tables();
+        Err(TestCaseError::fail(format!("{what}\n--- after\n{}\n--- under {tables:#?}", self.story.join("\n"))))
+    }
+}
+
+/// Failures are kept beside this file.
+fn config() -> ProptestConfig {
+    let failure_persistence = Some(Box::new(FileFailurePersistence::WithSource("regressions")) as _);
+    ProptestConfig { failure_persistence, max_shrink_iters: 4096, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn the_pipeline_is_the_reference(model in models(), steps in histories(100, 12)) {
+        let mut twins = Twins::new(model, Size::default());
+        for step in steps {
+            twins.step(step)?;
+        }
+    }
+
+    /// A table that is soon full: what does not fit is refused, and everything else goes on.
+    #[test]
+    fn also_with_a_full_session_table(model in models(), steps in histories(100, 1)) {
+        let mut twins = Twins::new(model, Size { sessions: 4, ..Size::default() });
+        for step in steps {
+            twins.step(step)?;
+        }
+    }
+}
+
+/// The generators are worth something only if they reach every place: all reasons that traffic can cause, all session states.
+#[test]
+fn every_fate_is_reached() {
+    let mut runner = TestRunner::deterministic();
+    let mut drops = [0; DropReason::COUNT];
+    let mut consumed = [0; ConsumeReason::COUNT];
+    let mut states = BTreeMap::new();
+    let mut created = 0;
+    for (burst, sessions) in [(12, 4096), (1, 4)] {
+        let strategy = (models(), histories(100, burst));
+        for _ in 0..300 {
+            let (model, steps) = strategy.new_tree(&mut runner).unwrap().current();
+            let mut twins = Twins::new(model, Size { sessions, ..Size::default() });
+            for step in steps {
+                twins.step(step).unwrap_or_else(|failure| panic!("{failure}"));
+                for session in twins.reference.sessions(twins.now) {
+                    *states.entry(format!("{:?}", session.state)).or_insert(0) += 1;
+                }
+            }
+            created += twins.node.worker.stats().sessions_created.value();
+            drops.iter_mut().zip(twins.drops).for_each(|(sum, n)| *sum += n);
+            consumed.iter_mut().zip(twins.consumed).for_each(|(sum, n)| *sum += n);
+        }
+    }
+    // The testkit has no unknown ports, and its queues do not fill.
+    let unreachable = |reason| {
+        use DropReason as R;
+        matches!(
+            reason,
+            R::PortNotConfigured
+                | R::PuntQueueFull
+                | R::InjectQueueFull
+                | R::HandoffQueueFull
+                | R::TxQueueFull
+                | R::TxPortGone
+                | R::NoHeadroom
+                | R::Shutdown
+        )
+    };
+    let seen: Vec<_> = DropReason::ALL.iter().map(|r| (r.label(), drops[r.index()])).collect();
+    let never: Vec<_> = DropReason::ALL.iter().filter(|r| drops[r.index()] == 0 && !unreachable(**r)).collect();
+    assert!(never.is_empty(), "never: {never:?} of {seen:?}");
+    assert!(consumed.iter().all(|n| *n > 0), "{consumed:?}");
+    assert_eq!(states.len(), 6, "{states:?}");
+    assert!(created > 1000, "{created} sessions in all");
+}

@@ -1,0 +1,92 @@
+//! What a host would answer to a frame that we sent it: the way to replies that find their session.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use marchproxy_engine::packet::Packet;
+
+use super::pools::STATIONS;
+
+/// ARP and ND requests get an answer from a station; echo requests become replies; everything else comes back with addresses
+/// and ports exchanged, TCP with these flags.
+pub fn answer(frame: &[u8], station: usize, flags: u8) -> Option<Vec<u8>> {
+    let us: [u8; 6] = frame.get(6..12)?.try_into().ok()?;
+    let to: [u8; 6] = frame.get(0..6)?.try_into().ok()?;
+    let station = if to[0] & 1 == 1 { STATIONS[station % STATIONS.len()] } else { to };
+    let tagged = frame.get(12..14)? == [0x81, 0];
+    let vlan = tagged.then(|| word(frame, 14));
+    let l3 = if tagged { 18 } else { 14 };
+    let reply = |packet: Packet| vlan.map_or(packet.clone(), |vlan| packet.vlan(vlan)).build();
+    match frame.get(l3 - 2..l3)? {
+        [0x08, 0x06] if word(frame, l3 + 6) == 1 => {
+            let (asker, asked) = (octets4(frame, l3 + 14), octets4(frame, l3 + 24));
+            Some(reply(Packet::eth(station, us).arp_reply(asked, asker)))
+        }
+        [0x86, 0xdd]
+            if frame.get(l3 + 6) == Some(&58) && frame.get(l3 + 40) == Some(&135) && frame.len() >= l3 + 64 =>
+        {
+            let (asker, asked) = (octets6(frame, l3 + 8), octets6(frame, l3 + 48));
+            let packet =
+                Packet::eth(station, us).ipv6(asked, asker).neighbour_advertisement(asked, flags & 0xe0 | 0x40);
+            Some(reply(packet.target_link_layer(station)))
+        }
+        [0x08, 0x00] => Some(turned(frame, l3, 12, 4, l3 + 20, station, us, flags)),
+        [0x86, 0xdd] => Some(turned(frame, l3, 8, 16, l3 + 40, station, us, flags)),
+        _ => None,
+    }
+}
+
+/// Exchanges both ends. Sums do not mind the order of words; changed flags leave a wrong TCP checksum, which nobody checks.
+#[expect(clippy::too_many_arguments, reason = "offsets of one frame")]
+fn turned(
+    frame: &[u8],
+    l3: usize,
+    addresses: usize,
+    len: usize,
+    l4: usize,
+    station: [u8; 6],
+    us: [u8; 6],
+    flags: u8,
+) -> Vec<u8> {
+    let mut turned = frame.to_vec();
+    turned[..6].copy_from_slice(&us);
+    turned[6..12].copy_from_slice(&station);
+    let (src, dst) = (l3 + addresses, l3 + addresses + len);
+    turned[src..src + len].copy_from_slice(&frame[dst..dst + len]);
+    turned[dst..dst + len].copy_from_slice(&frame[src..src + len]);
+    let protocol = frame[l3 + if len == 4 { 9 } else { 6 }];
+    match protocol {
+        6 | 17 if frame.len() >= l4 + 14 || protocol == 17 && frame.len() >= l4 + 8 => {
+            turned[l4..l4 + 2].copy_from_slice(&frame[l4 + 2..l4 + 4]);
+            turned[l4 + 2..l4 + 4].copy_from_slice(&frame[l4..l4 + 2]);
+            if protocol == 6 {
+                turned[l4 + 13] = flags;
+            }
+        }
+        1 if frame.get(l4) == Some(&8) && frame.len() >= l4 + 4 => change_type(&mut turned, l4, 0),
+        58 if frame.get(l4) == Some(&128) && frame.len() >= l4 + 4 => change_type(&mut turned, l4, 129),
+        _ => {}
+    }
+    turned
+}
+
+/// RFC 1624 for the one octet that changes.
+fn change_type(frame: &mut [u8], l4: usize, kind: u8) {
+    let before = u32::from(frame[l4]) << 8;
+    frame[l4] = kind;
+    let sum = u32::from(!word(frame, l4 + 2)) + (0xffff - before) + (u32::from(kind) << 8);
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    frame[l4 + 2..l4 + 4].copy_from_slice(&(!(folded as u16)).to_be_bytes());
+}
+
+fn word(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn octets4(bytes: &[u8], at: usize) -> Ipv4Addr {
+    Ipv4Addr::from(std::array::from_fn::<u8, 4, _>(|i| bytes[at + i]))
+}
+
+fn octets6(bytes: &[u8], at: usize) -> Ipv6Addr {
+    Ipv6Addr::from(std::array::from_fn::<u8, 16, _>(|i| bytes[at + i]))
+}

@@ -1,0 +1,314 @@
+//! Valid configurations, as a model whose parts can change one by one.
+
+use marchproxy_engine::tables::*;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+use super::pools::{HOSTS, PLACES, PORTS, PREFIXES, SERVICES, cidr, ip};
+
+/// A configuration before references are resolved: places and hosts are named by their index in the pools.
+#[derive(Clone, Debug)]
+pub struct Model {
+    mtus: Vec<u16>,
+    interfaces: Vec<Interface>,
+    routes: Vec<Route>,
+    rules: Vec<Rule>,
+    services: Vec<ServiceSpec>,
+    policers: Vec<PolicerSpec>,
+}
+
+#[derive(Clone, Debug)]
+struct Interface {
+    place: usize,
+    addresses: Vec<&'static str>,
+    table: u32,
+    trust_dscp: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Route {
+    table: u32,
+    prefix: &'static str,
+    action: Action,
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    /// Indices into [`HOSTS`] and weights.
+    Via(Vec<(usize, u16)>),
+    Blackhole,
+    Reject,
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    spec: RuleSpec,
+    place: Option<usize>,
+}
+
+/// One part of a model, for pushes that change little.
+#[derive(Clone, Debug)]
+pub enum Change {
+    Nothing,
+    Everything(Box<Model>),
+    Interfaces(Box<Model>),
+    Routes(Box<Model>),
+    Rules(Box<Model>),
+    Services(Box<Model>),
+    Policers(Box<Model>),
+}
+
+impl Model {
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Nothing => {}
+            Change::Everything(new) => *self = *new,
+            Change::Interfaces(new) => self.interfaces = new.interfaces,
+            Change::Routes(new) => self.routes = new.routes,
+            Change::Rules(new) => self.rules = new.rules,
+            Change::Services(new) => self.services = new.services,
+            Change::Policers(new) => self.policers = new.policers,
+        }
+    }
+
+    /// What a compiler would make of it: references to what is not there go.
+    pub fn tables(&self) -> RuleTables {
+        let interfaces: Vec<InterfaceSpec> = self
+            .interfaces
+            .iter()
+            .map(|i| InterfaceSpec {
+                name: format!("if{}", i.place),
+                port: PLACES[i.place].port,
+                vlan: PLACES[i.place].vlan,
+                addresses: i.addresses.iter().map(|text| cidr(text)).collect(),
+                table: i.table,
+                trust_dscp: i.trust_dscp,
+            })
+            .collect();
+        let index_of = |place: usize| self.interfaces.iter().position(|i| i.place == place);
+        let next_hop = |&(host, weight): &(usize, u16)| {
+            let (place, address) = HOSTS[host];
+            let interface = index_of(place)?;
+            let on_link = interfaces[interface].addresses.iter().any(|cidr| cidr.contains(ip(address)));
+            on_link.then_some(NextHopSpec { address: ip(address), interface, weight })
+        };
+        let mut routes: Vec<RouteSpec> = self
+            .routes
+            .iter()
+            .filter_map(|route| {
+                let prefix = cidr(route.prefix);
+                let action = match &route.action {
+                    Action::Blackhole => RouteAction::Blackhole,
+                    Action::Reject => RouteAction::Reject,
+                    Action::Via(hops) => {
+                        let mut hops: Vec<NextHopSpec> = hops.iter().filter_map(next_hop).collect();
+                        hops.retain(|hop| hop.address.is_ipv4() == prefix.addr.is_ipv4());
+                        hops.sort_by_key(|hop| hop.address);
+                        RouteAction::Via(Some(hops).filter(|hops| !hops.is_empty())?)
+                    }
+                };
+                Some(RouteSpec { table: route.table, prefix, action })
+            })
+            .collect();
+        routes.sort_by_key(|route| (route.table, route.prefix));
+        routes.dedup_by_key(|route| (route.table, route.prefix));
+        let rules = self
+            .rules
+            .iter()
+            .enumerate()
+            .map(|(n, rule)| {
+                let mut spec = rule.spec.clone();
+                (spec.name, spec.priority) = (format!("r{n}"), n as u32);
+                spec.matches.in_interface = rule.place.and_then(index_of);
+                spec
+            })
+            .collect();
+        let services = self
+            .services
+            .iter()
+            .map(|service| {
+                let policer = service.policer.filter(|&index| index < self.policers.len());
+                ServiceSpec { policer, ..service.clone() }
+            })
+            .collect();
+        let port = |(name, mtu): (&&str, &u16)| PortSpec { name: (*name).into(), device: String::new(), mtu: *mtu };
+        let ports = PORTS.iter().zip(&self.mtus).map(port).collect();
+        RuleTables { ports, interfaces, routes, rules, services, policers: self.policers.clone() }
+    }
+}
+
+pub fn models() -> BoxedStrategy<Model> {
+    let mtus = prop::collection::vec(select(vec![1280, 1400, 1500]), PORTS.len());
+    let listed = (prop::collection::vec(rules(), 0..6), prop::bool::weighted(0.8)).prop_map(|(mut rules, open)| {
+        let spec = RuleSpec {
+            name: String::new(),
+            priority: 0,
+            matches: RuleMatch::default(),
+            action: RuleAction::Permit,
+            mark: None,
+        };
+        rules.extend(open.then_some(Rule { spec, place: None }));
+        rules
+    });
+    let rules = prop_oneof![1 => Just(vec![]), 3 => listed];
+    let routes = prop::collection::vec(routes(), 0..14);
+    let policers = select(vec![vec![], vec!["p0"], vec!["p0", "p1"], vec!["p0", "p1"], vec!["p1"]])
+        .prop_flat_map(|names| names.into_iter().map(policer).collect::<Vec<_>>());
+    (mtus, interfaces(), routes, rules, services(), policers)
+        .prop_map(|(mtus, interfaces, routes, rules, services, policers)| Model {
+            mtus,
+            interfaces,
+            routes,
+            rules,
+            services,
+            policers,
+        })
+        .boxed()
+}
+
+pub fn changes() -> BoxedStrategy<Change> {
+    let boxed = || models().prop_map(Box::new).boxed();
+    prop_oneof![
+        1 => Just(Change::Nothing),
+        1 => boxed().prop_map(Change::Everything),
+        1 => boxed().prop_map(Change::Interfaces),
+        2 => boxed().prop_map(Change::Routes),
+        3 => boxed().prop_map(Change::Rules),
+        3 => boxed().prop_map(Change::Services),
+        2 => boxed().prop_map(Change::Policers),
+    ]
+    .boxed()
+}
+
+fn interfaces() -> impl Strategy<Value = Vec<Interface>> {
+    let all: Vec<_> = (0..PLACES.len())
+        .map(|place| {
+            let addresses = PLACES[place].addresses;
+            let some = prop_oneof![
+                4 => Just(addresses.to_vec()),
+                1 => subsequence(addresses.to_vec(), 0..=addresses.len()),
+            ];
+            // One place shares a prefix with another; it is mostly in a table of its own.
+            let table = if place == 4 { select(vec![1, 1, 1, 0]) } else { select(vec![0, 0, 0, 0, 1]) };
+            let present = prop::bool::weighted(0.9);
+            (present, some, table, any::<bool>()).prop_map(move |(present, addresses, table, trust_dscp)| {
+                present.then_some(Interface { place, addresses, table, trust_dscp })
+            })
+        })
+        .collect();
+    all.prop_map(|interfaces| interfaces.into_iter().flatten().collect())
+}
+
+fn routes() -> impl Strategy<Value = Route> {
+    let hops = prop::collection::vec((0..HOSTS.len(), select(vec![1u16, 2, 7])), 1..6).prop_map(|mut hops| {
+        hops.sort_unstable();
+        hops.dedup_by_key(|hop| hop.0);
+        Action::Via(hops)
+    });
+    let action = prop_oneof![8 => hops, 1 => Just(Action::Blackhole), 1 => Just(Action::Reject)];
+    let prefix = prop_oneof![2 => select(&PREFIXES[..2]), 3 => select(&PREFIXES[..])];
+    (select(vec![0, 0, 0, 1]), prefix, action).prop_map(|(table, prefix, action)| Route { table, prefix, action })
+}
+
+fn rules() -> impl Strategy<Value = Rule> {
+    let prefixes = || {
+        let some = prop::collection::vec(select(&PREFIXES[..]).prop_map(cidr), 1..4).prop_map(|mut prefixes| {
+            prefixes.sort_unstable();
+            prefixes.dedup();
+            prefixes
+        });
+        prop_oneof![2 => Just(vec![]), 1 => some]
+    };
+    let ranges = || {
+        let range = |first, last| vec![PortRange { first, last }];
+        prop_oneof![
+            5 => Just(vec![]),
+            1 => select(vec![range(80, 80), range(0, 999), range(1000, 65535), vec![PortRange { first: 53, last: 53 }, PortRange { first: 80, last: 81 }]]),
+        ]
+    };
+    let protocol = prop_oneof![3 => Just(None), 2 => select(vec![1, 6, 17, 58, 47]).prop_map(Some)];
+    let action = prop_oneof![4 => Just(RuleAction::Permit), 1 => Just(RuleAction::Deny)];
+    let place = prop::option::weighted(0.2, 0..PLACES.len());
+    let anything = prop::bool::weighted(0.1);
+    (anything, (prefixes(), prefixes(), protocol, ranges(), ranges()), place, action, prop::option::of(0u8..64))
+        .prop_map(|(anything, (src, dst, protocol, src_ports, dst_ports), place, action, mark)| {
+            let matches = RuleMatch { src, dst, protocol, src_ports, dst_ports, in_interface: None };
+            let (matches, place) = if anything { (RuleMatch::default(), None) } else { (matches, place) };
+            Rule { spec: RuleSpec { name: String::new(), priority: 0, matches, action, mark }, place }
+        })
+}
+
+/// Services that never claim the same traffic.
+fn services() -> impl Strategy<Value = Vec<ServiceSpec>> {
+    let range = |first, last| vec![PortRange { first, last }];
+    let shapes = vec![
+        (ServiceProtocol::Tcp, select(vec![range(80, 80), range(80, 81)])),
+        (ServiceProtocol::Tcp, select(vec![range(8080, 8080)])),
+        (ServiceProtocol::Udp, select(vec![range(53, 53), vec![PortRange::ALL]])),
+        (ServiceProtocol::Icmp, select(vec![vec![]])),
+    ];
+    let all: Vec<_> =
+        shapes.into_iter().enumerate().map(|(n, (protocol, ports))| service(n, protocol, ports)).collect();
+    all.prop_map(|services| services.into_iter().flatten().collect())
+}
+
+fn service(
+    n: usize,
+    protocol: ServiceProtocol,
+    ports: impl Strategy<Value = Vec<PortRange>>,
+) -> impl Strategy<Value = Option<ServiceSpec>> {
+    let all = SERVICES.to_vec();
+    let addresses = prop_oneof![2 => Just(all.clone()), 1 => subsequence(all, 1..=SERVICES.len())];
+    let backends = prop::collection::vec(backend(protocol), 1..7);
+    let policer = prop::option::weighted(0.5, 0usize..2);
+    let mark = prop::option::weighted(0.3, 0u8..64);
+    let present = prop::bool::weighted(0.9);
+    (present, addresses, ports, backends, any::<bool>(), policer, mark).prop_map(
+        move |(present, addresses, ports, mut backends, source_affinity, policer, mark)| {
+            for (number, backend) in backends.iter_mut().enumerate() {
+                backend.name = format!("b{number}");
+            }
+            let mut addresses: Vec<_> = addresses.into_iter().map(ip).collect();
+            addresses.retain(|address| backends.iter().any(|b| b.address.is_ipv4() == address.is_ipv4()));
+            addresses.sort_unstable();
+            let spec = ServiceSpec {
+                name: format!("s{n}"),
+                addresses,
+                protocol,
+                ports,
+                source_affinity,
+                backends,
+                policer,
+                mark,
+            };
+            (present && !spec.addresses.is_empty()).then_some(spec)
+        },
+    )
+}
+
+fn backend(protocol: ServiceProtocol) -> impl Strategy<Value = BackendSpec> {
+    let address = select(&HOSTS[..]).prop_map(|(_, address)| ip(address));
+    let port = select(vec![None, Some(8080), Some(80)]);
+    (address, port, select(vec![1u16, 2, 5]), prop::bool::weighted(0.15)).prop_map(
+        move |(address, port, weight, draining)| {
+            let port = port.filter(|_| protocol != ServiceProtocol::Icmp);
+            BackendSpec { name: String::new(), address, port, weight, draining }
+        },
+    )
+}
+
+fn policer(name: &'static str) -> impl Strategy<Value = PolicerSpec> {
+    let action =
+        || prop_oneof![Just(PolicerAction::Pass), (0u8..64).prop_map(PolicerAction::Mark), Just(PolicerAction::Drop),];
+    (select(vec![1u64, 8, 100, 100_000_000]), 0u64..400, 1u64..400, action(), action(), action()).prop_map(
+        move |(cir_kbps, cbs_bytes, ebs_bytes, on_green, on_yellow, on_red)| PolicerSpec {
+            name: name.into(),
+            cir_kbps,
+            cbs_bytes,
+            ebs_bytes,
+            on_green,
+            on_yellow,
+            on_red,
+        },
+    )
+}
