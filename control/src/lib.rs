@@ -2,6 +2,7 @@
 //! identities, audit), `pki` (CA, roles), `api` (gRPC services and the nodes' hub).
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod compile;
 pub mod model;
 pub mod pki;

@@ -46,7 +46,12 @@ async fn thousands_of_violations_still_arrive() {
     let rig = Rig::start().await;
     let mut wrong = document(&["edge-1"], 1);
     for n in 0..5_000 {
-        wrong.rules.push(v1::Rule { name: format!("r{n}"), priority: n + 200, action: "x".repeat(900), ..Default::default() });
+        wrong.rules.push(v1::Rule {
+            name: format!("r{n}"),
+            priority: n + 200,
+            action: "x".repeat(900),
+            ..Default::default()
+        });
     }
     let refused = rig.apply(wrong).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
@@ -114,11 +119,8 @@ async fn versions_can_be_read_compared_listed_and_restored() {
     let mut second = document(&["edge-1"], 1);
     second.rules[0].action = "permit".into();
     rig.apply(second).await.unwrap();
-    let request = v1::DiffRequest {
-        from_version: 1,
-        to: Some(v1::diff_request::To::ToVersion(2)),
-        ..Default::default()
-    };
+    let request =
+        v1::DiffRequest { from_version: 1, to: Some(v1::diff_request::To::ToVersion(2)), ..Default::default() };
     let difference = config.diff(request).await.unwrap().into_inner();
     let [rule] = &difference.objects[..] else { panic!("{difference:?}") };
     assert_eq!((rule.kind.as_str(), rule.name.as_str(), rule.change.as_str()), ("rule", "no-telnet", "changed"));
@@ -164,8 +166,14 @@ async fn chunks_append_and_confused_ones_are_refused() {
         (vec![chunk(header(), start.clone()), chunk(header(), rest.clone())], "header"),
         (vec![v1::ApplyChunk { header: header(), content: None }], "content"),
         (vec![chunk(header(), start.clone()), changes], "content"),
-        (vec![chunk(header(), start.clone()), chunk(None, v1::Document { cluster: "b".into(), ..rest.clone() }),
-              chunk(None, v1::Document { cluster: "c".into(), ..rest })], "cluster"),
+        (
+            vec![
+                chunk(header(), start.clone()),
+                chunk(None, v1::Document { cluster: "b".into(), ..rest.clone() }),
+                chunk(None, v1::Document { cluster: "c".into(), ..rest }),
+            ],
+            "cluster",
+        ),
     ] {
         let refused = rig.chunks(confused).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");

@@ -92,8 +92,7 @@ async fn a_token_is_good_once_and_not_for_long() {
     assert_eq!((again.code(), reason(&again).as_str()), (Code::Unauthenticated, "TOKEN_REFUSED"));
     assert_eq!(rig.redeem("mpt_unheard-of").await.unwrap_err().code(), Code::Unauthenticated);
 
-    let request =
-        v1::CreateTokenRequest { role: "node".into(), name: "late".into(), valid_s: 1, ..Default::default() };
+    let request = v1::CreateTokenRequest { role: "node".into(), name: "late".into(), valid_s: 1, ..Default::default() };
     let short = rig.enrolment().await.create_token(request).await.unwrap().into_inner();
     tokio::time::sleep(std::time::Duration::from_millis(1_200)).await;
     assert_eq!(reason(&rig.redeem(&short.token).await.unwrap_err()), "TOKEN_REFUSED");
@@ -150,12 +149,8 @@ async fn nothing_crosses_clusters() {
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "OTHER_CLUSTER"));
     let blue = v1::Document { cluster: "blue".into(), ..document(&["edge-1"], 1) };
     assert_eq!(rig.apply(blue).await.unwrap_err().code(), Code::PermissionDenied);
-    let request = v1::CreateTokenRequest {
-        cluster: "blue".into(),
-        role: "operator".into(),
-        name: "eve".into(),
-        valid_s: 0,
-    };
+    let request =
+        v1::CreateTokenRequest { cluster: "blue".into(), role: "operator".into(), name: "eve".into(), valid_s: 0 };
     assert_eq!(rig.enrolment().await.create_token(request).await.unwrap_err().code(), Code::PermissionDenied);
 }
 
@@ -187,10 +182,10 @@ async fn insecure_takes_everybody_at_their_word() {
 async fn health_answers_everybody_and_reflection_every_role() {
     use tonic_health::pb::health_client::HealthClient;
     use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
     use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-    use tonic_reflection::pb::v1::ServerReflectionRequest;
 
     let rig = Rig::start().await;
     for service in ["", "marchproxy.v1.ConfigService", "marchproxy.v1.NodeService"] {
@@ -203,7 +198,8 @@ async fn health_answers_everybody_and_reflection_every_role() {
         tokio_stream::iter(vec![ServerReflectionRequest { host: String::new(), message_request }])
     };
     let mut reflection = ServerReflectionClient::new(rig.channel(Some(&rig.admin())).await);
-    let answer = reflection.server_reflection_info(list()).await.unwrap().into_inner().message().await.unwrap().unwrap();
+    let answer =
+        reflection.server_reflection_info(list()).await.unwrap().into_inner().message().await.unwrap().unwrap();
     let Some(MessageResponse::ListServicesResponse(services)) = answer.message_response else { panic!("{answer:?}") };
     let names: Vec<&str> = services.service.iter().map(|service| service.name.as_str()).collect();
     for service in ["ConfigService", "NodeService", "EnrolService", "OperateService"] {

@@ -46,7 +46,11 @@ async fn a_node_that_refuses_makes_it_partly_and_is_offered_again() {
     node.welcome().await;
     let refuse = async {
         let offer = node.offer().await;
-        node.send(From::Nack(v1::TablesNack { version: offer.version, reason: "port wan: device eth1 is taken".into() })).await;
+        node.send(From::Nack(v1::TablesNack {
+            version: offer.version,
+            reason: "port wan: device eth1 is taken".into(),
+        }))
+        .await;
     };
     let (answer, ()) = tokio::join!(rig.apply(document(&["edge-1"], 1)), refuse);
     let answer = answer.unwrap();
@@ -104,9 +108,12 @@ async fn a_node_that_comes_back_with_the_same_tables_gets_nothing() {
     drop(node);
 
     // An older version with the same tables: it learns the number, no group crosses.
-    rig.apply(v1::Document { qos: vec![v1::Qos { name: "spare".into(), ..Default::default() }], ..document(&["edge-1"], 1) })
-        .await
-        .unwrap();
+    rig.apply(v1::Document {
+        qos: vec![v1::Qos { name: "spare".into(), ..Default::default() }],
+        ..document(&["edge-1"], 1)
+    })
+    .await
+    .unwrap();
     let mut node = FakeNode::attach(&rig, &edge, hello).await.unwrap();
     node.welcome().await;
     let again = node.offer().await;

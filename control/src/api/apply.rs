@@ -121,7 +121,9 @@ pub fn named_cluster<'a>(header: &'a str, document: Option<&'a v1::Document>) ->
         ("", inside) => Ok(inside),
         (header, "") => Ok(header),
         (header, inside) if header == inside => Ok(header),
-        (header, inside) => Err(errors::bad_field("cluster", format!("{inside:?}"), &format!("{header:?}, as the call says"))),
+        (header, inside) => {
+            Err(errors::bad_field("cluster", format!("{inside:?}"), &format!("{header:?}, as the call says")))
+        }
     }
 }
 
@@ -183,13 +185,7 @@ async fn carry_through(control: &Control, change: Change) -> Result<v1::ApplyRes
 }
 
 /// Waits for the nodes and says what became of the version.
-async fn answer(
-    control: &Control,
-    cluster: &str,
-    row: VersionRow,
-    attempt: u64,
-    since: Instant,
-) -> v1::ApplyResponse {
+async fn answer(control: &Control, cluster: &str, row: VersionRow, attempt: u64, since: Instant) -> v1::ApplyResponse {
     let nodes = control.hub.settled(cluster, attempt).await;
     v1::ApplyResponse {
         version: row.version,

@@ -97,7 +97,12 @@ impl AuthLayer {
         AuthLayer { store, insecure }
     }
 
-    async fn check(&self, path: &str, headers: &HeaderMap, certificate: Option<Vec<u8>>) -> Result<Option<Caller>, Status> {
+    async fn check(
+        &self,
+        path: &str,
+        headers: &HeaderMap,
+        certificate: Option<Vec<u8>>,
+    ) -> Result<Option<Caller>, Status> {
         let need = need(path);
         if need == Need::Nothing {
             return Ok(None);

@@ -87,12 +87,8 @@ impl v1::config_service_server::ConfigService for ConfigApi {
         let caller = Caller::of(&request)?;
         let asked = request.into_inner();
         let limit = if asked.limit == 0 { HISTORY } else { asked.limit };
-        let rows = self
-            .control
-            .store
-            .history(&caller.cluster(&asked.cluster)?, limit)
-            .await
-            .map_err(|e| errors::store(&e))?;
+        let rows =
+            self.control.store.history(&caller.cluster(&asked.cluster)?, limit).await.map_err(|e| errors::store(&e))?;
         Ok(Response::new(v1::HistoryResponse { versions: rows.into_iter().map(version_info).collect() }))
     }
 
@@ -125,11 +121,8 @@ impl v1::config_service_server::ConfigService for ConfigApi {
         if asked.to_version == 0 {
             return Err(errors::bad_field("to_version", 0, "a version of `marchctl history`"));
         }
-        let message = if asked.message.is_empty() {
-            format!("rollback to version {}", asked.to_version)
-        } else {
-            asked.message
-        };
+        let message =
+            if asked.message.is_empty() { format!("rollback to version {}", asked.to_version) } else { asked.message };
         let change = Change {
             cluster: caller.cluster(&asked.cluster)?,
             caller,
@@ -187,8 +180,7 @@ impl Kind {
     }
 
     fn only(self, all: v1::Document) -> v1::Document {
-        let mut one =
-            v1::Document { api_version: all.api_version, cluster: all.cluster, ..v1::Document::default() };
+        let mut one = v1::Document { api_version: all.api_version, cluster: all.cluster, ..v1::Document::default() };
         match self {
             Kind::Node => one.nodes = all.nodes,
             Kind::Interface => one.interfaces = all.interfaces,

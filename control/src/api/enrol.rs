@@ -67,12 +67,8 @@ impl v1::enrol_service_server::EnrolService for EnrolApi {
 
     async fn enrol(&self, request: Request<v1::EnrolRequest>) -> Result<Response<v1::EnrolResponse>, Status> {
         let asked = request.into_inner();
-        let redeemed = self
-            .control
-            .store
-            .redeem_token(&secret_hash(&asked.token), now())
-            .await
-            .map_err(|e| errors::store(&e))?;
+        let redeemed =
+            self.control.store.redeem_token(&secret_hash(&asked.token), now()).await.map_err(|e| errors::store(&e))?;
         let Some(row) = redeemed else {
             return Err(errors::status(
                 Code::Unauthenticated,

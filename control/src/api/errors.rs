@@ -19,7 +19,8 @@ const TEXT_MAX: usize = 400;
 
 /// A status with a reason for programs.
 pub fn status(code: Code, reason: &str, message: impl Into<String>, facts: &[(&str, String)]) -> Status {
-    let metadata: HashMap<String, String> = facts.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+    let metadata: HashMap<String, String> =
+        facts.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
     Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, metadata))
 }
 
@@ -39,7 +40,12 @@ pub fn violations(found: &[Violation]) -> Status {
     let mut room = VIOLATIONS_OCTETS;
     let fields: Vec<FieldViolation> = found
         .iter()
-        .map(|v| FieldViolation::new(clip(&v.field), clip(&format!("{}: found {}; allowed: {}", v.object, v.found, v.allowed))))
+        .map(|v| {
+            FieldViolation::new(
+                clip(&v.field),
+                clip(&format!("{}: found {}; allowed: {}", v.object, v.found, v.allowed)),
+            )
+        })
         .take_while(|v| {
             let octets = v.field.len() + v.description.len() + 8;
             let fits = octets <= room;
@@ -69,7 +75,8 @@ fn clip(text: &str) -> String {
 pub fn build_refused(node: &str, why: &str) -> Status {
     let why = clip(why);
     let message = format!("node {node} could not build this document, nothing was stored: {why}");
-    let mut details = ErrorDetails::with_error_info("BUILD_REFUSED", DOMAIN, HashMap::from([("node".into(), node.into())]));
+    let mut details =
+        ErrorDetails::with_error_info("BUILD_REFUSED", DOMAIN, HashMap::from([("node".into(), node.into())]));
     details.add_bad_request_violation("nodes", why);
     Status::with_error_details(Code::InvalidArgument, message, details)
 }
@@ -101,13 +108,11 @@ pub fn pki(error: &PkiError) -> Status {
             "1 to 63 letters, digits, '-', '_' and '.', beginning with a letter or digit",
         ),
         PkiError::Role { found } => bad_field("role", format!("{found:?}"), "node, operator"),
-        PkiError::Request(why) => {
-            Status::with_error_details(
-                Code::InvalidArgument,
-                error.to_string(),
-                ErrorDetails::with_bad_request_violation("csr_der", why.clone()),
-            )
-        }
+        PkiError::Request(why) => Status::with_error_details(
+            Code::InvalidArgument,
+            error.to_string(),
+            ErrorDetails::with_bad_request_violation("csr_der", why.clone()),
+        ),
         _ => Status::internal(error.to_string()),
     }
 }

@@ -186,8 +186,17 @@ mod tests {
         assert!(text.contains("# database = "), "database is documented");
         assert_eq!(said, Settings::default());
         for field in [
-            "listen", "state_dir", "server_names", "log", "insecure", "certificate_days", "settle_timeout_s",
-            "push_timeout_s", "heartbeat_timeout_s", "ask_timeout_s", "poll_s",
+            "listen",
+            "state_dir",
+            "server_names",
+            "log",
+            "insecure",
+            "certificate_days",
+            "settle_timeout_s",
+            "push_timeout_s",
+            "heartbeat_timeout_s",
+            "ask_timeout_s",
+            "poll_s",
         ] {
             assert!(text.lines().any(|line| line.starts_with(&format!("{field} = "))), "{field} is documented");
         }

@@ -36,7 +36,9 @@ pub struct Control {
 #[non_exhaustive]
 pub enum StartError {
     /// The state directory cannot be made.
-    #[error("cannot make the state directory {path}: {why}; run as the user it belongs to, or choose another with --state-dir")]
+    #[error(
+        "cannot make the state directory {path}: {why}; run as the user it belongs to, or choose another with --state-dir"
+    )]
     StateDir {
         /// Which directory.
         path: std::path::PathBuf,
@@ -192,9 +194,7 @@ pub async fn check(document: Arc<v1::Document>) -> Result<Checked, Status> {
 
 /// Microseconds since 1970.
 pub fn now() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// A moment as the contract writes it.

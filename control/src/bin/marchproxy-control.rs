@@ -59,9 +59,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let command = options.command.as_ref().map(|Command::IssueOperator { cluster, name, out }| {
-        (cluster.clone(), name.clone(), out.clone())
-    });
+    let command = options
+        .command
+        .as_ref()
+        .map(|Command::IssueOperator { cluster, name, out }| (cluster.clone(), name.clone(), out.clone()));
     let settings = match settings(options) {
         Ok(settings) => settings,
         Err(why) => {
@@ -73,7 +74,9 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(why) => {
-            eprintln!("marchproxy-control: cannot start threads: {why}; is a limit of the service or the user too low?");
+            eprintln!(
+                "marchproxy-control: cannot start threads: {why}; is a limit of the service or the user too low?"
+            );
             return ExitCode::from(2);
         }
     };

@@ -204,7 +204,10 @@ pub fn read(path: &Path) -> String {
 pub fn document(nodes: &[&str], seed: u32) -> v1::Document {
     let mut text = String::from("api_version: marchproxy/v1\nnodes:\n");
     for node in nodes {
-        text += &format!("  - {{name: {node}, ports: [{{name: wan, device: \"af_packet:eth1\", mtu: {}}}]}}\n", 1400 + seed);
+        text += &format!(
+            "  - {{name: {node}, ports: [{{name: wan, device: \"af_packet:eth1\", mtu: {}}}]}}\n",
+            1400 + seed
+        );
     }
     text += "interfaces:\n";
     for (at, node) in nodes.iter().enumerate() {

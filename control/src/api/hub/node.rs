@@ -100,7 +100,10 @@ impl Node {
             Err(_) => Err(errors::status(
                 Code::DeadlineExceeded,
                 "NODE_SILENT",
-                format!("node {name} did not answer in {} s; `marchctl node show {name}` says when it was last heard", patience.as_secs_f32()),
+                format!(
+                    "node {name} did not answer in {} s; `marchctl node show {name}` says when it was last heard",
+                    patience.as_secs_f32()
+                ),
                 &[],
             )),
         }

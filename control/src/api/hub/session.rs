@@ -72,8 +72,7 @@ pub(super) fn start(
     let (end, ends) = mpsc::channel(1);
     let stream = take_over(&node, &caller, &from, &hello, questions, end);
     tracing::info!(node = %caller.identity, from, software = hello.software, version = hello.version, "node attached");
-    let welcome =
-        v1::Welcome { node: caller.identity.name.clone(), cluster: caller.identity.cluster.clone() };
+    let welcome = v1::Welcome { node: caller.identity.name.clone(), cluster: caller.identity.cluster.clone() };
     let mut session = Session {
         node,
         caller,
@@ -292,7 +291,12 @@ impl Session {
             let why = format!("no answer in {} s; the stream is started over", self.push_timeout.as_secs_f32());
             let verdict = Verdict::TimedOut(why.clone());
             self.finish(Finished { attempt: push.attempt, version: push.version, verdict });
-            return Err(errors::status(Code::DeadlineExceeded, "NO_ANSWER", format!("version {}: {why}", push.version), &[]));
+            return Err(errors::status(
+                Code::DeadlineExceeded,
+                "NO_ANSWER",
+                format!("version {}: {why}", push.version),
+                &[],
+            ));
         }
         if self.heard + self.silence <= now {
             let why = format!("no heartbeat in {} s", self.silence.as_secs_f32());

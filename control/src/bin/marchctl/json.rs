@@ -2,7 +2,7 @@
 
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 
-use super::failure::Failure;
+use crate::failure::Failure;
 
 /// Any message of `marchproxy.v1`, by its name.
 pub fn value(name: &str, message: &impl prost::Message) -> Result<serde_json::Value, Failure> {

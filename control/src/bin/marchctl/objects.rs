@@ -3,12 +3,12 @@
 use marchproxy_proto::v1;
 use serde_json::Value;
 
-use super::args::ObjectCommand;
-use super::failure::{Failure, from_status};
-use super::out::Out;
-use super::settings::Effective;
-use super::table::Table;
-use super::connect;
+use crate::args::ObjectCommand;
+use crate::connect;
+use crate::failure::{Failure, from_status};
+use crate::out::Out;
+use crate::settings::Effective;
+use crate::table::Table;
 
 pub async fn run(
     kind: &'static str,
@@ -74,26 +74,50 @@ fn list(kind: &str, objects: &[Value], out: &mut Out) {
     }
     let columns: &[(&'static str, &[&str])] = match kind {
         "interface" => &[
-            ("NAME", &["name"]), ("NODE", &["node"]), ("PORT", &["port"]), ("VLAN", &["vlan"]), ("TABLE", &["table"]),
+            ("NAME", &["name"]),
+            ("NODE", &["node"]),
+            ("PORT", &["port"]),
+            ("VLAN", &["vlan"]),
+            ("TABLE", &["table"]),
             ("ADDRESSES", &["addresses"]),
         ],
         "route" => &[
-            ("TABLE", &["table"]), ("PREFIX", &["prefix"]), ("NODE", &["node"]), ("VIA", &["via", "blackhole", "reject"]),
+            ("TABLE", &["table"]),
+            ("PREFIX", &["prefix"]),
+            ("NODE", &["node"]),
+            ("VIA", &["via", "blackhole", "reject"]),
         ],
         "rule" => &[
-            (">PRIORITY", &["priority"]), ("NAME", &["name"]), ("ACTION", &["action"]), ("MARK", &["mark"]),
+            (">PRIORITY", &["priority"]),
+            ("NAME", &["name"]),
+            ("ACTION", &["action"]),
+            ("MARK", &["mark"]),
             ("MATCH", &["match"]),
         ],
         "service" => &[
-            ("NAME", &["name"]), ("PROTOCOL", &["protocol"]), ("ADDRESS", &["address"]), ("PORTS", &["ports"]),
-            ("MODE", &["mode"]), ("QOS", &["qos"]), ("BACKENDS", &["backends"]),
+            ("NAME", &["name"]),
+            ("PROTOCOL", &["protocol"]),
+            ("ADDRESS", &["address"]),
+            ("PORTS", &["ports"]),
+            ("MODE", &["mode"]),
+            ("QOS", &["qos"]),
+            ("BACKENDS", &["backends"]),
         ],
         "policer" => &[
-            ("NAME", &["name"]), ("KIND", &["kind"]), (">CIR KBPS", &["cir_kbps"]), (">CBS BYTES", &["cbs_bytes"]),
-            (">EBS BYTES", &["ebs_bytes"]), ("GREEN", &["on_green"]), ("YELLOW", &["on_yellow"]), ("RED", &["on_red"]),
+            ("NAME", &["name"]),
+            ("KIND", &["kind"]),
+            (">CIR KBPS", &["cir_kbps"]),
+            (">CBS BYTES", &["cbs_bytes"]),
+            (">EBS BYTES", &["ebs_bytes"]),
+            ("GREEN", &["on_green"]),
+            ("YELLOW", &["on_yellow"]),
+            ("RED", &["on_red"]),
         ],
         _ => &[
-            ("NAME", &["name"]), ("BANDWIDTH", &["bandwidth"]), ("PRIORITY", &["priority"]), ("AQM", &["aqm"]),
+            ("NAME", &["name"]),
+            ("BANDWIDTH", &["bandwidth"]),
+            ("PRIORITY", &["priority"]),
+            ("AQM", &["aqm"]),
             ("POLICER", &["policer"]),
         ],
     };
@@ -162,7 +186,10 @@ mod tests {
     #[test]
     fn cells_are_brief() {
         assert_eq!(cell("match", &json!({})), Some("everything".into()));
-        assert_eq!(cell("match", &json!({"protocol": "tcp", "dst_ports": [80, "81-82"]})).unwrap(), "dst_ports 80,81-82 protocol tcp");
+        assert_eq!(
+            cell("match", &json!({"protocol": "tcp", "dst_ports": [80, "81-82"]})).unwrap(),
+            "dst_ports 80,81-82 protocol tcp"
+        );
         assert_eq!(cell("blackhole", &json!(true)), Some("blackhole".into()));
         assert_eq!(cell("via", &json!([{"next_hop": "192.0.2.1", "weight": 2}])), Some("192.0.2.1".into()));
     }

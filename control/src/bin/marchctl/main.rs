@@ -1,6 +1,7 @@
 //! `marchctl`: the operator's command line over gRPC.
+#![forbid(unsafe_code)]
 
-pub mod args;
+mod args;
 mod ask;
 mod connect;
 mod diff;
@@ -15,15 +16,20 @@ mod stats;
 mod table;
 
 use std::ffi::OsString;
+use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use self::args::{Cli, Command};
-use self::failure::Failure;
-use self::out::Out;
+use crate::args::{Cli, Command};
+use crate::failure::Failure;
+use crate::out::Out;
+
+fn main() -> ExitCode {
+    ExitCode::from(run(std::env::args_os()))
+}
 
 /// Runs one command line and answers with the exit code: 0 done, 1 refused, 2 not reachable, 3 partly.
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(usage) => {

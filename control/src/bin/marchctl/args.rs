@@ -60,7 +60,9 @@ pub enum Command {
                             generate | marchctl apply -f -")]
     Apply(Apply),
     /// Check a document as apply would, without storing it
-    #[command(after_help = "Examples:\n  marchctl validate -f edge.yaml\n  marchctl validate -f edge.yaml --local   # without control")]
+    #[command(
+        after_help = "Examples:\n  marchctl validate -f edge.yaml\n  marchctl validate -f edge.yaml --local   # without control"
+    )]
     Validate(Validate),
     /// Show what a document or version would change
     #[command(after_help = "Examples:\n  marchctl diff -f edge.yaml\n  marchctl diff --from 11 --to 12")]
@@ -78,7 +80,9 @@ pub enum Command {
     #[command(after_help = "Examples:\n  marchctl watch\n  marchctl watch --resume default/12")]
     Watch(Watch),
     /// Run a described packet through a node's live tables and say what decides its fate
-    #[command(after_help = "Example:\n  marchctl why --src 198.51.100.7 --dst 203.0.113.10 --protocol tcp --dport 80 --in wan0")]
+    #[command(
+        after_help = "Example:\n  marchctl why --src 198.51.100.7 --dst 203.0.113.10 --protocol tcp --dport 80 --in wan0"
+    )]
     Why(Why),
     /// Is the node healthy, how fast is it, what does it drop and why
     #[command(after_help = "Examples:\n  marchctl stats\n  marchctl stats --node edge-1 --watch 2")]
@@ -317,7 +321,9 @@ pub enum NodeCommand {
         name: String,
     },
     /// Make a one-time enrolment file for a node's daemon
-    #[command(after_help = "Example:\n  marchctl node token edge-1 --advertise https://control.example.net:18000 --out edge-1.json")]
+    #[command(
+        after_help = "Example:\n  marchctl node token edge-1 --advertise https://control.example.net:18000 --out edge-1.json"
+    )]
     Token(Token),
     /// Refuse all certificates of a node from now on, and end its stream
     #[command(after_help = "Example:\n  marchctl node revoke edge-1")]

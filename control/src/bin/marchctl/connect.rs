@@ -14,9 +14,9 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
-use super::failure::{Failure, from_transport};
-use super::settings::{Credentials, Effective};
-use crate::api::{CLUSTER_HEADER, KEEPALIVE, MESSAGE_MAX};
+use crate::failure::{Failure, from_transport};
+use crate::settings::{Credentials, Effective};
+use marchproxy_control::api::{CLUSTER_HEADER, KEEPALIVE, MESSAGE_MAX};
 
 /// How long to knock.
 const CONNECT: Duration = Duration::from_secs(3);

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use marchproxy_proto::v1;
 
-use super::super::out::{Paint, Tone};
-use super::super::table::{Table, scaled, short, span, thousands};
 use super::health;
+use crate::out::{Paint, Tone};
+use crate::table::{Table, scaled, short, span, thousands};
 
 /// One screen of text.
 pub fn render(before: &v1::StatsResponse, now: &v1::StatsResponse, paint: Paint) -> String {
@@ -77,8 +77,17 @@ fn head(before: &v1::StatsResponse, now: &v1::StatsResponse, paint: Paint) -> St
 }
 
 fn ports(before: &v1::StatsResponse, now: &v1::StatsResponse, rates: Rates, paint: Paint) -> String {
-    let mut table =
-        Table::new(&["PORT", "LINK", ">RX PKT/S", ">RX BIT/S", ">TX PKT/S", ">TX BIT/S", ">MISSED", ">ERRORS", "DEVICE"]);
+    let mut table = Table::new(&[
+        "PORT",
+        "LINK",
+        ">RX PKT/S",
+        ">RX BIT/S",
+        ">TX PKT/S",
+        ">TX BIT/S",
+        ">MISSED",
+        ">ERRORS",
+        "DEVICE",
+    ]);
     let nothing = v1::PortStats::default();
     for port in &now.ports {
         let old = before.ports.iter().find(|old| old.name == port.name).unwrap_or(&nothing);
@@ -102,7 +111,15 @@ fn ports(before: &v1::StatsResponse, now: &v1::StatsResponse, rates: Rates, pain
 }
 
 fn workers(now: &v1::StatsResponse, paint: Paint) -> String {
-    let mut table = Table::new(&[">WORKER", ">CORE", ">BUSY", ">GENERATION", ">SESSIONS", ">PKT/CALL", "CYCLES PER PACKET BY STAGE"]);
+    let mut table = Table::new(&[
+        ">WORKER",
+        ">CORE",
+        ">BUSY",
+        ">GENERATION",
+        ">SESSIONS",
+        ">PKT/CALL",
+        "CYCLES PER PACKET BY STAGE",
+    ]);
     for worker in &now.workers {
         let busy = worker.busy_ratio * 100.0;
         let stages: Vec<String> = worker
@@ -219,7 +236,12 @@ mod tests {
                 packets: packets / 2,
                 description: "a rule says deny".into(),
             }],
-            objects: vec![v1::ObjectCount { kind: "rule".into(), name: "no-telnet".into(), packets, ..v1::ObjectCount::default() }],
+            objects: vec![v1::ObjectCount {
+                kind: "rule".into(),
+                name: "no-telnet".into(),
+                packets,
+                ..v1::ObjectCount::default()
+            }],
             conservation: Some(v1::Conservation { rx: packets, drops: packets, ..v1::Conservation::default() }),
             ..v1::StatsResponse::default()
         }
@@ -249,7 +271,9 @@ mod tests {
         now.workers[0].generation = 4;
         now.conservation = Some(v1::Conservation { residue: -3, ..v1::Conservation::default() });
         let screen = render(&before, &now, Paint::PLAIN);
-        for part in ["in trouble", "-3 packets unaccounted", "no link", "lost 7 packets", "runs generation 4, published is 5"] {
+        for part in
+            ["in trouble", "-3 packets unaccounted", "no link", "lost 7 packets", "runs generation 4, published is 5"]
+        {
             assert!(screen.contains(part), "{part:?} is not in\n{screen}");
         }
     }

@@ -8,13 +8,13 @@ use prost::Message as _;
 use v1::NodeOutcome;
 use v1::apply_chunk::Content;
 
-use super::args::{Apply, Format, Get, History, Rollback, Validate, Watch};
-use super::failure::{Failure, from_status};
-use super::out::{Out, Tone};
-use super::settings::Effective;
-use super::table::{Table, micros, moment, short};
-use super::{connect, json};
-use crate::model;
+use crate::args::{Apply, Format, Get, History, Rollback, Validate, Watch};
+use crate::failure::{Failure, from_status};
+use crate::out::{Out, Tone};
+use crate::settings::Effective;
+use crate::table::{Table, micros, moment, short};
+use crate::{connect, json};
+use marchproxy_control::model;
 
 /// Chunks of a large document, encoded; well below what one message may have.
 const CHUNK_OCTETS: usize = 8 << 20;
@@ -180,8 +180,7 @@ pub async fn validate(args: &Validate, settings: &Effective, out: &mut Out) -> R
             let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
             Failure::refused(format!("the document is refused:\n  {}", lines.join("\n  ")))
         })?;
-        let warnings: Vec<v1::Warning> =
-            warnings.into_iter().map(Into::into).collect();
+        let warnings: Vec<v1::Warning> = warnings.into_iter().map(Into::into).collect();
         return say_valid(&warnings, &model::content_hash(&document), settings, out, None);
     }
     let request = v1::ValidateRequest { document: Some(document) };

@@ -67,9 +67,9 @@ pub fn from_status(status: &Status, control: &str) -> Failure {
     }
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Failure::Unreachable(text),
-        Code::Unimplemented => {
-            Failure::Refused(format!("{control} does not know this call; is it a marchproxy-control of this version? ({text})"))
-        }
+        Code::Unimplemented => Failure::Refused(format!(
+            "{control} does not know this call; is it a marchproxy-control of this version? ({text})"
+        )),
         _ => Failure::Refused(text),
     }
 }
@@ -78,10 +78,17 @@ pub fn from_status(status: &Status, control: &str) -> Failure {
 pub fn from_transport(error: &(dyn std::error::Error + 'static), control: &str) -> Failure {
     let chain = chain(error);
     // In TLS 1.3 the server judges our certificate after connect() is done: its refusal is an alert in place of an answer.
-    let refused_ours =
-        ["UnknownCA", "CertificateUnknown", "BadCertificate", "CertificateExpired", "CertificateRevoked", "DecryptError", "AccessDenied"]
-            .iter()
-            .find(|alert| chain.contains("received fatal alert") && chain.contains(*alert));
+    let refused_ours = [
+        "UnknownCA",
+        "CertificateUnknown",
+        "BadCertificate",
+        "CertificateExpired",
+        "CertificateRevoked",
+        "DecryptError",
+        "AccessDenied",
+    ]
+    .iter()
+    .find(|alert| chain.contains("received fatal alert") && chain.contains(*alert));
     if let Some(alert) = refused_ours {
         return Failure::Refused(format!(
             "{control} refuses your certificate ({alert}): it is not of this control's authority, or no longer valid; \

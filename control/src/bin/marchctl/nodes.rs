@@ -5,13 +5,13 @@ use std::path::Path;
 use marchproxy_proto::v1;
 use v1::revoke_request::What;
 
-use super::args::{Enrol, NodeCommand, OperatorCommand, Revoke, Token};
-use super::failure::{Failure, from_status};
-use super::out::{Out, Tone};
-use super::settings::{Effective, home};
-use super::table::{Table, moment};
-use super::{connect, json};
-use crate::pki::{Enrolment, PkiError, Request, Role, write_private, write_public};
+use crate::args::{Enrol, NodeCommand, OperatorCommand, Revoke, Token};
+use crate::failure::{Failure, from_status};
+use crate::out::{Out, Tone};
+use crate::settings::{Effective, home};
+use crate::table::{Table, moment};
+use crate::{connect, json};
+use marchproxy_control::pki::{Enrolment, PkiError, Request, Role, write_private, write_public};
 
 pub async fn node(command: NodeCommand, settings: &Effective, out: &mut Out) -> Result<(), Failure> {
     match command {
@@ -53,8 +53,18 @@ async fn list(settings: &Effective, out: &mut Out) -> Result<(), Failure> {
         out.line("no node in the document and none connected; write `nodes:` into the document, and see `marchctl node token --help`");
         return Ok(());
     }
-    let mut table =
-        Table::new(&["NODE", "STATE", ">VERSION", ">WANTED", ">GENERATION", ">WORKERS", "BACKEND", "SOFTWARE", "LAST SEEN", "TROUBLE"]);
+    let mut table = Table::new(&[
+        "NODE",
+        "STATE",
+        ">VERSION",
+        ">WANTED",
+        ">GENERATION",
+        ">WORKERS",
+        "BACKEND",
+        "SOFTWARE",
+        "LAST SEEN",
+        "TROUBLE",
+    ]);
     for node in &answer.nodes {
         let (state, tone) = state(node);
         table.toned([
@@ -220,7 +230,8 @@ async fn revoke(role: Role, args: Revoke, settings: &Effective, out: &mut Out) -
 /// Trades the token in; keeps key, certificate, authority and a marchctl.toml that names them.
 pub async fn enrol(args: Enrol, settings: &Effective, out: &mut Out) -> Result<(), Failure> {
     let file = Enrolment::read(&args.file, Role::Operator).map_err(|why| from_pki(&why))?;
-    let dir = args.dir.or_else(home).ok_or_else(|| Failure::refused("there is no home directory; say where with --dir"))?;
+    let dir =
+        args.dir.or_else(home).ok_or_else(|| Failure::refused("there is no home directory; say where with --dir"))?;
     std::fs::create_dir_all(&dir).map_err(|why| Failure::refused(format!("cannot make {}: {why}", dir.display())))?;
     let request = Request::generate().map_err(|why| from_pki(&why))?;
     let answer = connect::enrol_as_nobody(&file.control, &file.ca_pem)

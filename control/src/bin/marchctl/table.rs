@@ -1,6 +1,6 @@
 //! Columns for people.
 
-use super::out::{Paint, Tone};
+use crate::out::{Paint, Tone};
 
 /// A table whose columns are as wide as they must be. Columns whose heading begins with `>` are set to the right.
 pub struct Table {
@@ -39,7 +39,8 @@ impl Table {
             }
         }
         let mut text = String::new();
-        let titles: Vec<(String, Option<Tone>)> = titles.iter().map(|t| ((*t).to_owned(), Some(Tone::Strong))).collect();
+        let titles: Vec<(String, Option<Tone>)> =
+            titles.iter().map(|t| ((*t).to_owned(), Some(Tone::Strong))).collect();
         for row in std::iter::once(&titles).chain(&self.rows) {
             let last = row.len().saturating_sub(1);
             for (at, (cell, tone)) in row.iter().enumerate() {
@@ -135,7 +136,10 @@ mod tests {
     #[test]
     fn numbers_as_people_say_them() {
         assert_eq!([0, 999, 1_000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!([0.0, 3.25, 42.0, 1_500.0, 2.5e6, 1e10].map(scaled), ["0", "3.2", "42", "1.50 k", "2.50 M", "10.00 G"]);
+        assert_eq!(
+            [0.0, 3.25, 42.0, 1_500.0, 2.5e6, 1e10].map(scaled),
+            ["0", "3.2", "42", "1.50 k", "2.50 M", "10.00 G"]
+        );
         assert_eq!([850, 3_200, 1_500_000].map(micros), ["850 us", "3.2 ms", "1.50 s"]);
         assert_eq!([8, 720, 3_700, 273_600].map(span), ["8 s", "12 min", "1 h 1 min", "3 d 4 h"]);
         let at = prost_types::Timestamp { seconds: 1_700_000_000, nanos: 5 };

@@ -7,13 +7,13 @@ use marchproxy_proto::v1;
 use marchproxy_proto::v1::operate_service_client::OperateServiceClient;
 use tonic::{Response, Status};
 
-use super::args::{NeighbourCommand, SessionCommand, Why};
-use super::connect::{self, Connection};
-use super::failure::{Failure, connection_lost, from_status, node_away};
-use super::json;
-use super::out::{Out, Tone};
-use super::settings::Effective;
-use super::table::{Table, span, thousands};
+use crate::args::{NeighbourCommand, SessionCommand, Why};
+use crate::connect::{self, Connection};
+use crate::failure::{Failure, connection_lost, from_status, node_away};
+use crate::json;
+use crate::out::{Out, Tone};
+use crate::settings::Effective;
+use crate::table::{Table, span, thousands};
 
 /// Somebody who answers questions, and how they are called.
 pub struct Asked {
@@ -128,8 +128,17 @@ pub async fn session(command: SessionCommand, settings: &Effective, out: &mut Ou
         out.line(json::pretty("SessionsResponse", &answer)?);
         return Ok(());
     }
-    let mut table =
-        Table::new(&["PROTOCOL", "CLIENT", "SERVICE ADDRESS", "BACKEND", "SERVICE", "STATE", ">IDLE", ">TIMEOUT", ">WORKER"]);
+    let mut table = Table::new(&[
+        "PROTOCOL",
+        "CLIENT",
+        "SERVICE ADDRESS",
+        "BACKEND",
+        "SERVICE",
+        "STATE",
+        ">IDLE",
+        ">TIMEOUT",
+        ">WORKER",
+    ]);
     let shown = answer.sessions.len();
     for session in answer.sessions {
         table.row([

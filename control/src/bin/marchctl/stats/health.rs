@@ -2,14 +2,17 @@
 
 use marchproxy_proto::v1;
 
-use super::super::out::Tone;
-use super::super::table::thousands;
+use crate::out::Tone;
+use crate::table::thousands;
 
 /// Everything worth saying, the worst first; empty when all is well.
 pub fn findings(before: &v1::StatsResponse, now: &v1::StatsResponse) -> Vec<(Tone, String)> {
     let mut found = Vec::new();
     if let Some(residue) = now.conservation.as_ref().map(|c| c.residue).filter(|residue| *residue != 0) {
-        found.push((Tone::Bad, format!("{residue} packets unaccounted for: a bug, please report it with `marchctl stats --json`")));
+        found.push((
+            Tone::Bad,
+            format!("{residue} packets unaccounted for: a bug, please report it with `marchctl stats --json`"),
+        ));
     }
     for port in now.ports.iter().filter(|port| !port.link_up) {
         found.push((Tone::Bad, format!("port {} has no link", port.name)));
@@ -18,7 +21,14 @@ pub fn findings(before: &v1::StatsResponse, now: &v1::StatsResponse) -> Vec<(Ton
         let old = before.ports.iter().find(|old| old.name == port.name);
         let missed = port.device_rx_missed.saturating_sub(old.map_or(0, |old| old.device_rx_missed));
         if missed > 0 {
-            found.push((Tone::Bad, format!("port {} lost {} packets before we saw them: the workers are too slow", port.name, thousands(missed))));
+            found.push((
+                Tone::Bad,
+                format!(
+                    "port {} lost {} packets before we saw them: the workers are too slow",
+                    port.name,
+                    thousands(missed)
+                ),
+            ));
         }
     }
     if now.workers.is_empty() {

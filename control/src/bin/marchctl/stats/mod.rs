@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use marchproxy_proto::v1;
 
-use super::args::Stats;
-use super::ask::Asked;
-use super::failure::Failure;
-use super::json;
-use super::out::Out;
-use super::settings::Effective;
+use crate::args::Stats;
+use crate::ask::Asked;
+use crate::failure::Failure;
+use crate::json;
+use crate::out::Out;
+use crate::settings::Effective;
 
 /// Rates need two looks; a single screen takes them this far apart.
 const APART: Duration = Duration::from_secs(1);

@@ -3,11 +3,11 @@
 use marchproxy_proto::v1;
 use serde_json::Value;
 
-use super::args::Diff;
-use super::failure::{Failure, from_status};
-use super::out::{Out, Paint, Tone};
-use super::settings::Effective;
-use super::{connect, document, json};
+use crate::args::Diff;
+use crate::failure::{Failure, from_status};
+use crate::out::{Out, Paint, Tone};
+use crate::settings::Effective;
+use crate::{connect, document, json};
 
 pub async fn diff(args: Diff, settings: &Effective, out: &mut Out) -> Result<(), Failure> {
     let to = match (&args.file, args.to) {
@@ -47,11 +47,15 @@ fn render(answer: &v1::DiffResponse, paint: Paint) -> String {
         match object.change.as_str() {
             "added" => {
                 add(paint.on(Tone::Good, format!("+ {title}")));
-                fields(&object.after).into_iter().for_each(|(name, value)| add(paint.on(Tone::Good, format!("    + {name}: {value}"))));
+                fields(&object.after)
+                    .into_iter()
+                    .for_each(|(name, value)| add(paint.on(Tone::Good, format!("    + {name}: {value}"))));
             }
             "removed" => {
                 add(paint.on(Tone::Bad, format!("- {title}")));
-                fields(&object.before).into_iter().for_each(|(name, value)| add(paint.on(Tone::Bad, format!("    - {name}: {value}"))));
+                fields(&object.before)
+                    .into_iter()
+                    .for_each(|(name, value)| add(paint.on(Tone::Bad, format!("    - {name}: {value}"))));
             }
             _ => {
                 add(paint.on(Tone::Strong, format!("~ {title}")));

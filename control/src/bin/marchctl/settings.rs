@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::args::Global;
-use super::failure::Failure;
-use crate::pki::{Identity, Peer};
+use crate::args::Global;
+use crate::failure::Failure;
+use marchproxy_control::pki::{Identity, Peer};
 
 /// Where control listens unless said otherwise.
 const CONTROL: &str = "https://127.0.0.1:18000";
@@ -62,7 +62,9 @@ impl Effective {
         let beside = |path: PathBuf| place.as_deref().map_or_else(|| path.clone(), |place| place.join(&path));
         let control = flags.control.clone().or(file.control).unwrap_or_else(|| CONTROL.to_owned());
         if !(control.starts_with("https://") || control.starts_with("http://")) {
-            return Err(Failure::refused(format!("--control {control:?}: allowed are https://HOST:PORT and http://HOST:PORT")));
+            return Err(Failure::refused(format!(
+                "--control {control:?}: allowed are https://HOST:PORT and http://HOST:PORT"
+            )));
         }
         let files = Files {
             ca: flags.ca.clone().or(file.ca.map(beside)),
@@ -103,9 +105,10 @@ impl Files {
             (Some(cert), None) => return Err(half(&cert, "--key")),
             (None, Some(key)) => return Err(half(&key, "--cert")),
         };
-        let ca = self.ca.or(usual_ca).or_else(|| {
-            [SYSTEM, FIRST].iter().map(|dir| Path::new(dir).join("ca.pem")).find(|path| readable(path))
-        });
+        let ca = self
+            .ca
+            .or(usual_ca)
+            .or_else(|| [SYSTEM, FIRST].iter().map(|dir| Path::new(dir).join("ca.pem")).find(|path| readable(path)));
         let Some(ca) = ca else { return Ok(None) };
         let own = match (cert, key) {
             (Some(cert), Some(key)) => Some((read(&cert)?, read(&key)?)),
@@ -160,7 +163,9 @@ fn read_file() -> Result<(File, Option<PathBuf>), Failure> {
     };
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(why) if why.kind() == std::io::ErrorKind::NotFound && named.is_none() => return Ok((File::default(), None)),
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound && named.is_none() => {
+            return Ok((File::default(), None));
+        }
         Err(why) => return Err(Failure::refused(format!("cannot read {}: {why}", path.display()))),
     };
     let file = toml::from_str(&text).map_err(|why| Failure::refused(format!("{}: {why}", path.display())))?;

@@ -1,0 +1,377 @@
+//! marchctl as people run it: what it prints and with which exit code it ends.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::{Credential, FakeNode, Rig, document, foreign, fresh};
+use marchproxy_control::pki::Role;
+use marchproxy_proto::v1;
+use serde_json::Value;
+use v1::from_node::Message as From;
+
+/// marchctl with nothing of this machine's settings.
+struct Ctl {
+    home: PathBuf,
+    options: Vec<String>,
+}
+
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Ctl {
+    fn of(rig: &Rig, who: &Credential) -> Ctl {
+        let home = rig.dir.path().join("home");
+        std::fs::create_dir_all(&home).unwrap();
+        let (cert, key) = (home.join("me.pem"), home.join("me.key"));
+        std::fs::write(&cert, &who.cert).unwrap();
+        std::fs::write(&key, &who.key).unwrap();
+        let text = |path: &Path| path.display().to_string();
+        let ca = text(&rig.state().join("ca.pem"));
+        let options = ["--control", &rig.url, "--ca", &ca, "--cert", &text(&cert), "--key", &text(&key)];
+        Ctl { home, options: options.map(str::to_owned).to_vec() }
+    }
+
+    fn admin(rig: &Rig) -> Ctl {
+        Ctl::of(rig, &rig.admin())
+    }
+
+    fn bare(home: &Path) -> Ctl {
+        Ctl { home: home.to_owned(), options: Vec::new() }
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Ran {
+        self.run_with(arguments, &[]).await
+    }
+
+    async fn run_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Ran {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_marchctl"));
+        command.env_clear().env("HOME", &self.home).envs(variables.iter().copied());
+        command.args(arguments).args(&self.options).stdin(std::process::Stdio::null());
+        let output: Output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        Ran {
+            code: output.status.code().expect("an exit code"),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.home.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+}
+
+impl Ran {
+    #[track_caller]
+    fn ends(&self, code: i32) -> &Ran {
+        assert_eq!(self.code, code, "out: {}\nerr: {}", self.out, self.err);
+        self
+    }
+
+    #[track_caller]
+    fn says(&self, part: &str) -> &Ran {
+        assert!(self.out.contains(part), "{part:?} is not in\n{}\nerr: {}", self.out, self.err);
+        self
+    }
+
+    #[track_caller]
+    fn complains(&self, part: &str) -> &Ran {
+        assert!(self.err.contains(part), "{part:?} is not in\n{}", self.err);
+        self
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|why| panic!("{why}: {}", self.out))
+    }
+}
+
+fn yaml(seed: u32) -> String {
+    marchproxy_control::model::to_yaml(&document(&["edge-1"], seed)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_life_of_a_document() {
+    let rig = Rig::start().await;
+    let ctl = Ctl::admin(&rig);
+    let edge = rig.enrol("node", "edge-1").await;
+    let node = FakeNode::attach(&rig, &edge, fresh()).await.unwrap().run();
+    rig.until_node("edge-1", |info| info.connected).await;
+
+    let first = ctl.file("first.yaml", &yaml(1));
+    ctl.run(&["history"]).await.ends(0).says("no version yet");
+    ctl.run(&["validate", "-f", &first]).await.ends(0).says("valid");
+    ctl.run(&["validate", "--local", "-f", &first]).await.ends(0).says("valid");
+    ctl.run(&["apply", "-f", &first, "--validate-only"]).await.ends(0).says("the stored version is 0");
+    let applied = ctl.run(&["apply", "-f", &first, "-m", "first", "--expect-version", "0"]).await;
+    applied.ends(0).says("version 1").says("edge-1  settled").says("settled on 1/1 nodes in ").says("(store ");
+    ctl.run(&["apply", "-f", &first]).await.ends(0).says("unchanged");
+
+    let second = ctl.file("second.json", &serde_json::to_string(&document(&["edge-1"], 2)).unwrap());
+    ctl.run(&["diff", "-f", &second]).await.ends(0).says("~ node edge-1").says("1 changed");
+    let json = ctl.run(&["apply", "-f", &second, "--json", "--request-id", "r1"]).await.ends(0).json();
+    assert_eq!((&json["version"], &json["nodes"][0]["outcome"]), (&2.into(), &"NODE_OUTCOME_SETTLED".into()));
+    assert_eq!(ctl.run(&["apply", "-f", &second, "--json", "--request-id", "r1"]).await.json()["version"], 2);
+    ctl.run(&["diff", "--from", "1", "--to", "2"]).await.ends(0).says("~ node edge-1");
+
+    ctl.run(&["get", "--version", "1"]).await.ends(0).says("# version 1").says("no-telnet");
+    assert_eq!(ctl.run(&["get", "-o", "json"]).await.ends(0).json()["nodes"][0]["name"], "edge-1");
+    ctl.run(&["rollback", "1"]).await.ends(0).says("version 3");
+    ctl.run(&["history"]).await.ends(0).says("rollback to version 1").says("admin");
+    assert_eq!(ctl.run(&["history", "--limit", "2", "--json"]).await.json()["versions"].as_array().unwrap().len(), 2);
+
+    ctl.run(&["rule", "list"]).await.ends(0).says("no-telnet").says("deny");
+    ctl.run(&["rule", "show", "no-telnet"]).await.ends(0).says("priority");
+    assert_eq!(ctl.run(&["interface", "list", "--json"]).await.json()[0]["name"], "wan-edge-1");
+    ctl.run(&["rule", "show", "nothing"]).await.ends(1).complains("marchctl rule list");
+    for noun in ["service", "route", "policer", "qos"] {
+        ctl.run(&[noun, "list"]).await.ends(0).says(&format!("the document has no {noun}"));
+    }
+    ctl.run(&["node", "list"]).await.ends(0).says("edge-1").says("settled");
+    let node_json = ctl.run(&["node", "show", "edge-1", "--json"]).await.ends(0).json();
+    assert_eq!((&node_json["version"], &node_json["certificates"][0]["revoked"]), (&3.into(), &false.into()));
+    node.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_ends_with_1_and_says_where() {
+    let rig = Rig::start().await;
+    let ctl = Ctl::admin(&rig);
+    let good = ctl.file("good.yaml", &yaml(1));
+    let unknown = ctl.file("unknown.yaml", &yaml(1).replace("priority: 100", "priorty: 100"));
+    ctl.run(&["apply", "-f", &unknown]).await.ends(1).complains("priorty").complains("unknown.yaml");
+    let broken = ctl.file("broken.yaml", "nodes: [");
+    ctl.run(&["validate", "-f", &broken]).await.ends(1).complains("broken.yaml");
+    let wrong =
+        ctl.file("wrong.yaml", &yaml(1).replace("action: deny", "action: alow").replace("port: wan", "port: lan"));
+    let refused = ctl.run(&["apply", "-f", &wrong]).await;
+    refused.ends(1).complains("nothing was stored").complains("rules[0].action").complains("interfaces[0].port");
+    ctl.run(&["validate", "--local", "-f", &wrong]).await.ends(1).complains("rules[0].action");
+    ctl.run(&["apply", "-f", &good, "--expect-version", "7"])
+        .await
+        .ends(1)
+        .complains("expected version 7")
+        .complains("found version 0");
+    ctl.run(&["apply", "-f", "/nowhere.yaml"]).await.ends(1).complains("/nowhere.yaml");
+    ctl.run(&["get", "--version", "9"]).await.ends(1).complains("marchctl history");
+    ctl.run(&["rollback", "9"]).await.ends(1).complains("marchctl history");
+    ctl.run(&["frobnicate"]).await.ends(1).complains("frobnicate");
+    ctl.run(&["node", "token", "a b"]).await.ends(1).complains("letters, digits");
+    ctl.run(&["history", "--cluster", "blue"]).await.ends(1).complains("its own cluster only");
+    assert_eq!(rig.newest().await, 0);
+
+    let stranger = Ctl::of(&rig, &foreign(Role::Operator, "admin"));
+    stranger.run(&["history"]).await.ends(1).complains("refuses your certificate");
+    let alone = Ctl::bare(&ctl.home);
+    alone.run(&["history", "--control", &rig.url, "--cert", "/nowhere.pem"]).await.ends(1).complains("--key");
+    let mut other_ca = Ctl::admin(&rig);
+    let foreign_ca = foreign_ca(&ctl);
+    other_ca.options[3] = foreign_ca;
+    other_ca.run(&["history"]).await.ends(1).complains("cannot be trusted").complains("--ca");
+}
+
+fn foreign_ca(ctl: &Ctl) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = marchproxy_control::pki::Authority::open(dir.path(), 1).unwrap();
+    ctl.file("foreign-ca.pem", authority.ca_pem())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_there_ends_with_2_unless_a_node_is() {
+    let mut rig = Rig::start().await;
+    let ctl = Ctl::admin(&rig);
+    rig.stop().await;
+    ctl.run(&["history"]).await.ends(2).complains("cannot reach control").complains(&rig.url);
+    let question = ["why", "--src", "198.51.100.7", "--dst", "203.0.113.10", "--protocol", "tcp", "--dport", "23"];
+    ctl.run(&question).await.ends(2).complains("cannot reach control");
+
+    let socket = ctl.home.join("dataplane.sock");
+    let node = local_node(&socket);
+    let config = ctl.file("marchctl.toml", &format!("socket = {:?}\n", socket.display().to_string()));
+    let variables = [("MARCHCTL_CONFIG", config.as_str())];
+    let answered = ctl.run_with(&question, &variables).await;
+    answered.ends(0).says("dropped: rule_denied").says("rule no-telnet").complains("local socket");
+    // By name, without a word about control.
+    let path = socket.display().to_string();
+    let direct = ctl.run(&["stats", "--json", "--socket", &path]).await;
+    assert_eq!(direct.ends(0).json()["node"], "edge-1");
+    assert_eq!(direct.err, "");
+    ctl.run(&["session", "list", "--socket", &path]).await.ends(0).says("1 of 1 sessions");
+    ctl.run(&["neighbour", "list", "--socket", &path]).await.ends(1).complains("no neighbour table yet");
+    ctl.run(&["stats", "--socket", "/nowhere.sock"])
+        .await
+        .ends(2)
+        .complains("/nowhere.sock")
+        .complains("marchproxy-dataplane");
+    node.abort();
+}
+
+/// OperateService on a Unix socket, as a node's daemon serves it.
+fn local_node(socket: &Path) -> tokio::task::JoinHandle<()> {
+    use tonic::{Request, Response, Status};
+    use v1::operate_call::Request as Q;
+    use v1::operate_reply::Response as A;
+    use v1::operate_service_server::{OperateService, OperateServiceServer};
+
+    struct Local;
+
+    #[tonic::async_trait]
+    impl OperateService for Local {
+        async fn stats(&self, request: Request<v1::StatsRequest>) -> Result<Response<v1::StatsResponse>, Status> {
+            let A::Stats(stats) = common::answer(Q::Stats(request.into_inner())) else { unreachable!() };
+            Ok(Response::new(stats))
+        }
+
+        async fn why(&self, request: Request<v1::WhyRequest>) -> Result<Response<v1::WhyResponse>, Status> {
+            let A::Why(why) = common::answer(Q::Why(request.into_inner())) else { unreachable!() };
+            Ok(Response::new(why))
+        }
+
+        async fn sessions(
+            &self,
+            request: Request<v1::SessionsRequest>,
+        ) -> Result<Response<v1::SessionsResponse>, Status> {
+            let A::Sessions(sessions) = common::answer(Q::Sessions(request.into_inner())) else { unreachable!() };
+            Ok(Response::new(sessions))
+        }
+
+        async fn neighbours(
+            &self,
+            request: Request<v1::NeighboursRequest>,
+        ) -> Result<Response<v1::NeighboursResponse>, Status> {
+            let A::Error(why) = common::answer(Q::Neighbours(request.into_inner())) else { unreachable!() };
+            Err(Status::failed_precondition(why))
+        }
+
+        async fn nodes(&self, _: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {
+            Err(Status::unimplemented("control only"))
+        }
+    }
+
+    let listener = tokio::net::UnixListener::bind(socket).unwrap();
+    let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
+    tokio::spawn(async move {
+        let server = tonic::transport::Server::builder().add_service(OperateServiceServer::new(Local));
+        server.serve_with_incoming(incoming).await.unwrap();
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_refuses_ends_with_3() {
+    let rig = Rig::with(|settings| settings.settle_timeout_s = 1).await;
+    let ctl = Ctl::admin(&rig);
+    let edge = rig.enrol("node", "edge-1").await;
+    let mut node = FakeNode::attach(&rig, &edge, fresh()).await.unwrap();
+    node.welcome().await;
+    let file = ctl.file("a.yaml", &yaml(1));
+    let refuse = async {
+        let offer = node.offer().await;
+        node.send(From::Nack(v1::TablesNack { version: offer.version, reason: "no such device".into() })).await;
+    };
+    let arguments = ["apply", "-f", &file];
+    let (ran, ()) = tokio::join!(ctl.run(&arguments), refuse);
+    ran.ends(3).says("refused").says("no such device").says("settled on 0/1 nodes").complains("not running on edge-1");
+    let json = ctl.run(&["node", "list", "--json"]).await.json();
+    assert!(json["nodes"][0]["last_error"].as_str().unwrap().contains("no such device"));
+
+    // No answer in time is partly too. Nobody connected is not: the node gets it when it comes.
+    let file = ctl.file("b.yaml", &yaml(2));
+    ctl.run(&["apply", "-f", &file]).await.ends(3).says("timed out");
+    drop(node);
+    rig.until_node("edge-1", |info| !info.connected).await;
+    let file = ctl.file("c.yaml", &yaml(3));
+    ctl.run(&["apply", "-f", &file]).await.ends(0).says("not connected");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_go_through_control() {
+    let rig = Rig::start().await;
+    let ctl = Ctl::admin(&rig);
+    ctl.run(&["stats"]).await.ends(2).complains("no node of cluster default is connected");
+    let edge = rig.enrol("node", "edge-1").await;
+    let node = FakeNode::attach(&rig, &edge, fresh()).await.unwrap().run();
+    rig.until_node("edge-1", |info| info.connected).await;
+    ctl.run(&["stats"]).await.ends(0).says("edge-1").says("no worker runs");
+    ctl.run(&["stats", "--node", "edge-9"]).await.ends(1).complains("no node \"edge-9\"");
+    let why = ctl.run(&["why", "--src", "198.51.100.7", "--dst", "203.0.113.10", "--protocol", "tcp", "--json"]).await;
+    assert_eq!(why.ends(0).json()["verdict"], "dropped");
+    ctl.run(&["session", "list"]).await.ends(0).says("1 of 1 sessions");
+    ctl.run(&["neighbour", "list"]).await.ends(1).complains("no neighbour table yet");
+    node.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_and_nodes_enrol_with_files() {
+    let rig = Rig::start().await;
+    let ctl = Ctl::admin(&rig);
+    let file = ctl.home.join("alice.json").display().to_string();
+    ctl.run(&["operator", "token", "alice", "--out", &file]).await.ends(0).says("good once").complains("--advertise");
+    assert_eq!(mode(Path::new(&file)), 0o600);
+
+    let home = rig.dir.path().join("alice");
+    std::fs::create_dir_all(&home).unwrap();
+    let alice = Ctl::bare(&home);
+    alice.run(&["enrol", &file]).await.ends(0).says("operator alice of cluster default");
+    assert_eq!(mode(&home.join(".config/marchproxy/operator.key")), 0o600);
+    let document = alice.file("a.yaml", &yaml(1));
+    alice.run(&["apply", "-f", &document]).await.ends(0);
+    alice.run(&["history"]).await.ends(0).says("alice");
+    alice.run(&["enrol", &file]).await.ends(1).complains("used before");
+    ctl.run(&["operator", "list"]).await.ends(0).says("alice").says("valid");
+    ctl.run(&["operator", "revoke", "alice"]).await.ends(0).says("revoked 1");
+    alice.run(&["history"]).await.ends(1).complains("was revoked");
+    ctl.run(&["operator", "revoke", "alice"]).await.ends(0).says("nothing to revoke");
+
+    let advertise = ["node", "token", "edge-1", "--advertise", "https://control.example.net:18000"];
+    let json = ctl.run(&advertise).await.ends(0).json();
+    assert_eq!(
+        (json["control"].as_str(), json["role"].as_str(), json["name"].as_str(), json["cluster"].as_str()),
+        (Some("https://control.example.net:18000"), Some("node"), Some("edge-1"), Some("default"))
+    );
+    assert!(json["ca_pem"].as_str().unwrap().contains("BEGIN CERTIFICATE"));
+    rig.redeem(json["token"].as_str().unwrap()).await.unwrap();
+    ctl.run(&["node", "revoke", "edge-1", "--serial", "00"]).await.ends(1).complains("no certificate with serial 00");
+    ctl.run(&["node", "revoke", "edge-1"]).await.ends(0).says("revoked 1");
+    let node_file = ctl.file("node.json", &json.to_string());
+    alice.run(&["enrol", &node_file]).await.ends(1).complains("enrols the node edge-1");
+}
+
+fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn help_and_completions_need_nobody() {
+    let home = tempfile::tempdir().unwrap();
+    let ctl = Ctl::bare(home.path());
+    ctl.run(&["--help"]).await.ends(0).says("Exit codes: 0 done, 1 refused, 2 not reachable, 3 partly");
+    ctl.run(&["apply", "--help"]).await.ends(0).says("marchctl apply -f edge.yaml");
+    ctl.run(&["--version"]).await.ends(0).says("marchctl");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        ctl.run(&["completions", shell]).await.ends(0).says("marchctl").says("rollback");
+    }
+    let config = ctl.file("bad.toml", "contrl = \"x\"\n");
+    ctl.run_with(&["history"], &[("MARCHCTL_CONFIG", &config)]).await.ends(1).complains("contrl");
+    ctl.run(&["history", "--control", "ftp://x"]).await.ends(1).complains("https://HOST:PORT");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn insecure_is_asked_for_with_http() {
+    let rig = Rig::with(|settings| settings.insecure = true).await;
+    let home = rig.dir.path().join("nobody");
+    std::fs::create_dir_all(&home).unwrap();
+    let ctl = Ctl::bare(&home);
+    let file = ctl.file("a.yaml", &yaml(1));
+    ctl.run(&["apply", "-f", &file, "--control", &rig.url]).await.ends(0).says("version 1");
+    ctl.run(&["history", "--control", &rig.url]).await.ends(0).says("insecure");
+    let mut tls = Ctl::admin(&rig);
+    tls.options[1] = rig.url.replace("http://", "https://");
+    tls.run(&["history"]).await.ends(2).complains("http://");
+}
