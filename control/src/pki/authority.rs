@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::rand;
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData, SanType,
-    SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData,
+    SanType, SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -110,7 +110,8 @@ impl Authority {
         let known = [(&PKCS_ECDSA_P384_SHA384, 97), (&PKCS_ECDSA_P256_SHA256, 65), (&PKCS_ED25519, 32)];
         if !known.iter().any(|(algorithm, length)| key.algorithm() == *algorithm && key.der_bytes().len() == *length) {
             return Err(PkiError::Request(
-                "key type not allowed; allowed are ECDSA P-384 with SHA-384, P-256 with SHA-256, and Ed25519".to_owned(),
+                "key type not allowed; allowed are ECDSA P-384 with SHA-384, P-256 with SHA-256, and Ed25519"
+                    .to_owned(),
             ));
         }
         let uri = Ia5String::try_from(identity.uri()).map_err(PkiError::crypto("write the role"))?;

@@ -28,7 +28,9 @@ pub enum PkiError {
         missing: PathBuf,
     },
     /// A key file others can read.
-    #[error("{path} has mode {mode:o}, allowed is 600: `chmod 600 {path}`, and make a new authority if others may have read it")]
+    #[error(
+        "{path} has mode {mode:o}, allowed is 600: `chmod 600 {path}`, and make a new authority if others may have read it"
+    )]
     KeyMode {
         /// Which file.
         path: PathBuf,
@@ -49,13 +51,17 @@ pub enum PkiError {
     #[error("certificate request refused: {0}")]
     Request(String),
     /// A certificate without a role.
-    #[error("the certificate carries no role: found {found}, allowed is one URI name marchproxy://CLUSTER/(node|operator)/NAME")]
+    #[error(
+        "the certificate carries no role: found {found}, allowed is one URI name marchproxy://CLUSTER/(node|operator)/NAME"
+    )]
     NoRole {
         /// The names found.
         found: String,
     },
     /// A cluster's, node's or operator's name that cannot stand in a certificate.
-    #[error("{what} {found:?} is no name: allowed are 1 to 63 letters, digits, '-', '_' and '.', beginning with a letter or digit")]
+    #[error(
+        "{what} {found:?} is no name: allowed are 1 to 63 letters, digits, '-', '_' and '.', beginning with a letter or digit"
+    )]
     Name {
         /// What is named.
         what: &'static str,

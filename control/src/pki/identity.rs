@@ -110,9 +110,10 @@ impl Peer {
     pub fn from_certificate(der: &[u8]) -> Result<Peer, PkiError> {
         let (_, certificate) = X509Certificate::from_der(der)
             .map_err(|why| PkiError::Crypto { doing: "read the peer's certificate", why: why.to_string() })?;
-        let names = certificate
-            .subject_alternative_name()
-            .map_err(|why| PkiError::Crypto { doing: "read the names of the peer's certificate", why: why.to_string() })?;
+        let names = certificate.subject_alternative_name().map_err(|why| PkiError::Crypto {
+            doing: "read the names of the peer's certificate",
+            why: why.to_string(),
+        })?;
         let uris: Vec<&str> = names
             .iter()
             .flat_map(|extension| &extension.value.general_names)
