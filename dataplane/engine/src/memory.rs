@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::io::{ChecksumState, MAX_BURST, MIN_HEADROOM, PacketBuf, PacketPool, PacketVec, RxQueue, TxQueue};
@@ -17,7 +18,7 @@ const KEEP: usize = 1 << 16;
 thread_local! {
     /// Buffers that came back on this thread: allocation happens only until the circulation is warm.
     #[expect(clippy::vec_box, reason = "boxes are what packets are made of; the list only parks them")]
-    static HOME: RefCell<Vec<Box<Frame>>> = const { RefCell::new(Vec::new()) };
+    static HOME: RefCell<Vec<Place>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Laid out like an mbuf: behind the headroom a frame begins on a cache line, so that a small one takes one line and what is measured
@@ -31,19 +32,58 @@ struct Frame {
 
 const _: () = assert!(MIN_HEADROOM.is_multiple_of(64));
 
+impl Frame {
+    const EMPTY: Self = Self { bytes: [0; BUFFER], start: 0, len: 0 };
+}
+
+/// Where a buffer's memory is; one pointer either way.
+enum Place {
+    Own(Box<Frame>),
+    Pool(&'static mut Frame),
+}
+
+impl Deref for Place {
+    type Target = Frame;
+    #[inline]
+    fn deref(&self) -> &Frame {
+        match self {
+            Self::Own(frame) => frame,
+            Self::Pool(frame) => frame,
+        }
+    }
+}
+
+impl DerefMut for Place {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Frame {
+        match self {
+            Self::Own(frame) => frame,
+            Self::Pool(frame) => frame,
+        }
+    }
+}
+
 /// A packet of the memory backend.
 pub struct MemoryBuf {
     /// Always there until the drop.
-    frame: Option<Box<Frame>>,
+    frame: Option<Place>,
 }
 
 impl MemoryBuf {
     /// An empty packet.
     pub fn empty() -> Self {
         let frame = HOME.with(|home| home.borrow_mut().pop());
-        let mut frame = frame.unwrap_or_else(|| Box::new(Frame { bytes: [0; BUFFER], start: 0, len: 0 }));
+        let mut frame = frame.unwrap_or_else(|| Place::Own(Box::new(Frame::EMPTY)));
         (frame.start, frame.len) = (MIN_HEADROOM as u16, 0);
         Self { frame: Some(frame) }
+    }
+
+    /// Empty packets whose buffers lie side by side in memory that is never given back, as a driver's do: one allocation large
+    /// enough for huge pages.
+    pub fn pool(count: usize) -> Vec<Self> {
+        let frames =
+            (0..count).map(|_| Frame { start: MIN_HEADROOM as u16, ..Frame::EMPTY }).collect::<Vec<_>>().leak();
+        frames.iter_mut().map(|frame| Self { frame: Some(Place::Pool(frame)) }).collect()
     }
 
     /// A packet with this content, cut to what a buffer holds.
@@ -84,9 +124,10 @@ impl PacketBuf for MemoryBuf {
 
     #[inline]
     fn data_mut(&mut self) -> &mut [u8] {
-        self.frame
-            .as_mut()
-            .map_or(&mut [], |f| &mut f.bytes[usize::from(f.start)..usize::from(f.start) + usize::from(f.len)])
+        self.frame.as_deref_mut().map_or(&mut [], |f| {
+            let Frame { bytes, start, len } = f;
+            &mut bytes[usize::from(*start)..usize::from(*start) + usize::from(*len)]
+        })
     }
 
     fn headroom(&self) -> usize {
@@ -253,6 +294,15 @@ mod tests {
         drop(packet);
         assert_eq!(HOME.with(|home| home.borrow().len()), 1);
         assert_eq!(MemoryBuf::new(&[0; 4000]).data().len(), 2048);
+    }
+
+    #[test]
+    fn pooled_buffers_are_like_others() {
+        let mut pool = MemoryBuf::pool(3);
+        pool[1].set(&[7; 60]);
+        assert_eq!((pool[0].data().len(), pool[1].data(), pool[2].headroom()), (0, &[7; 60][..], MIN_HEADROOM));
+        drop(pool);
+        assert_eq!(HOME.with(|home| home.borrow().len()), 3);
     }
 
     #[test]
