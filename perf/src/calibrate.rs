@@ -19,12 +19,22 @@ const PIECE: usize = 4096;
 #[repr(align(64))]
 struct Line(u32);
 
-/// A closed walk through 65,536 lines chosen at random among the 2,097,152 of a 128 MB buffer on normal pages, in random order; each step's
+/// A closed walk through 65,536 lines chosen at random among the 2,097,152 of a 128 MB buffer, in random order; each step's
 /// address comes from the line before (a dependent chase: latency, not bandwidth). The lines are 4 MB, so after the first
-/// lap they come from L2 and L3, and nearly every step needs another page.
+/// lap they come from L2 and L3; where the heap has no huge pages, nearly every step needs another translation, too.
 pub struct Calibration {
     lines: Vec<Line>,
-    first: u32,
+    /// The lines in the order of the walk.
+    order: Vec<u32>,
+}
+
+/// What the walk cost, in ticks per step of each piece of some laps.
+#[derive(Clone, Debug, Default)]
+pub struct Steps {
+    /// Each step waits for the one before.
+    pub dependent: Vec<f64>,
+    /// The same lines in the same order, addresses known beforehand: as many loads at once as the core manages.
+    pub independent: Vec<f64>,
 }
 
 impl Default for Calibration {
@@ -42,30 +52,35 @@ impl Default for Calibration {
         for (at, &line) in order.iter().enumerate() {
             lines[line as usize] = Line(order[(at + 1) % LINES]);
         }
-        Self { lines, first: order[0] }
+        Self { lines, order }
     }
 }
 
 impl Calibration {
-    /// Ticks per step of each piece of some laps.
-    pub fn pieces(&self) -> Vec<f64> {
-        let mut at = self.first;
-        let mut pieces = Vec::with_capacity(LAPS * LINES / PIECE);
+    /// Walks both ways and adds what it cost.
+    pub fn measure(&self, steps: &mut Steps) {
+        let mut at = self.order[0];
         for lap in 0..=LAPS {
-            for _ in 0..LINES / PIECE {
+            // The other way walks half a lap ahead: lines that were left long ago by either.
+            let ahead = self.order.chunks_exact(PIECE).cycle().skip(LINES / PIECE / 2);
+            for piece in ahead.take(LINES / PIECE) {
                 let start = tsc();
                 for _ in 0..PIECE {
                     at = self.lines[at as usize].0;
                 }
                 // Without the address of the last line the steps would not be needed.
                 at = std::hint::black_box(at);
-                let ticks = tsc().saturating_sub(start);
+                let dependent = tsc().saturating_sub(start);
+                let start = tsc();
+                let sum = piece.iter().fold(0u32, |sum, &line| sum.wrapping_add(self.lines[line as usize].0));
+                std::hint::black_box(sum);
+                let independent = tsc().saturating_sub(start);
                 if lap > 0 {
-                    pieces.push(ticks as f64 / PIECE as f64);
+                    steps.dependent.push(dependent as f64 / PIECE as f64);
+                    steps.independent.push(independent as f64 / PIECE as f64);
                 }
             }
         }
-        pieces
     }
 }
 
@@ -94,16 +109,20 @@ mod tests {
     #[test]
     fn every_line_is_visited_once() {
         let calibration = Calibration::default();
-        let (mut at, mut steps) = (calibration.first, 0);
+        let (mut at, mut count) = (calibration.order[0], 0);
         loop {
             at = calibration.lines[at as usize].0;
-            steps += 1;
-            if at == calibration.first {
+            count += 1;
+            if at == calibration.order[0] {
                 break;
             }
         }
-        assert_eq!(steps, LINES);
-        assert!(calibration.pieces().iter().all(|&step| step > 1.0), "a step is a load that waits for the one before");
+        assert_eq!(count, LINES);
+        let mut steps = Steps::default();
+        calibration.measure(&mut steps);
+        assert_eq!(steps.dependent.len(), LAPS * LINES / PIECE);
+        assert!(steps.dependent.iter().all(|&step| step > 1.0), "a step is a load that waits for the one before");
+        assert!(median(steps.independent) < median(steps.dependent), "loads that need not wait are faster");
     }
 
     #[test]

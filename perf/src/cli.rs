@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::os::unix::process::CommandExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use marchproxy_cpu::TscClock;
 
 use crate::Error;
-use crate::calibrate::Calibration;
+use crate::calibrate::{Calibration, Steps};
 use crate::load::Size;
 use crate::machine::Watch;
 use crate::measure::{self, Limits};
@@ -90,6 +91,9 @@ pub struct Run {
     /// Core to run on [default: the last one allowed]
     #[arg(long, value_name = "N")]
     core: Option<usize>,
+    /// Pages of the heap, where buffers and tables are: huge as a driver's, where the kernel grants them, or normal
+    #[arg(long, value_enum, default_value_t = Pages::Huge)]
+    pages: Pages,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -102,11 +106,38 @@ enum Source {
     Memory,
 }
 
+/// Pages of the heap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Pages {
+    /// Transparent huge pages
+    Huge,
+    /// The CPU's normal ones
+    Normal,
+}
+
+/// How the C library is told to ask for transparent huge pages (glibc 2.35 and later; others ignore it).
+const TUNABLES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
+
+/// Starts this program again with huge pages for its heap: the C library reads that only at the start. Returns where it already has
+/// them, or somebody has set tunables of their own, or the program cannot be found.
+fn with_huge_heap() {
+    let (name, value) = TUNABLES;
+    if std::env::var_os(name).is_none()
+        && let Ok(program) = std::env::current_exe()
+    {
+        // Comes back only when it fails, and then the report shows that there are no huge pages.
+        let _ = std::process::Command::new(program).args(std::env::args_os().skip(1)).env(name, value).exec();
+    }
+}
+
 impl Cli {
     /// Does what was asked for and returns what to print.
     pub fn run(&self) -> Result<String, Error> {
         match &self.command {
             Command::Run(run) => {
+                if run.pages == Pages::Huge {
+                    with_huge_heap();
+                }
                 let report = run.measure(&Progress::new(stop_on_interrupt()?))?;
                 if run.json {
                     return serde_json::to_string_pretty(&report).map_err(|_| Error::Harness("the report is no JSON"));
@@ -144,17 +175,18 @@ impl Run {
         let tsc_hz = TscClock::calibrate().hz();
         let mut bench = scenario::prepare(self.scenario, &params, progress)?;
         let calibration = Calibration::default();
-        let mut pieces = calibration.pieces();
+        let mut steps = Steps::default();
+        calibration.measure(&mut steps);
         let mut probe = Probe::open();
         let watch = Watch::start(core);
         let outcome = measure::run(&mut bench, &limits, params.seed, &mut probe, progress)?;
         let (machine, noise) = watch.finish(tsc_hz, bench.rig.memory(), spread(&outcome));
-        pieces.extend(calibration.pieces());
+        calibration.measure(&mut steps);
         progress.finish();
         let context = Context {
             scenario: self.scenario,
             params,
-            calibration: pieces,
+            calibration: steps,
             instructions_reason: probe.missing().map(str::to_owned),
             live_sessions: bench.rig.sessions().len(),
             table_bytes: bench.rig.snapshot().bytes(),

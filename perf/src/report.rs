@@ -6,7 +6,7 @@ use marchproxy_engine::reason::PuntReason;
 use marchproxy_engine::stats::STAGES;
 use serde::Serialize;
 
-use crate::calibrate::median;
+use crate::calibrate::{Steps, median};
 use crate::load::{FCS, WIRE_OVERHEAD};
 use crate::machine::Machine;
 use crate::measure::{Counts, Outcome, named};
@@ -35,6 +35,8 @@ pub struct Report {
     pub packets_per_cpu_second: f64,
     /// Cycles per step of the fixed memory walk, see [`crate::calibrate::Calibration`].
     pub calibration_cycles: f64,
+    /// The same lines with addresses known beforehand: what a look-up costs that is prefetched or overlaps with others.
+    pub calibration_independent_cycles: f64,
     /// Per stage, from every sixteenth burst or so.
     pub stages: Vec<Stage>,
     /// Drops by reason.
@@ -92,8 +94,8 @@ pub struct Context {
     pub scenario: Scenario,
     /// How much of everything.
     pub params: Params,
-    /// Pieces of the calibration.
-    pub calibration: Vec<f64>,
+    /// The calibration.
+    pub calibration: Steps,
     /// Why there are no instructions.
     pub instructions_reason: Option<String>,
     /// Sessions in the table at the end.
@@ -141,7 +143,8 @@ impl Report {
             instructions_per_packet: sum.instructions.map(|n| n as f64 / packets),
             instructions_reason: context.instructions_reason,
             packets_per_cpu_second: packets * 1e9 / (sum.cpu_ns.max(1) as f64),
-            calibration_cycles: median(context.calibration),
+            calibration_cycles: median(context.calibration.dependent),
+            calibration_independent_cycles: median(context.calibration.independent),
             stages: stages(&counts),
             drops: named(&counts.drops),
             residue: outcome.residue,

@@ -120,7 +120,7 @@ impl Rig {
         let slow_stats = Arc::new(ThreadStats::new(0));
         let slow = SlowPath::new(slow_reader, links, MemoryPool, neighbours, facts, slow_stats);
         // Buffers in an order that has nothing to do with their addresses, as in a ring that has been in use for a while.
-        let mut stock: Vec<MemoryBuf> = (0..BUFFERS).map(|_| MemoryBuf::new(&[0; 2048])).collect();
+        let mut stock = MemoryBuf::pool(BUFFERS);
         Rng::new(seed, "buffers").shuffle(&mut stock);
         let mut rig = Self {
             worker,

@@ -38,7 +38,12 @@ fn write(out: &mut String, r: &Report) -> std::fmt::Result {
         ("engine cycles per packet", format!("{:.1}", r.cycles_per_packet)),
         (
             "  scaled by calibration",
-            format!("{:.2} steps of {:.1}", r.cycles_per_packet / r.calibration_cycles.max(1.0), r.calibration_cycles),
+            format!(
+                "{:.2} steps of {:.1} (independent {:.1})",
+                r.cycles_per_packet / r.calibration_cycles.max(1.0),
+                r.calibration_cycles,
+                r.calibration_independent_cycles
+            ),
         ),
         ("IO cycles per packet", format!("{:.1}", r.io_cycles_per_packet)),
         (
@@ -91,8 +96,12 @@ fn write(out: &mut String, r: &Report) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "memory                 {} of {} huge pages free, transparent {}, session table: {}",
-        m.hugepages.free, m.hugepages.total, m.hugepages.transparent, m.hugepages.sessions
+        "memory                 {} of {} huge pages free, transparent {} ({} MB here), session table: {}",
+        m.hugepages.free,
+        m.hugepages.total,
+        m.hugepages.transparent,
+        m.hugepages.anonymous_kb >> 10,
+        m.hugepages.sessions
     )?;
     if r.interrupted {
         writeln!(out, "\nInterrupted: these are the figures up to then.")?;
