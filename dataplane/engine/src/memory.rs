@@ -17,7 +17,6 @@ const KEEP: usize = 1 << 16;
 
 thread_local! {
     /// Buffers that came back on this thread: allocation happens only until the circulation is warm.
-    #[expect(clippy::vec_box, reason = "boxes are what packets are made of; the list only parks them")]
     static HOME: RefCell<Vec<Place>> = const { RefCell::new(Vec::new()) };
 }
 
