@@ -118,6 +118,16 @@ const FAMILIES: &[Family] = &[
         |o| workers(o, |w| w.busy_ratio),
     ),
     family("worker_sessions", Kind::Gauge, WORKER, "Live sessions.", |o| workers(o, |w| w.sessions as f64)),
+    family("worker_sessions_created", Kind::Counter, WORKER, "Sessions created since the start.", |o| {
+        workers(o, |w| w.sessions_created as f64)
+    }),
+    family(
+        "worker_handed_off_packets",
+        Kind::Counter,
+        WORKER,
+        "Packets passed to the worker that owns their session.",
+        |o| workers(o, |w| w.handed_off as f64),
+    ),
     family("stage_calls", Kind::Counter, STAGE, "Bursts a stage handled.", |o| stages(o, |s| s.calls as f64)),
     family("stage_packets", Kind::Counter, STAGE, "Packets in those bursts.", |o| stages(o, |s| s.packets as f64)),
     family("stage_cycles_per_packet", Kind::Gauge, STAGE, "Sampled cost of a stage.", |o| {

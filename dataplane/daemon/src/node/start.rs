@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
 use marchproxy_cpu::{MemoryError, MemoryOptions, MemoryReport, Pages, Slab, TscClock};
-use marchproxy_engine::ledger::{Backend, Ledger};
+use marchproxy_engine::ledger::{Backend, HandedOff, Ledger};
 use marchproxy_engine::pipeline::Pipeline;
 use marchproxy_engine::ports::PortFacts;
 use marchproxy_engine::slow::{SlowPath, WorkerLink};
@@ -15,7 +15,7 @@ use marchproxy_engine::table::neighbours::NeighbourTable;
 use marchproxy_engine::table::sessions::Sessions;
 use marchproxy_engine::worker::Worker;
 use marchproxy_engine::{Budget, Snapshot};
-use rtrb::RingBuffer;
+use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::builder::Builder;
 use super::line::Line;
@@ -75,6 +75,26 @@ pub enum StartError {
     Random,
 }
 
+/// A worker's ends of the hand-off rings: to each other worker by number, and from each.
+struct Seat<K: Backend> {
+    peers: Vec<Option<Producer<HandedOff<K::Buf>>>>,
+    inbox: Vec<Consumer<HandedOff<K::Buf>>>,
+}
+
+/// A ring from every worker to every other.
+fn seats<K: Backend>(count: usize) -> Vec<Seat<K>> {
+    let mut seats: Vec<Seat<K>> = (0..count).map(|_| Seat { peers: Vec::new(), inbox: Vec::new() }).collect();
+    for from in 0..count {
+        for to in 0..count {
+            let ring = (from != to).then(|| RingBuffer::new(RING));
+            let (put, take) = ring.unzip();
+            seats[from].peers.push(put);
+            seats[to].inbox.extend(take);
+        }
+    }
+    seats
+}
+
 struct Built<K: Backend> {
     worker: Worker<K>,
     shared: WorkerShared,
@@ -93,18 +113,20 @@ impl<D: Driver> Node<D> {
         let mut spare = readers.split_off(count);
         let (Some(observer), Some(slow_reader)) = (spare.pop(), spare.pop()) else { return Err(StartError::Random) };
         let mut built = Vec::with_capacity(count);
-        for (number, (reader, &core)) in readers.into_iter().zip(&settings.cores).enumerate() {
+        let seats = seats::<D::Backend>(count);
+        for (number, ((reader, &core), seat)) in readers.into_iter().zip(&settings.cores).zip(seats).enumerate() {
             let stats = Arc::new(ThreadStats::new(settings.budget.counters as usize));
             let sessions = sessions(number, core, settings)?;
             let policers = settings.budget.policers as usize;
-            let pipeline = Pipeline::new(sessions, policers, neighbours.clone(), facts.clone(), stats.clone());
+            let pipeline = Pipeline::new(sessions, policers, neighbours.clone(), facts.clone(), stats.clone())
+                .with_seat(number, count);
             let (punts_in, punts) = RingBuffer::new(RING);
             let (injects, injects_out) = RingBuffer::new(RING);
             let (commands, commands_out) = RingBuffer::new(COMMANDS);
             let (replies_in, replies) = RingBuffer::new(COMMANDS);
-            let ledger = Ledger::new(stats.clone(), punts_in, injects_out);
+            let ledger = Ledger::new(stats.clone(), punts_in, injects_out).with_peers(seat.peers);
             built.push(Built::<D::Backend> {
-                worker: Worker::new(reader, pipeline, ledger, commands_out, replies_in),
+                worker: Worker::new(reader, pipeline, ledger, commands_out, replies_in).with_inbox(seat.inbox),
                 shared: WorkerShared { core, stats, generation: Arc::new(AtomicU64::new(1)) },
                 line: Line::new(commands, replies),
                 link: WorkerLink { punts, injects },
@@ -137,7 +159,8 @@ impl<D: Driver> Node<D> {
         });
 
         let (jobs, inbox) = mpsc::channel();
-        let builder = Builder { publisher, shared: shared.clone(), budget: settings.budget };
+        let budget = Budget { workers: count, ..settings.budget };
+        let builder = Builder { publisher, shared: shared.clone(), budget };
         let builder = spawn("builder", move || builder.run(&inbox))?;
         let (up, came_up) = mpsc::channel();
         let (released, releases) = mpsc::channel();

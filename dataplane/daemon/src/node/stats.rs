@@ -137,6 +137,8 @@ impl<D: Driver> Shared<D> {
             busy_ratio,
             sessions: worker.stats.sessions.value(),
             stages: stages(&worker.stats),
+            handed_off: worker.stats.handed_off.value(),
+            sessions_created: worker.stats.sessions_created.value(),
         };
         self.workers.iter().zip(ratios).enumerate().map(worker).collect()
     }
