@@ -5,7 +5,7 @@ mod generators;
 
 use std::collections::BTreeMap;
 
-use generators::answers::answer;
+use generators::answers::{again, answer};
 use generators::pools::PORTS;
 use generators::steps::{Event, Incoming, Step, histories};
 use generators::tables::{Model, models};
@@ -19,7 +19,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{FileFailurePersistence, TestCaseResult, TestRunner};
 
-/// Frames that may still be answered.
+/// Frames that may still be answered or come again.
 const REMEMBERED: usize = 24;
 
 /// Adds what one more call did.
@@ -42,6 +42,8 @@ struct Twins {
     consumed: [u64; ConsumeReason::COUNT],
     originated: u64,
     recent: Vec<(usize, Vec<u8>)>,
+    /// Frames that may come again.
+    heard: Vec<(usize, Vec<u8>)>,
     /// What happened so far, for people.
     story: Vec<String>,
 }
@@ -63,6 +65,7 @@ impl Twins {
             consumed: [0; ConsumeReason::COUNT],
             originated: 0,
             recent: Vec::new(),
+            heard: Vec::new(),
             story: Vec::new(),
         }
     }
@@ -87,6 +90,7 @@ impl Twins {
                 let mut arrivals: Vec<_> = incoming.into_iter().filter_map(|i| self.arrival(i)).collect();
                 // The worker polls its ports in order.
                 arrivals.sort_by_key(|(port, _)| *port);
+                self.heard.extend(arrivals.iter().cloned());
                 self.receive(&arrivals)
             }
             Event::Flood(arrival, times) => self.receive(&vec![(arrival.port, arrival.frame); times]),
@@ -101,6 +105,10 @@ impl Twins {
             Incoming::Answer { to, station, flags } => {
                 let (port, frame) = self.recent.get(to.index(self.recent.len().max(1)))?;
                 Some((*port, answer(frame, station, flags)?))
+            }
+            Incoming::Again { what, flags } => {
+                let (port, frame) = self.heard.get(what.index(self.heard.len().max(1)))?;
+                Some((*port, again(frame, flags)))
             }
         }
     }
@@ -184,6 +192,7 @@ impl Twins {
             return self.fail(&format!("neighbours {ours:#?}\nexpected {theirs:#?}"));
         }
         self.recent.extend(expected.transmitted.iter().cloned());
+        self.heard.drain(..self.heard.len().saturating_sub(REMEMBERED));
         self.recent.drain(..self.recent.len().saturating_sub(REMEMBERED));
         Ok(())
     }

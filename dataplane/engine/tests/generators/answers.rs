@@ -35,6 +35,21 @@ pub fn answer(frame: &[u8], station: usize, flags: u8) -> Option<Vec<u8>> {
     }
 }
 
+/// The same frame with other TCP flags, where it is TCP without extension headers; the checksum is then wrong, which nobody checks.
+pub fn again(frame: &[u8], flags: u8) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    let l3 = if frame.get(12..14) == Some(&[0x81, 0]) { 18 } else { 14 };
+    let l4 = match (frame.get(l3 - 2..l3), frame.get(l3 + 9), frame.get(l3 + 6)) {
+        (Some([0x08, 0x00]), Some(6), _) => Some(l3 + usize::from(frame[l3] & 15) * 4),
+        (Some([0x86, 0xdd]), _, Some(6)) => Some(l3 + 40),
+        _ => None,
+    };
+    if let Some(octet) = l4.and_then(|l4| frame.get_mut(l4 + 13)) {
+        *octet = flags;
+    }
+    frame
+}
+
 /// Exchanges both ends. Sums do not mind the order of words; changed flags leave a wrong TCP checksum, which nobody checks.
 #[expect(clippy::too_many_arguments, reason = "offsets of one frame")]
 fn turned(

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::hostile::damages;
-use super::pools::{FAR, HOSTS, L4_PORTS, PLACES, SERVICES, SPECIAL, STATIONS, ip};
+use super::pools::{FAR, HOSTS, L4_PORTS, PLACES, SERVICES, SPECIAL, STATIONS, cidr, ip};
 
 /// A frame and the port it comes in on.
 #[derive(Clone, Debug)]
@@ -29,6 +29,7 @@ pub fn arrivals() -> BoxedStrategy<Arrival> {
     let sound = prop_oneof![
         8 => ip_packets(),
         2 => discovery(),
+        1 => solicitations(),
     ];
     (places(), sound, links(), damages())
         .prop_map(|((port, vlan), packet, link, damage)| {
@@ -223,6 +224,7 @@ impl Extras {
                 3 => packet.routing(0, 1),
                 4 => packet.routing(4, 1),
                 5 => packet.fragment(0, false, 5),
+                6 => packet.fragment(0, true, 5),
                 _ => packet.extension(60, &[1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
             }),
             Self::None | Self::Options(_) | Self::Extensions(_) => packet,
@@ -234,7 +236,7 @@ fn extras() -> impl Strategy<Value = Extras> {
     let option =
         select(vec![vec![1], vec![0], vec![148, 4, 0, 0], vec![7, 3, 4], vec![131, 3, 4], vec![9, 1], vec![9, 40]]);
     let options = prop::collection::vec(option, 1..3).prop_map(|options| Extras::Options(options.concat()));
-    let extension = prop_oneof![4 => select(vec![1u8, 2, 5, 6]), 1 => select(vec![0u8, 3, 4])];
+    let extension = prop_oneof![4 => select(vec![1u8, 2, 5, 5, 6, 7]), 1 => select(vec![0u8, 3, 4])];
     prop_oneof![
         16 => Just(Extras::None),
         2 => (select(vec![0u16, 0, 8, 1480]), any::<bool>()).prop_map(|(offset, more)| Extras::Fragment { offset, more }),
@@ -242,6 +244,24 @@ fn extras() -> impl Strategy<Value = Extras> {
         1 => prop::collection::vec(extension, 1..10).prop_map(Extras::Extensions),
         1 => Just(Extras::Extensions(vec![0, 1])),
     ]
+}
+
+/// Solicitations for addresses that may be ours, duplicate address detection among them.
+fn solicitations() -> impl Strategy<Value = Packet> {
+    let own = PLACES.iter().flat_map(|place| place.addresses).map(|text| cidr(text).addr);
+    let links = ["fe80::4d:50ff:fe00:1", "fe80::4d:50ff:fe00:2"].map(ip);
+    let v6 = |addresses: Vec<IpAddr>| addresses.into_iter().filter(IpAddr::is_ipv6).collect::<Vec<_>>();
+    let targets = v6(own.chain(links).chain(SERVICES.map(ip)).collect());
+    let senders = v6(HOSTS.iter().map(|host| ip(host.1)).chain([ip("::"), ip("fe80::2")]).collect());
+    let senders = prop_oneof![2 => select(senders), 1 => Just(ip("::"))];
+    let option = prop::option::of(select(&STATIONS[..]));
+    (senders, select(targets), option).prop_map(|(sender, target, option)| {
+        let (IpAddr::V6(sender), IpAddr::V6(target)) = (sender, target) else { unreachable!("only IPv6 was kept") };
+        let [.., a, b, c] = target.octets();
+        let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c];
+        let packet = Packet::eth([0; 6], [0; 6]).ipv6(sender, group).neighbour_solicitation(target);
+        option.map_or(packet.clone(), |mac| packet.source_link_layer(mac))
+    })
 }
 
 /// ARP and neighbour discovery that nobody asked for, and requests for everybody.

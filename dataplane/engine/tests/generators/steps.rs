@@ -35,16 +35,23 @@ pub enum Incoming {
         station: usize,
         flags: u8,
     },
+    /// A frame received not long ago once more, with these TCP flags.
+    Again {
+        what: Index,
+        flags: u8,
+    },
 }
 
 /// Histories of up to `len` steps with up to `burst` packets at once.
 pub fn histories(len: usize, burst: usize) -> BoxedStrategy<Vec<Step>> {
+    let flags = || select(vec![0x10u8, 0x12, 0x11, 0x14, 0x02, 0x02, 0xff]);
     let incoming = || {
         prop_oneof![
             10 => arrivals().prop_map(Incoming::Fresh),
             1 => noise().prop_map(Incoming::Fresh),
-            9 => (any::<Index>(), 0usize..3, select(vec![0x10u8, 0x12, 0x11, 0x14, 0x02, 0xff]))
+            9 => (any::<Index>(), 0usize..3, flags())
                 .prop_map(|(to, station, flags)| Incoming::Answer { to, station, flags }),
+            5 => (any::<Index>(), flags()).prop_map(|(what, flags)| Incoming::Again { what, flags }),
         ]
     };
     let event = prop_oneof![
