@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use marchproxy_engine::Budget;
 use marchproxy_engine::tables::RuleTables;
 use marchproxy_proto::{tables, v1};
 use tonic::Status;
@@ -44,7 +45,8 @@ pub fn dry_run(document: &v1::Document) -> Result<Checked, Status> {
     Ok(Checked { warnings, content_hash: model::content_hash(document), nodes })
 }
 
-/// What happens on the way to the node and there: encode, decode, and find the tables that were compiled.
+/// What happens on the way to the node and there: encode, decode, find the tables that were compiled, and build them. (A node with its
+/// own budget, or more than one worker, may still refuse them, and says so in its answer.)
 fn build(compiled: &RuleTables) -> Result<Vec<tables::EncodedGroup>, String> {
     let groups = tables::encode(compiled).map_err(|why| why.to_string())?;
     let arrived = groups
@@ -53,9 +55,9 @@ fn build(compiled: &RuleTables) -> Result<Vec<tables::EncodedGroup>, String> {
         .collect::<Result<Vec<_>, _>>()
         .and_then(|groups| tables::from_groups(&groups))
         .map_err(|why| why.to_string())?;
-    if arrived == *compiled {
-        Ok(groups)
-    } else {
-        Err("the tables do not survive their own encoding; please report this document".to_owned())
+    if arrived != *compiled {
+        return Err("the tables do not survive their own encoding; please report this document".to_owned());
     }
+    marchproxy_engine::build(compiled, None, &Budget::default()).map_err(|why| why.to_string())?;
+    Ok(groups)
 }
