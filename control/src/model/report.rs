@@ -202,9 +202,10 @@ impl<'a> Names<'a> {
         if found.is_none() {
             let mut names: Vec<&str> = self.index.keys().copied().filter(|name| !name.is_empty()).collect();
             names.sort_unstable();
+            let a_kind = if self.kind == "interface" { "an interface" } else { &format!("a {}", self.kind) };
             let allowed = match names.len() {
-                0 => format!("the name of a {0}, and there is no {0}", self.kind),
-                1..=Self::LISTED => format!("the name of a {}: {}", self.kind, names.join(", ")),
+                0 => format!("the name of {a_kind}, and there is no {}", self.kind),
+                1..=Self::LISTED => format!("the name of {a_kind}: {}", names.join(", ")),
                 more => format!("the name of one of the {more} objects of kind {}", self.kind),
             };
             report.refuse(at, field, quoted(name), allowed);

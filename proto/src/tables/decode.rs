@@ -112,7 +112,7 @@ impl Names {
             let allowed = if self.index.is_empty() {
                 format!("none: these tables have no {}", self.kind)
             } else {
-                format!("the name of a known {}", self.kind)
+                format!("a known {}", self.kind)
             };
             TableError::new(object, field, format!("\"{name}\""), allowed)
         })

@@ -339,7 +339,7 @@ fn what_comes_over_the_wire_is_judged() {
             let port = kind!(g, Ports).ports[0].clone();
             kind!(g, Ports).ports.push(port);
         }),
-        ("interface wan0: port is \"lan\"; allowed: the name of a known port", |g| {
+        ("interface wan0: port is \"lan\"; allowed: a known port", |g| {
             kind!(g, Interfaces).interfaces[0].port = "lan".to_owned();
         }),
         ("interface wan0: vlan is 4095; allowed: 1..=4094", |g| kind!(g, Interfaces).interfaces[0].vlan = Some(4095)),
@@ -349,7 +349,7 @@ fn what_comes_over_the_wire_is_judged() {
         ("interface wan0: addresses is 192.0.2.1/33; allowed: a length up to 32", |g| {
             kind!(g, Interfaces).interfaces[0].addresses[0].length = 33;
         }),
-        ("route 0.0.0.0/0 of table 0: via.interface is \"lan0\"; allowed: the name of a known interface", |g| {
+        ("route 0.0.0.0/0 of table 0: via.interface is \"lan0\"; allowed: a known interface", |g| {
             kind!(g, Routes).routes[0].via[0].interface = "lan0".to_owned();
         }),
         ("route 0.0.0.0/0 of table 0: via.weight is 0; allowed: 1..=65535", |g| {
@@ -367,7 +367,7 @@ fn what_comes_over_the_wire_is_judged() {
             let prefix = Some(TablePrefix { address: vec![10, 0, 0, 1], length: 8 });
             kind!(g, Routes).routes[0] = TableRoute { prefix, blackhole: true, ..TableRoute::default() };
         }),
-        ("rule in: in_interface is \"x\"; allowed: the name of a known interface", |g| {
+        ("rule in: in_interface is \"x\"; allowed: a known interface", |g| {
             kind!(g, Rules).rules[0].in_interface = "x".to_owned();
         }),
         ("rule in: mark is 64; allowed: 0..=63", |g| kind!(g, Rules).rules[0].mark = Some(64)),
@@ -377,7 +377,7 @@ fn what_comes_over_the_wire_is_judged() {
             rule.priority += 1;
             kind!(g, Rules).rules.push(rule);
         }),
-        ("service web: policer is \"fast\"; allowed: the name of a known policer", |g| {
+        ("service web: policer is \"fast\"; allowed: a known policer", |g| {
             kind!(g, Services).services[0].policer = "fast".to_owned();
         }),
         ("service web: protocol is 132; allowed: 6 (TCP), 17 (UDP) or 1 (ICMP)", |g| {

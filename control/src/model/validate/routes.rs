@@ -154,7 +154,9 @@ fn judge(network: &Network, table: &str, node: Option<usize>, address: IpAddr) -
 
 /// A prefix has one route in each table of each node.
 fn duplicates(document: &Document, routes: &[Option<Route>], report: &mut Report) {
-    let mut seen: HashMap<(&str, Cidr), Vec<(usize, Option<usize>)>> = HashMap::new();
+    /// Index of the route and the node it is for.
+    type Routes = Vec<(usize, Option<usize>)>;
+    let mut seen: HashMap<(&str, Cidr), Routes> = HashMap::new();
     for (index, route) in routes.iter().enumerate() {
         let Some(route) = route else { continue };
         let others = seen.entry((&route.table, route.prefix)).or_default();

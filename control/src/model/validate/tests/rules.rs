@@ -67,7 +67,7 @@ fn matches() {
         (
             "in: wan0",
             "in: wan9",
-            &["rule web: rules[0].match.in is \"wan9\"; allowed: the name of a interface: far0, lan20, lan30, wan0"],
+            &["rule web: rules[0].match.in is \"wan9\"; allowed: the name of an interface: far0, lan20, lan30, wan0"],
         ),
     ]);
 }
