@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         return report(&config);
     }
     log_to_stderr(config.log);
+    end_when_a_packet_thread_dies();
     match daemon::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -47,6 +48,19 @@ fn report(config: &Config) -> ExitCode {
     let refused = findings.iter().any(|finding| finding.level == Level::Fail);
     println!("{}", if refused { "the node would not start" } else { "the node would start" });
     ExitCode::from(if refused { REFUSED } else { 0 })
+}
+
+/// A node without one of its workers would lose a part of the packets for ever, quietly. So the whole process ends, and comes
+/// back on its last good tables when systemd restarts it.
+fn end_when_a_packet_thread_dies() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("unnamed");
+        tracing::error!("thread {name}: {panic}; please report this");
+        if name.starts_with("worker-") || name == "slow-path" || name == "builder" {
+            std::process::abort();
+        }
+    }));
 }
 
 fn log_to_stderr(level: LogLevel) {

@@ -50,6 +50,11 @@ fn store(dir: &Path) -> Store {
     Store::new(dir, "default", "edge-1")
 }
 
+/// The disk is written after the ack.
+async fn saved(dir: &Path, version: u64) {
+    eventually("saved", || store(dir).load().unwrap().is_some_and(|tables| tables.version == version)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_offer_becomes_an_ack_and_only_what_lacks_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
@@ -83,7 +88,7 @@ async fn an_offer_becomes_an_ack_and_only_what_lacks_is_asked_for() {
     let second = RuleTables { rules: vec![rule], ..first };
     assert_eq!(stream.push(3, &second).await.len(), 1);
     assert_eq!(stream.ack().await.generation, 2);
-    eventually("saved", || store(dir.path()).load().unwrap().is_some_and(|tables| tables.version == 3)).await;
+    saved(dir.path(), 3).await;
     let state = running.state.read();
     assert_eq!((state.accepted, state.refused, state.connected), (3, 0, true));
     running.stop().await;
@@ -103,7 +108,7 @@ async fn a_nack_keeps_the_old_tables_here_and_on_disk() {
     let nack = stream.nack().await;
     assert_eq!((nack.version, nack.reason.as_str()), (2, "port wan: device \"x\" is not a device"));
     assert_eq!(running.node.running().version, 1);
-    assert_eq!(store(dir.path()).load().unwrap().unwrap().version, 1);
+    saved(dir.path(), 1).await;
     assert_eq!(running.state.read().refused, 1);
 
     // Damaged on its way: hashes do not match.
@@ -141,7 +146,7 @@ async fn control_killed_in_mid_push_changes_nothing_and_the_node_comes_back() {
     control.kill().await;
     eventually("noticed", || !running.state.read().connected).await;
     assert_eq!((running.node.running().version, running.node.pushed.lock().unwrap().len()), (1, 1));
-    assert_eq!(store(dir.path()).load().unwrap().unwrap().version, 1);
+    saved(dir.path(), 1).await;
 
     let mut control = FakeControl::start(&address.to_string(), None, false).await;
     let mut stream = control.attached().await;

@@ -78,7 +78,7 @@ impl DpdkDriver {
 
     fn pool_for(&self, mtu: u16) -> Result<Mempool, String> {
         // Ethernet header and two tags.
-        let room = if mtu + 22 <= ORDINARY { ORDINARY } else { JUMBO };
+        let room = if u32::from(mtu) + 22 <= u32::from(ORDINARY) { ORDINARY } else { JUMBO };
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = pools.get(&room) {
             return Ok(pool.clone());
@@ -121,6 +121,8 @@ fn pool(eal: &Eal, room: u16, mem_mb: u64, socket: Option<SocketId>) -> Result<M
 
 fn log(level: LogLevel, line: &str) {
     match level {
+        // Said at every start about page sizes that nobody reserved; whether there is enough memory was checked before.
+        LogLevel::Warning if line.contains("hugepages reported on node") => tracing::debug!("dpdk: {line}"),
         LogLevel::Critical | LogLevel::Error => tracing::error!("dpdk: {line}"),
         LogLevel::Warning => tracing::warn!("dpdk: {line}"),
         LogLevel::Notice | LogLevel::Info => tracing::info!("dpdk: {line}"),

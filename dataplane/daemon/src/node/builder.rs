@@ -19,7 +19,7 @@ use crate::kernel::check_addresses;
 use crate::runtime::{Applied, Push};
 use crate::topology::node_of_device;
 
-/// Workers look at the generation every turn, and sleep 64 us at most.
+/// Workers look at the generation every turn, and sleep 100 us at most.
 const SETTLE: Duration = Duration::from_secs(2);
 /// Readers that are no workers (slow path, observers) may hold an old generation a little longer.
 const RECLAIM: Duration = Duration::from_millis(20);

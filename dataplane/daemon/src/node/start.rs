@@ -208,6 +208,10 @@ fn sessions(worker: usize, core: WorkerCore, settings: &Settings) -> Result<Sess
     let buckets = Slab::memfd(&format!("marchproxy-session-buckets-{worker}"), buckets, options)?;
     for report in [table.report(), buckets.report()] {
         tell(worker, &report);
+        if settings.hugepages == HugepageMode::Required && !matches!(report.pages, Pages::Huge(_)) {
+            let shortfall = report.shortfall.unwrap_or_default();
+            return Err(StartError::Place(format!("memory.hugepages: required, but {shortfall}")));
+        }
     }
     Ok(Sessions::new(table, buckets, u64::from_ne_bytes(secret)))
 }
