@@ -128,6 +128,7 @@ fn serve<D: Driver>(config: Config, host: Host, driver: D, taken: Taken) -> Resu
     let served = runtime.block_on(agent(config, host, node.clone(), taken)).map_err(kernel("waiting for signals"));
     // Questions still being answered must not keep a stopped node alive.
     runtime.shutdown_timeout(Duration::from_millis(200));
+    tracing::debug!("the agent is gone");
     served?;
     let terms = node.stop();
     let law = format!(
@@ -184,8 +185,10 @@ async fn agent<D: Driver>(config: Config, host: Host, node: Arc<Node<D>>, taken:
     std::thread::spawn(move || force_after_second_signal(terminate, interrupt));
     stop.send_replace(true);
     // Open connections (a scraper's keep-alive, a `marchctl top`) are not waited for long.
-    for server in servers {
-        let _ = tokio::time::timeout(Duration::from_millis(300), server).await;
+    for (name, server) in ["metrics", "local socket", "agent"].into_iter().zip(servers) {
+        if tokio::time::timeout(Duration::from_millis(300), server).await.is_err() {
+            tracing::debug!("{name}: not waited for any longer");
+        }
     }
     Ok(())
 }

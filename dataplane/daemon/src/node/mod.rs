@@ -111,8 +111,10 @@ impl<D: Driver> Node<D> {
                 tracing::error!("a worker did not give up its ports within {} s", RELEASE.as_secs());
             }
         }
+        tracing::debug!("the workers gave their ports up");
         self.signs.slow_path.store(true, Ordering::Release);
         join(threads.slow_path, "slow path");
+        tracing::debug!("the slow path gave up what it held");
         self.signs.all.store(true, Ordering::Release);
         for worker in threads.workers {
             join(worker, "worker");
