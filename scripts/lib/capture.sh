@@ -32,9 +32,8 @@ dscp_is() { say "((ip and ip[1] & 0xfc == $(($1 << 2))) or (ip6 and ip6[0:2] & 0
 # l3_rate NAME SKIP_SECONDS: bit/s of L3 octets between SKIP_SECONDS after the first packet and the last one; IPv4.
 l3_rate() {
     tcpdump -r "$RUN/$1.pcap" -n -tt -v 'ip' 2>/dev/null | awk -v skip="$2" '
-        match($0, /^[0-9]+\.[0-9]+ IP .*length [0-9]+\)/) {
-            at = $1; octets = $0
-            sub(/\).*/, "", octets); sub(/.*length /, "", octets)
+        match($0, /length [0-9]+\)$/) {
+            at = $1; octets = substr($0, RSTART + 7, RLENGTH - 8)
             if (first == "") first = at
             if (at - first < skip) next
             if (from == "") { from = at; next }

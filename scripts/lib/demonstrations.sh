@@ -44,7 +44,7 @@ REQUESTS=100
 # spread WORD URL CLIENT
 spread() {
     local answers s1 s2
-    answers="$(within client timeout 60 curl -s -g --max-time 5 "$2?[1-$REQUESTS]" || true)"
+    answers="$(within client timeout --foreground 60 curl -s --max-time 5 "$2?[1-$REQUESTS]" || true)"
     s1="$(grep -cxF "s1 $3" <<<"$answers" || true)"
     s2="$(grep -cxF "s2 $3" <<<"$answers" || true)"
     FACTS="$1: $((s1 + s2)) of $REQUESTS requests to $2 answered, s1 $s1, s2 $s2; both see the client's own address $3"
@@ -104,23 +104,36 @@ denied_reaches() { [ "$(dropped rule_deny)" -ge "$1" ]; }
 OFFERED=80 # Mbit/s
 CIR=20     # Mbit/s, as in quickstart.yaml
 
-demo_policed() {
-    local before after sent arrived rate
+# One stream. SENT by iperf3, ARRIVED at the server, POLICED away, and LOST: what neither the server nor the policer saw.
+stream() {
+    local before
     before="$(dropped policer_drop)"
     capture policed s1 eth0 'udp dst port 5201'
-    within client timeout 30 iperf3 -c "$VIP4" -u -b ${OFFERED}M -l 1000 -t 6 --json >"$RUN/iperf3.json" 2>&1 || true
+    within client timeout --foreground 30 iperf3 -c "$VIP4" -u -b ${OFFERED}M -l 1000 -t 6 --json >"$RUN/iperf3.json" 2>&1 || true
     capture_end policed
-    sent="$(jq -r '.end.sum.packets // 0' "$RUN/iperf3.json" || say 0)"
-    arrived="$(captured policed udp)"
-    after="$(dropped policer_drop)"
+    SENT="$(jq -r '.end.sum.packets // 0' "$RUN/iperf3.json" || say 0)"
+    ARRIVED="$(captured policed udp)"
+    POLICED=$(($(dropped policer_drop) - before))
+    LOST=$((SENT - ARRIVED - POLICED))
+}
+
+demo_policed() {
+    local attempt rate
+    # A machine busy with other things may keep MarchProxy or iperf3 from the cores for so long that the stream has holes. Such a
+    # stream says nothing about a policer, and is sent again.
+    for attempt in 1 2 3; do
+        stream
+        if [ "$SENT" -gt 0 ] && [ "$LOST" -lt $((SENT / 100)) ]; then break; fi
+    done
     # The first second holds the burst the policer allows on top.
     rate="$(l3_rate policed 1)"
     FACTS="iperf3 offers $OFFERED Mbit/s of UDP for 6 s, the policer of service stream allows $CIR: at the server"
     FACTS+=" $(awk -v r="$rate" 'BEGIN { printf "%.2f", r / 1e6 }') Mbit/s of L3 octets"
     FACTS+=" ($(awk -v r="$rate" -v c="$CIR" 'BEGIN { printf "%+.2f", r / 1e4 / c - 100 }') %)"
-    FACTS+="; $sent sent, $arrived arrived, policer_drop $((after - before))"
+    FACTS+="; $SENT sent, $ARRIVED arrived, policer_drop $POLICED"
+    if [ "$attempt" -gt 1 ]; then FACTS+=" (attempt $attempt: before, the busy machine lost packets outside of MarchProxy)"; fi
     expect "expected $CIR Mbit/s +-3 %" awk -v r="$rate" -v c="$CIR" 'BEGIN { exit !(r > c * 0.97e6 && r < c * 1.03e6) }'
-    expect "expected most of $sent packets dropped by the policer" at_least $((after - before)) $((sent / 2))
+    expect "expected most of $SENT packets dropped by the policer" at_least "$POLICED" $((SENT / 2))
 }
 
 # --- 6: marked
@@ -129,7 +142,7 @@ demo_marked() {
     local all marked policed
     capture marked1 s1 eth0 'tcp dst port 8080'
     capture marked2 s2 eth0 'tcp dst port 8080'
-    within client timeout 30 curl -s -g --max-time 5 "http://$VIP4/?[1-20]" "http://[$VIP6]/?[1-20]" >/dev/null || true
+    within client timeout --foreground 30 curl -s --max-time 5 "http://$VIP4/?[1-20]" "http://[$VIP6]/?[1-20]" >/dev/null || true
     capture_end marked1
     capture_end marked2
     all=$(($(captured marked1 tcp) + $(captured marked2 tcp)))
@@ -143,10 +156,10 @@ demo_marked() {
 
 # --- 7 and 8: changes under load
 
-# Downloads and requests while the document changes. load_begin; changes; load_end.
+# A download and requests while the document changes: load_begin SECONDS; changes; load_end. The download takes 6 s or 12 s.
 load_begin() {
     rm -f "$RUN"/requests.*
-    start download nsenter --net="$(netns client)" -- curl -sS --max-time 60 -o "$RUN/download.got" "http://$VIP4/download"
+    start download nsenter --net="$(netns client)" -- curl -sS --max-time 60 -o "$RUN/download.got" "http://$VIP4/download/$1s"
     start requests nsenter --net="$(netns client)" -- bash "$REPO/scripts/lib/requests.sh" "$RUN/requests" "http://$VIP4/" "http://[$VIP6]/"
     wait_for 5 test -s "$RUN/requests.ok" || PROBLEMS+=("no request succeeded before the change")
     capture download client eth0 "tcp src port 80 and host $VIP4 and greater 1000"
@@ -185,7 +198,7 @@ median() { sort -n | awk '{ all[NR] = $1 } END { print all[int((NR + 1) / 2)] }'
 demo_changed() {
     local i file settle='' store=''
     changed_document
-    load_begin
+    load_begin 12
     for i in 1 2 3 4 5 6 7 8 9 10 11; do
         if [ $((i % 2)) = 1 ]; then file="$RUN/changed.yaml"; else file="$DOCUMENT"; fi
         apply "$file" "quickstart, change $i" || PROBLEMS+=("change $i was not settled: $APPLIED")
@@ -205,7 +218,7 @@ demo_changed() {
 demo_rolled_back() {
     local before after
     before="$(marchctl get --version "$FIRST" -o json)"
-    load_begin
+    load_begin 6
     APPLIED="$(marchctl rollback "$FIRST" -m 'quickstart, back to the first version' --json)" || PROBLEMS+=("the rollback was refused")
     expect "expected the rollback to settle: $APPLIED" settled
     FACTS="version $(jq .version <<<"$APPLIED") has the content of version $FIRST, settled in $(milliseconds "$(jq .settle_us <<<"$APPLIED")")"

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # The programs of the quickstart: real servers, control, one node, and how to talk to them.
 
-# web_server NAME: nginx in its namespace; says who it is and whom it sees, and has a file at a limited rate.
+# web_server NAME: nginx in its namespace; says who it is and whom it sees, and has a file that takes its time.
 web_server() {
     local dir="$RUN/$1"
     mkdir -p "$dir/tmp"
@@ -21,7 +21,8 @@ http {
         listen 8080 default_server;
         listen [::]:8080 default_server ipv6only=on;
         location / { return 200 "$1 \$remote_addr\n"; }
-        location /download { alias $RUN/download; limit_rate 2m; }
+        location /download/6s { alias $RUN/download; limit_rate 2m; }
+        location /download/12s { alias $RUN/download; limit_rate 1m; }
     }
 }
 TXT
@@ -38,7 +39,7 @@ servers_up() {
 
 # marchctl ARGUMENTS...: as the first operator, over mTLS.
 marchctl() {
-    within proxy timeout 30 "$BIN/marchctl" --control https://127.0.0.1:18000 --ca "$RUN/control/ca.pem" \
+    within proxy timeout --foreground 30 "$BIN/marchctl" --control https://127.0.0.1:18000 --ca "$RUN/control/ca.pem" \
         --cert "$RUN/control/operator-admin.pem" --key "$RUN/control/operator-admin.key" "$@"
 }
 
@@ -55,13 +56,14 @@ TXT
 # The node gets a one-time token, makes its own key, and trades the token for a certificate.
 node_up() {
     mkdir -m 700 "$RUN/node"
-    marchctl node token edge-1 --out "$RUN/enrolment.json" >/dev/null || fail "control gives no token for the node"
+    marchctl node token edge-1 --out "$RUN/enrolment.json" >"$RUN/log/token.log" 2>&1 || fail "control gives no token for the node"
     cat >"$RUN/dataplane.toml" <<TXT
 node = "edge-1"
 metrics = "127.0.0.1:8082"
 socket = "$RUN/dataplane.sock"
 state_dir = "$RUN/node"
 sessions = 65536
+workers = [$(last_core)]
 [control]
 address = "127.0.0.1:18000"
 enrolment = "$RUN/enrolment.json"
@@ -73,6 +75,9 @@ TXT
     start dataplane nsenter --net="$(netns proxy)" -- "$BIN/marchproxy-dataplane" --config "$RUN/dataplane.toml"
     wait_for 30 node_connected || fail "the node does not reach control" "see $RUN/log/dataplane.log"
 }
+
+# The highest core we may use; the others are for clients, servers and the kernel. One worker is enough for this traffic.
+last_core() { sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status | grep -oE '[0-9]+$'; }
 
 node_connected() { marchctl node list --json | jq -e '.nodes[] | select(.name == "edge-1") | .connected'; }
 
