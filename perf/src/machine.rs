@@ -126,6 +126,13 @@ fn doubts(machine: &Machine, seconds: f64, spread: Option<f64>) -> Vec<String> {
             "other threads interrupted the worker {switches:.0} times a second (limit {SWITCHES_LIMIT})"
         ));
     }
+    // Nobody interrupts the worker then, but caches and memory are shared.
+    if machine.load > machine.cores as f64 {
+        doubts.push(format!(
+            "load {:.1} on {} cores: others use the same caches and memory",
+            machine.load, machine.cores
+        ));
+    }
     if let Some(spread) = spread.filter(|&s| s > SPREAD_LIMIT) {
         doubts.push(format!("the repeats spread by {spread:.1} % (limit {SPREAD_LIMIT} %)"));
     }
@@ -185,11 +192,11 @@ mod tests {
     #[test]
     fn noise_is_named() {
         let (mut machine, _) = Watch::start(0).finish(1_000_000_000, "heap", None);
-        (machine.steal, machine.involuntary_switches) = (Some(0.1), 3);
+        (machine.steal, machine.involuntary_switches, machine.load, machine.cores) = (Some(0.1), 3, 1.5, 2);
         assert!(doubts(&machine, 1.0, Some(2.0)).is_empty());
-        (machine.steal, machine.involuntary_switches) = (Some(5.0), 300);
+        (machine.steal, machine.involuntary_switches, machine.load) = (Some(5.0), 300, 4.0);
         let reasons = doubts(&machine, 1.0, Some(20.0));
-        assert_eq!(reasons.len(), 3, "{reasons:?}");
-        assert!(reasons[2].contains("20.0 %"));
+        assert_eq!(reasons.len(), 4, "{reasons:?}");
+        assert!(reasons[3].contains("20.0 %"));
     }
 }
