@@ -1,4 +1,6 @@
 //! marchctl as people run it: what it prints and with which exit code it ends.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics says where")]
 
 mod common;
 
@@ -6,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::{Credential, FakeNode, Rig, document, foreign, fresh};
-use marchproxy_control::pki::Role;
+use marchproxy_control::pki::{Authority, Identity, Role};
 use marchproxy_proto::v1;
 use serde_json::Value;
 use v1::from_node::Message as From;
@@ -167,19 +169,18 @@ async fn what_is_refused_ends_with_1_and_says_where() {
     assert_eq!(rig.newest().await, 0);
 
     let stranger = Ctl::of(&rig, &foreign(Role::Operator, "admin"));
-    stranger.run(&["history"]).await.ends(1).complains("refuses your certificate");
+    stranger.run(&["history"]).await.ends(1).complains("not issued by the authority");
     let alone = Ctl::bare(&ctl.home);
     alone.run(&["history", "--control", &rig.url, "--cert", "/nowhere.pem"]).await.ends(1).complains("--key");
-    let mut other_ca = Ctl::admin(&rig);
-    let foreign_ca = foreign_ca(&ctl);
-    other_ca.options[3] = foreign_ca;
-    other_ca.run(&["history"]).await.ends(1).complains("cannot be trusted").complains("--ca");
-}
-
-fn foreign_ca(ctl: &Ctl) -> String {
-    let dir = tempfile::tempdir().unwrap();
-    let authority = marchproxy_control::pki::Authority::open(dir.path(), 1).unwrap();
-    ctl.file("foreign-ca.pem", authority.ca_pem())
+    // Everything of another control: then it is the server that cannot be trusted.
+    let other = tempfile::tempdir().unwrap();
+    let authority = Authority::open(other.path(), 1).unwrap();
+    let eve = Identity::new("default", Role::Operator, "eve").unwrap();
+    authority.issue_operator_files(&eve, other.path()).unwrap();
+    let place = |name: &str| other.path().join(name).display().to_string();
+    let (ca, cert, key) = (place("ca.pem"), place("operator-eve.pem"), place("operator-eve.key"));
+    let arguments = ["history", "--control", &rig.url, "--ca", &ca, "--cert", &cert, "--key", &key];
+    alone.run(&arguments).await.ends(1).complains("cannot be trusted").complains("--ca");
 }
 
 #[tokio::test(flavor = "multi_thread")]

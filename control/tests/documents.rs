@@ -1,4 +1,6 @@
 //! ConfigService: what is refused and how it says so, versions, idempotency, the database in the way.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics says where")]
 
 mod common;
 

@@ -1,4 +1,6 @@
 //! marchproxy-control as a process: first start, signals, a kill in mid-push, a port that is taken.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics says where")]
 
 mod common;
 

@@ -1,4 +1,6 @@
 //! From Apply to the nodes' streams: offer, wanted, groups, ack, and everything that can go otherwise.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics says where")]
 
 mod common;
 

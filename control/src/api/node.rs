@@ -49,6 +49,6 @@ impl v1::node_service_server::NodeService for NodeApi {
         if let Err(why) = self.control.sync(&caller.identity.cluster).await {
             tracing::warn!(node = %caller.identity, why = why.message(), "attached while the newest version can't be loaded");
         }
-        Ok(Response::new(self.hub().attach(caller, from, hello, inbound)))
+        Ok(Response::new(self.hub().attach(caller, &from, &hello, inbound)))
     }
 }

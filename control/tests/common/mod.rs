@@ -202,19 +202,18 @@ pub fn read(path: &Path) -> String {
 
 /// A document of these nodes; `seed` makes every node's tables different.
 pub fn document(nodes: &[&str], seed: u32) -> v1::Document {
-    let mut text = String::from("api_version: marchproxy/v1\nnodes:\n");
-    for node in nodes {
-        text += &format!(
-            "  - {{name: {node}, ports: [{{name: wan, device: \"af_packet:eth1\", mtu: {}}}]}}\n",
-            1400 + seed
-        );
-    }
-    text += "interfaces:\n";
-    for (at, node) in nodes.iter().enumerate() {
-        text += &format!("  - {{name: wan-{node}, node: {node}, port: wan, addresses: [192.0.{at}.1/24]}}\n");
-    }
-    text += "rules:\n  - {name: no-telnet, priority: 100, match: {protocol: tcp, dst_ports: [23]}, action: deny}\n";
-    text += "  - {name: rest, priority: 9999, match: {}, action: permit}\n";
+    let port = format!("{{name: wan, device: \"af_packet:eth1\", mtu: {}}}", 1400 + seed);
+    let node = |node: &&str| format!("  - {{name: {node}, ports: [{port}]}}\n");
+    let ports = nodes.iter().map(node).collect::<Vec<_>>().concat();
+    let interface = |(at, node): (usize, &&str)| {
+        format!("  - {{name: wan-{node}, node: {node}, port: wan, addresses: [192.0.{at}.1/24]}}\n")
+    };
+    let interfaces = nodes.iter().enumerate().map(interface).collect::<Vec<_>>().concat();
+    let text = format!(
+        "api_version: marchproxy/v1\nnodes:\n{ports}interfaces:\n{interfaces}rules:\n\
+         \x20 - {{name: no-telnet, priority: 100, match: {{protocol: tcp, dst_ports: [23]}}, action: deny}}\n\
+         \x20 - {{name: rest, priority: 9999, match: {{}}, action: permit}}\n"
+    );
     marchproxy_control::model::parse(&text).unwrap()
 }
 

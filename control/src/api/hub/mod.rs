@@ -163,7 +163,7 @@ impl Hub {
 
     /// Runs a node's stream until it ends. A stream that is already there under this name is ended: after a reboot or a lost
     /// network the old one may not have noticed, and the newcomer must not wait for that.
-    pub fn attach(&self, caller: Caller, from: String, hello: v1::Hello, inbound: Streaming<v1::FromNode>) -> Outbound {
+    pub fn attach(&self, caller: Caller, from: &str, hello: &v1::Hello, inbound: Streaming<v1::FromNode>) -> Outbound {
         let cluster = self.cluster(&caller.identity.cluster);
         let node = {
             let mut nodes = lock(&cluster.nodes);

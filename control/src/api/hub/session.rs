@@ -63,14 +63,14 @@ pub(super) fn start(
     cluster: &Arc<Cluster>,
     node: Arc<Node>,
     caller: Caller,
-    from: String,
-    hello: v1::Hello,
+    from: &str,
+    hello: &v1::Hello,
     inbound: Streaming<v1::FromNode>,
 ) -> Outbound {
     let (sender, receiver) = mpsc::channel(OUTBOUND);
     let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
     let (end, ends) = mpsc::channel(1);
-    let stream = take_over(&node, &caller, &from, &hello, questions, end);
+    let stream = take_over(&node, &caller, from, hello, questions, end);
     tracing::info!(node = %caller.identity, from, software = hello.software, version = hello.version, "node attached");
     let welcome = v1::Welcome { node: caller.identity.name.clone(), cluster: caller.identity.cluster.clone() };
     let mut session = Session {

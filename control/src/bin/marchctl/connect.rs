@@ -47,6 +47,9 @@ pub async fn control(settings: &Effective) -> Result<Connection, Failure> {
              and operator.key, or enrol (`marchctl enrol FILE`); on control's own host, root uses the first operator's",
         ));
     }
+    if let Some(credentials) = &settings.credentials {
+        credentials.check()?;
+    }
     channel(&settings.control, settings.credentials.as_ref())
         .await
         .map(|channel| InterceptedService::new(channel, Cluster(settings.cluster.parse().ok())))

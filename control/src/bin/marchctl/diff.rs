@@ -47,15 +47,15 @@ fn render(answer: &v1::DiffResponse, paint: Paint) -> String {
         match object.change.as_str() {
             "added" => {
                 add(paint.on(Tone::Good, format!("+ {title}")));
-                fields(&object.after)
-                    .into_iter()
-                    .for_each(|(name, value)| add(paint.on(Tone::Good, format!("    + {name}: {value}"))));
+                for (name, value) in fields(&object.after) {
+                    add(paint.on(Tone::Good, format!("    + {name}: {value}")));
+                }
             }
             "removed" => {
                 add(paint.on(Tone::Bad, format!("- {title}")));
-                fields(&object.before)
-                    .into_iter()
-                    .for_each(|(name, value)| add(paint.on(Tone::Bad, format!("    - {name}: {value}"))));
+                for (name, value) in fields(&object.before) {
+                    add(paint.on(Tone::Bad, format!("    - {name}: {value}")));
+                }
             }
             _ => {
                 add(paint.on(Tone::Strong, format!("~ {title}")));

@@ -228,15 +228,15 @@ pub async fn get(args: Get, settings: &Effective, out: &mut Out) -> Result<(), F
         .into_inner();
     let document = answer.document.unwrap_or_default();
     if settings.json || args.output == Format::Json {
-        out.line(model::to_json(&document).map_err(unwritable)?);
+        out.line(model::to_json(&document).map_err(|why| unwritable(&why))?);
     } else {
         out.line(format!("# version {}, content hash {}", answer.version, answer.content_hash));
-        out.text(&model::to_yaml(&document).map_err(unwritable)?);
+        out.text(&model::to_yaml(&document).map_err(|why| unwritable(&why))?);
     }
     Ok(())
 }
 
-fn unwritable(why: model::RenderError) -> Failure {
+fn unwritable(why: &model::RenderError) -> Failure {
     Failure::refused(format!("cannot write the document: {why}; please report this"))
 }
 

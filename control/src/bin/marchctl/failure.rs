@@ -34,7 +34,7 @@ impl Failure {
 
 /// Whether the call never came through to anybody who could judge it.
 pub fn connection_lost(status: &Status) -> bool {
-    std::error::Error::source(status).is_some_and(|source| source.is::<tonic::transport::Error>())
+    std::error::Error::source(status).is_some_and(<dyn std::error::Error>::is::<tonic::transport::Error>)
 }
 
 /// Whether control answered that it has no stream of the node.
@@ -106,9 +106,14 @@ pub fn from_transport(error: &(dyn std::error::Error + 'static), control: &str) 
             "{control} does not speak TLS; if it runs with --insecure, use --control http://...: {chain}"
         ));
     }
-    Failure::Unreachable(format!(
-        "cannot reach control at {control}: {chain}; is marchproxy-control running there, and is --control right?"
-    ))
+    let broken =
+        ["connection closed", "connection reset", "broken pipe"].iter().any(|sign| chain.to_lowercase().contains(sign));
+    let hint = if broken && control.starts_with("https://") {
+        "it broke off; if control runs, it may refuse your certificate, which its log says"
+    } else {
+        "is marchproxy-control running there, and is --control right?"
+    };
+    Failure::Unreachable(format!("cannot reach control at {control}: {chain}; {hint}"))
 }
 
 /// An error with all its causes, each said once.

@@ -164,7 +164,9 @@ fn show(object: &Value, out: &mut Out) {
         match value {
             Value::Array(items) if items.iter().any(Value::is_object) => {
                 out.line(format!("{name}:"));
-                items.iter().for_each(|item| out.line(format!("  - {}", brief(item))));
+                for item in items {
+                    out.line(format!("  - {}", brief(item)));
+                }
             }
             value => out.line(format!("{name:width$}  {}", brief(value))),
         }

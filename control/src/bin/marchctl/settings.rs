@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use x509_parser::pem::{Pem, parse_x509_pem};
+use x509_parser::time::ASN1Time;
 
 use crate::args::Global;
 use crate::failure::Failure;
@@ -142,8 +144,30 @@ fn read(path: &Path) -> Result<String, Failure> {
 
 /// The role in a certificate.
 pub fn identity(pem: &str) -> Option<Identity> {
-    let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+    let (_, pem) = parse_x509_pem(pem.as_bytes()).ok()?;
     Peer::from_certificate(&pem.contents).ok().map(|peer| peer.identity)
+}
+
+impl Credentials {
+    /// Whether control can accept them at all: our certificate must be of the authority we trust, and valid now. Over TLS 1.3 a
+    /// server's refusal comes after the connection stands, and is sometimes lost with it; so it is looked at here first.
+    pub fn check(&self) -> Result<(), Failure> {
+        let Some((own, _)) = &self.own else { return Ok(()) };
+        let refused = |why: String| Failure::refused(format!("your certificate is of no use: {why}"));
+        let (_, pem) = parse_x509_pem(own.as_bytes()).map_err(|why| refused(format!("it cannot be read: {why}")))?;
+        let own = pem.parse_x509().map_err(|why| refused(format!("it cannot be read: {why}")))?;
+        let issued = Pem::iter_from_buffer(self.ca.as_bytes())
+            .filter_map(Result::ok)
+            .any(|ca| ca.parse_x509().is_ok_and(|ca| own.verify_signature(Some(ca.public_key())).is_ok()));
+        let again = "give the right ones with --ca, --cert and --key, or enrol again (`marchctl enrol FILE`)";
+        if !issued {
+            return Err(refused(format!("it was not issued by the authority given with it; {again}")));
+        }
+        if own.validity().not_after < ASN1Time::now() {
+            return Err(refused(format!("it expired on {}; {again}", own.validity().not_after)));
+        }
+        Ok(())
+    }
 }
 
 /// Where a person's settings are.

@@ -59,10 +59,10 @@ fn head(before: &v1::StatsResponse, now: &v1::StatsResponse, paint: Paint) -> St
         span(now.uptime_ms / 1_000)
     );
     for (tone, finding) in findings {
-        text.push_str(&format!("  {} {finding}\n", paint.on(tone, "!")));
+        text.extend(["  ", &paint.on(tone, "!"), " ", &finding, "\n"]);
     }
     if let Some(c) = &now.conservation {
-        text.push_str(&format!(
+        let sum = format!(
             "  rx {} + originated {} = tx {} + dropped {} + for us {} + held {}, residue {}\n",
             thousands(c.rx),
             thousands(c.originated),
@@ -71,7 +71,8 @@ fn head(before: &v1::StatsResponse, now: &v1::StatsResponse, paint: Paint) -> St
             thousands(c.consumed),
             thousands(c.held),
             c.residue
-        ));
+        );
+        text.push_str(&sum);
     }
     text
 }
