@@ -116,7 +116,7 @@ fn serve<D: Driver>(config: Config, host: Host, driver: D, taken: Taken) -> Resu
         env!("CARGO_PKG_VERSION"),
         node.backend(),
         node.workers(),
-        config.metrics,
+        taken.http.local_addr().unwrap_or(config.metrics),
         config.socket.display()
     );
     let kernel = |doing| move |source| DaemonError::Kernel { doing, source };

@@ -169,8 +169,8 @@ fn rights() -> Finding {
         return finding(Level::Ok, "rights: all that ports may need");
     }
     let text = format!(
-        "rights: without {}: af_packet ports need CAP_NET_RAW and CAP_NET_ADMIN, vfio devices CAP_IPC_LOCK; run as root or with \
-         AmbientCapabilities as in deploy/systemd/marchproxy-dataplane.service",
+        "rights: without {}: af_packet ports need CAP_NET_RAW and CAP_NET_ADMIN, vfio devices CAP_IPC_LOCK; run as root, or \
+         grant them (systemd: AmbientCapabilities=)",
         missing.join(", ")
     );
     finding(Level::Warn, text)
