@@ -1,7 +1,7 @@
 //! From `RuleTables` to a `Snapshot`: the one place where expensive structures are made and budgets are computed. The node, the harness,
 //! the tests and control's dry run all call it; it never runs on a worker.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::flow::{Addr, from_ip};
 use crate::ports::{PortSlot, UNTAGGED};
@@ -280,30 +280,15 @@ fn routes(tables: &RuleTables, snapshot: &mut Snapshot) {
             }
         }
     }
+    // Routes that do the same share one entry: few gateways serve many prefixes, and their entries stay in the cache.
+    let mut same: HashMap<&RouteAction, u32> = HashMap::new();
     for spec in &tables.routes {
-        let route = match &spec.action {
-            RouteAction::Blackhole => Route::Blackhole,
-            RouteAction::Reject => Route::Reject,
-            RouteAction::Via(hops) => {
-                let first = snapshot.hops.len() as u32;
-                let mut weight = 0;
-                for hop in hops {
-                    weight += u32::from(hop.weight);
-                    let address = from_ip(hop.address);
-                    let neighbour_hash = snapshot.interfaces[hop.interface].neighbour(address).hash();
-                    snapshot.hops.push(Hop {
-                        address,
-                        interface: hop.interface as u32,
-                        cumulative: weight,
-                        neighbour_hash,
-                    });
-                }
-                Route::Via { first, count: hops.len() as u32, weight }
-            }
-        };
-        let index = snapshot.routes.len() as u32;
-        snapshot.routes.push(route);
         let key = (from_ip(spec.prefix.network().addr), spec.prefix.len);
+        let index = *same.entry(&spec.action).or_insert_with(|| {
+            let route = route(&spec.action, snapshot);
+            snapshot.routes.push(route);
+            snapshot.routes.len() as u32 - 1
+        });
         prefixes.entry(spec.table).or_default().insert(key, index);
     }
     // BTreeMap order equals the dense numbering of `interfaces`.
@@ -311,6 +296,30 @@ fn routes(tables: &RuleTables, snapshot: &mut Snapshot) {
         .into_values()
         .map(|list| Fib::build(list.into_iter().map(|((addr, len), index)| (addr, len, index))))
         .collect();
+}
+
+/// The entry of an action; its next hops go into the snapshot.
+fn route(action: &RouteAction, snapshot: &mut Snapshot) -> Route {
+    match action {
+        RouteAction::Blackhole => Route::Blackhole,
+        RouteAction::Reject => Route::Reject,
+        RouteAction::Via(hops) => {
+            let first = snapshot.hops.len() as u32;
+            let mut weight = 0;
+            for hop in hops {
+                weight += u32::from(hop.weight);
+                let address = from_ip(hop.address);
+                let neighbour_hash = snapshot.interfaces[hop.interface].neighbour(address).hash();
+                snapshot.hops.push(Hop {
+                    address,
+                    interface: hop.interface as u32,
+                    cumulative: weight,
+                    neighbour_hash,
+                });
+            }
+            Route::Via { first, count: hops.len() as u32, weight }
+        }
+    }
 }
 
 /// Counter slots by kind and name.

@@ -53,9 +53,12 @@ pub trait PacketBuf: Send + Sized + 'static {
     fn checksum(&self) -> ChecksumState {
         ChecksumState::Unknown
     }
-    /// Starts loading the first cache line of the frame.
+    /// Starts loading the headers: the first two cache lines of the frame (IPv6 with TCP needs both).
+    #[inline]
     fn prefetch(&self) {
-        marchproxy_cpu::prefetch_slice(self.data(), 0);
+        let frame = self.data();
+        marchproxy_cpu::prefetch_slice(frame, 0);
+        marchproxy_cpu::prefetch_slice(frame, 64);
     }
 }
 

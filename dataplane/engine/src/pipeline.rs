@@ -14,8 +14,9 @@ use crate::table::neighbours::NeighbourTable;
 use crate::table::policer::Policer;
 use crate::table::sessions::Sessions;
 
-/// Every this many bursts one is timed stage by stage: enough for figures, too few to cost anything.
-const SAMPLE_EVERY: u32 = 16;
+/// Every this many bursts one is timed stage by stage: enough for figures, too few to cost anything. Odd, so that ports polled in turn are
+/// all sampled.
+const SAMPLE_EVERY: u32 = 17;
 
 /// The stages of one worker and what they keep between bursts.
 pub struct Pipeline {

@@ -112,7 +112,7 @@ pub struct RouteSpec {
 }
 
 /// What a route does.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RouteAction {
     /// Forward over one of these, chosen per flow in proportion to the weights. Never empty.
     Via(Vec<NextHopSpec>),
@@ -123,7 +123,7 @@ pub enum RouteAction {
 }
 
 /// One next hop of a route. Sorted by address within a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct NextHopSpec {
     /// Of the prefix's family, inside a connected prefix of `interface`, not an address of ours.
     pub address: IpAddr,

@@ -113,6 +113,11 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, facts: &
     }
     let mac = facts.mac(port);
     for lane in burst.active.lanes() {
+        if let Some(packet) = burst.packet(lane) {
+            packet.prefetch();
+        }
+    }
+    for lane in burst.active.lanes() {
         let Some((packet, columns)) = burst.packet_and_columns(lane) else { continue };
         let (head, key) = (&mut columns.head[lane.index()], &mut columns.key[lane.index()]);
         *head = Head::default();

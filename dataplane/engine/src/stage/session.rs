@@ -21,7 +21,7 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, sessions
     for lane in active.lanes() {
         let lane = lane.index();
         columns.hash[lane] = sessions.hash(&columns.key[lane]);
-        sessions.prefetch_bucket(columns.hash[lane]);
+        sessions.prefetch_buckets(columns.hash[lane]);
     }
     for lane in active.lanes() {
         sessions.prefetch_entry(columns.hash[lane.index()]);

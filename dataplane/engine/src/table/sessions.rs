@@ -4,7 +4,7 @@
 //! bucket, two candidate buckets a key. Look-ups are bounded (16 slots) and hashes keyed, so nobody can choose colliding flows.
 
 use bytemuck::{Pod, Zeroable};
-use marchproxy_cpu::{Slab, prefetch_slice};
+use marchproxy_cpu::{Slab, prefetch, prefetch_slice};
 
 use crate::flow::FlowKey;
 use crate::ports::PortSlot;
@@ -322,20 +322,25 @@ impl Sessions {
         key.hash(self.secret)
     }
 
-    /// Starts loading the key's first bucket.
+    /// Starts loading the key's buckets.
     #[inline]
-    pub fn prefetch_bucket(&self, hash: u64) {
-        prefetch_slice(&self.buckets, hash as usize & (self.buckets.len() - 1));
+    pub fn prefetch_buckets(&self, hash: u64) {
+        for at in self.places(hash) {
+            prefetch_slice(&self.buckets, at);
+        }
     }
 
-    /// Starts loading the entry that the first matching tag names.
+    /// Starts loading both lines of the entry that the first matching tag names: the keys, and what was decided.
     #[inline]
     pub fn prefetch_entry(&self, hash: u64) {
         for at in self.places(hash) {
             let Some(bucket) = self.buckets.get(at) else { return };
             for slot in bucket.0 {
                 if slot >> 32 == hash >> 32 && slot != 0 {
-                    prefetch_slice(&self.entries, Hit(slot as u32).entry());
+                    if let Some(session) = self.entries.get(Hit(slot as u32).entry()) {
+                        prefetch(session);
+                        prefetch(&session.generation);
+                    }
                     return;
                 }
             }
