@@ -62,6 +62,24 @@ async fn thousands_of_violations_still_arrive() {
 }
 
 #[tokio::test]
+async fn stopping_a_port_wants_to_be_asked_for() {
+    let rig = Rig::start().await;
+    let before = document(&["edge-1"], 1);
+    rig.apply(before.clone()).await.unwrap();
+    let mut after = before;
+    after.nodes[0].ports[0].mtu = Some(9000);
+    let refused = rig.apply(after.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let fields = fields(&refused);
+    assert_eq!(fields[0].0, "nodes[0].ports[0].mtu");
+    assert!(fields[0].1.contains("9000") && fields[0].1.contains("--allow-port-restart"), "{}", fields[0].1);
+    assert_eq!(rig.newest().await, 1, "nothing was stored");
+    let header = v1::ApplyHeader { allow_port_restart: true, ..Default::default() };
+    rig.apply_with(header, after).await.unwrap();
+    assert_eq!(rig.newest().await, 2);
+}
+
+#[tokio::test]
 async fn the_wrong_expected_version_is_aborted_with_both_numbers() {
     let rig = Rig::start().await;
     let header = |expected| v1::ApplyHeader { expected_version: Some(expected), ..Default::default() };

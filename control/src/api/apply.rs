@@ -12,7 +12,7 @@ use super::auth::Caller;
 use super::dry_run::Checked;
 use super::errors;
 use super::state::{Control, base, check, now};
-use crate::model;
+use crate::model::{self, PortChange, PortRestart, Violation};
 use crate::store::{Committed, NewVersion, StoreError, VersionRow};
 
 /// All chunks of one call together, encoded. A million rules take about 100 MB.
@@ -46,6 +46,8 @@ pub struct Change {
     pub message: String,
     /// Stop before storing.
     pub validate_only: bool,
+    /// Ports may stop for a moment.
+    pub allow_port_restart: bool,
     /// When the call came.
     pub received: Instant,
 }
@@ -152,6 +154,9 @@ async fn carry_through(control: &Control, change: Change) -> Result<v1::ApplyRes
     let (document, rollback_of) = wished(control, cluster, change.wish).await?;
     let document = Arc::new(document);
     let checked = check(Arc::clone(&document)).await?;
+    if !change.allow_port_restart {
+        refuse_restarts(&base(control, cluster).await?, &document)?;
+    }
     if change.validate_only {
         return validated(control, cluster, change.expected_version, checked).await;
     }
@@ -182,6 +187,28 @@ async fn carry_through(control: &Control, change: Change) -> Result<v1::ApplyRes
     let store_us = micros(committed_at - change.received);
     let answer = answer(control, cluster, row, attempt, committed_at).await;
     Ok(v1::ApplyResponse { unchanged, warnings: checked.warnings, store_us, ..answer })
+}
+
+/// A change that stops a running port is a class of its own: it wants to be asked for.
+fn refuse_restarts(before: &v1::Document, after: &v1::Document) -> Result<(), Status> {
+    let found: Vec<Violation> = model::port_restarts(before, after).iter().filter_map(|r| restart(after, r)).collect();
+    if found.is_empty() { Ok(()) } else { Err(errors::violations(&found)) }
+}
+
+fn restart(after: &v1::Document, restart: &PortRestart) -> Option<Violation> {
+    let (field, found, running) = match &restart.change {
+        PortChange::Added | PortChange::Removed => return None,
+        PortChange::Device { before, after } => ("device", format!("{after:?}"), format!("{before:?}")),
+        PortChange::Mtu { before, after } => ("mtu", after.to_string(), before.to_string()),
+    };
+    let node = after.nodes.iter().position(|node| node.name == restart.node)?;
+    let port = after.nodes[node].ports.iter().position(|port| port.name == restart.port)?;
+    Some(Violation {
+        object: format!("node {}, port {}", restart.node, restart.port),
+        field: format!("nodes[{node}].ports[{port}].{field}"),
+        found,
+        allowed: format!("{running}, which runs; the change stops the port and needs --allow-port-restart"),
+    })
 }
 
 /// Waits for the nodes and says what became of the version.

@@ -57,6 +57,7 @@ impl v1::config_service_server::ConfigService for ConfigApi {
             request_id: header.request_id,
             message: header.message,
             validate_only: header.validate_only,
+            allow_port_restart: header.allow_port_restart,
             received,
         };
         apply(&self.control, change).await.map(Response::new)
@@ -131,6 +132,7 @@ impl v1::config_service_server::ConfigService for ConfigApi {
             request_id: asked.request_id,
             message,
             validate_only: false,
+            allow_port_restart: asked.allow_port_restart,
             received: Instant::now(),
         };
         apply(&self.control, change).await.map(Response::new)

@@ -203,7 +203,8 @@ impl Session {
             version,
             content_hash: tables.content_hash.clone(),
             groups,
-            allow_port_restart: false,
+            // Apply asked whether ports may stop before it stored the version; a node that was away must not be asked again.
+            allow_port_restart: true,
         })));
         let deadline = Instant::now() + self.push_timeout;
         self.push = Some(Push { tables: Arc::clone(tables), version, attempt, deadline });

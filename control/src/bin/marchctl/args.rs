@@ -186,6 +186,9 @@ pub struct Apply {
     /// Check only, store nothing
     #[arg(long)]
     pub validate_only: bool,
+    /// Let ports stop for a moment where their device or MTU changes
+    #[arg(long)]
+    pub allow_port_restart: bool,
 }
 
 /// `validate`
@@ -255,6 +258,9 @@ pub struct Rollback {
     /// A repeated call with the same id answers with the first call's version
     #[arg(long, value_name = "ID", default_value = "")]
     pub request_id: String,
+    /// Let ports stop for a moment where their device or MTU changes
+    #[arg(long)]
+    pub allow_port_restart: bool,
 }
 
 /// `watch`

@@ -51,6 +51,7 @@ pub async fn apply(args: Apply, settings: &Effective, out: &mut Out) -> Result<(
         request_id: args.request_id,
         validate_only: args.validate_only,
         message: args.message,
+        allow_port_restart: args.allow_port_restart,
     };
     let mut client = connect::config(settings).await?;
     let answer = client
@@ -286,6 +287,7 @@ pub async fn rollback(args: Rollback, settings: &Effective, out: &mut Out) -> Re
         request_id: args.request_id,
         message: args.message,
         expected_version: args.expect_version,
+        allow_port_restart: args.allow_port_restart,
     };
     let answer = connect::config(settings)
         .await?

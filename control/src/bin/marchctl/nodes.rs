@@ -87,6 +87,7 @@ async fn list(settings: &Effective, out: &mut Out) -> Result<(), Failure> {
 fn state(node: &v1::NodeInfo) -> (&'static str, Tone) {
     match (node.connected, node.version == node.wanted_version) {
         (false, _) => ("away", Tone::Bad),
+        (true, _) if node.wanted_version == 0 => ("not in document", Tone::Warn),
         (true, true) => ("settled", Tone::Good),
         (true, false) => ("behind", Tone::Warn),
     }

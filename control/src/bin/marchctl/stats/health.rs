@@ -52,7 +52,7 @@ pub fn findings(before: &v1::StatsResponse, now: &v1::StatsResponse) -> Vec<(Ton
             found.push((Tone::Warn, format!("{} packets dropped by {class} since the last look", thousands(fresh))));
         }
     }
-    if now.generation == 0 {
+    if now.version == 0 {
         found.push((Tone::Warn, "no tables yet: every packet is dropped".to_owned()));
     }
     found
