@@ -33,10 +33,11 @@ pub struct Report {
     pub instructions_reason: Option<String>,
     /// Packets per second of CPU time of the worker.
     pub packets_per_cpu_second: f64,
-    /// Cycles per step of the fixed memory walk, see [`crate::calibrate::Calibration`].
+    /// Cycles per step of the fixed loop over random cache lines, addresses known beforehand: what a look-up costs that is prefetched or
+    /// overlaps with others. See [`crate::calibrate::Calibration`].
     pub calibration_cycles: f64,
-    /// The same lines with addresses known beforehand: what a look-up costs that is prefetched or overlaps with others.
-    pub calibration_independent_cycles: f64,
+    /// The same lines, each address read from the line before: the latency of a look-up that waits.
+    pub calibration_dependent_cycles: f64,
     /// Per stage, from every sixteenth burst or so.
     pub stages: Vec<Stage>,
     /// Drops by reason.
@@ -143,8 +144,8 @@ impl Report {
             instructions_per_packet: sum.instructions.map(|n| n as f64 / packets),
             instructions_reason: context.instructions_reason,
             packets_per_cpu_second: packets * 1e9 / (sum.cpu_ns.max(1) as f64),
-            calibration_cycles: median(context.calibration.dependent),
-            calibration_independent_cycles: median(context.calibration.independent),
+            calibration_cycles: median(context.calibration.independent),
+            calibration_dependent_cycles: median(context.calibration.dependent),
             stages: stages(&counts),
             drops: named(&counts.drops),
             residue: outcome.residue,

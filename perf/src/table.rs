@@ -39,10 +39,10 @@ fn write(out: &mut String, r: &Report) -> std::fmt::Result {
         (
             "  scaled by calibration",
             format!(
-                "{:.2} steps of {:.1} (independent {:.1})",
+                "{:.2} steps of {:.1} (dependent {:.1})",
                 r.cycles_per_packet / r.calibration_cycles.max(1.0),
                 r.calibration_cycles,
-                r.calibration_independent_cycles
+                r.calibration_dependent_cycles
             ),
         ),
         ("IO cycles per packet", format!("{:.1}", r.io_cycles_per_packet)),
