@@ -116,11 +116,11 @@ async fn the_life_of_a_document() {
     ctl.run(&["apply", "-f", &first]).await.ends(0).says("unchanged");
 
     let second = ctl.file("second.json", &serde_json::to_string(&document(&["edge-1"], 2)).unwrap());
-    ctl.run(&["diff", "-f", &second]).await.ends(0).says("~ node edge-1").says("1 changed");
+    ctl.run(&["diff", "-f", &second]).await.ends(0).says("~ rule no-telnet").says("1 changed");
     let json = ctl.run(&["apply", "-f", &second, "--json", "--request-id", "r1"]).await.ends(0).json();
     assert_eq!((&json["version"], &json["nodes"][0]["outcome"]), (&2.into(), &"NODE_OUTCOME_SETTLED".into()));
     assert_eq!(ctl.run(&["apply", "-f", &second, "--json", "--request-id", "r1"]).await.json()["version"], 2);
-    ctl.run(&["diff", "--from", "1", "--to", "2"]).await.ends(0).says("~ node edge-1");
+    ctl.run(&["diff", "--from", "1", "--to", "2"]).await.ends(0).says("~ rule no-telnet");
 
     ctl.run(&["get", "--version", "1"]).await.ends(0).says("# version 1").says("no-telnet");
     assert_eq!(ctl.run(&["get", "-o", "json"]).await.ends(0).json()["nodes"][0]["name"], "edge-1");
@@ -146,7 +146,7 @@ async fn what_is_refused_ends_with_1_and_says_where() {
     let rig = Rig::start().await;
     let ctl = Ctl::admin(&rig);
     let good = ctl.file("good.yaml", &yaml(1));
-    let unknown = ctl.file("unknown.yaml", &yaml(1).replace("priority: 100", "priorty: 100"));
+    let unknown = ctl.file("unknown.yaml", &yaml(1).replace("priority: 201", "priorty: 201"));
     ctl.run(&["apply", "-f", &unknown]).await.ends(1).complains("priorty").complains("unknown.yaml");
     let broken = ctl.file("broken.yaml", "nodes: [");
     ctl.run(&["validate", "-f", &broken]).await.ends(1).complains("broken.yaml");

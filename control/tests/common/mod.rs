@@ -202,7 +202,8 @@ pub fn read(path: &Path) -> String {
 
 /// A document of these nodes; `seed` makes every node's tables different.
 pub fn document(nodes: &[&str], seed: u32) -> v1::Document {
-    let port = format!("{{name: wan, device: \"af_packet:eth1\", mtu: {}}}", 1400 + seed);
+    let port = "{name: wan, device: \"af_packet:eth1\"}";
+    let priority = 200 + seed;
     let node = |node: &&str| format!("  - {{name: {node}, ports: [{port}]}}\n");
     let ports = nodes.iter().map(node).collect::<Vec<_>>().concat();
     let interface = |(at, node): (usize, &&str)| {
@@ -211,7 +212,7 @@ pub fn document(nodes: &[&str], seed: u32) -> v1::Document {
     let interfaces = nodes.iter().enumerate().map(interface).collect::<Vec<_>>().concat();
     let text = format!(
         "api_version: marchproxy/v1\nnodes:\n{ports}interfaces:\n{interfaces}rules:\n\
-         \x20 - {{name: no-telnet, priority: 100, match: {{protocol: tcp, dst_ports: [23]}}, action: deny}}\n\
+         \x20 - {{name: no-telnet, priority: {priority}, match: {{protocol: tcp, dst_ports: [23]}}, action: deny}}\n\
          \x20 - {{name: rest, priority: 9999, match: {{}}, action: permit}}\n"
     );
     marchproxy_control::model::parse(&text).unwrap()
