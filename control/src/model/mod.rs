@@ -20,10 +20,13 @@ pub use diff::{PortChange, PortRestart, diff, port_restarts};
 pub use merge::merge;
 pub use objects::{
     API_VERSION, DEFAULT_CLUSTER, DEFAULT_MTU, Kind, MAIN_TABLE, Object, UnknownKind, content_hash, hash_of_hashes,
-    hex, insert, objects, route_name,
+    hex, insert, objects, route_name, sort,
 };
 pub use text::{ParseError, RenderError, parse, to_json, to_yaml};
 pub use types::Model;
 pub(crate) use types::{BackendState, RouteAction};
 pub use validate::validate;
 pub use violation::{Violation, Warning};
+
+#[cfg(test)]
+mod properties;

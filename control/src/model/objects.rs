@@ -115,6 +115,17 @@ pub fn objects(document: &Document) -> Vec<Object> {
     objects
 }
 
+/// Puts the objects of a document in canonical order.
+pub fn sort(document: &mut Document) {
+    document.nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    document.interfaces.sort_by(|a, b| a.name.cmp(&b.name));
+    document.routes.sort_by_cached_key(route_name);
+    document.rules.sort_by(|a, b| a.name.cmp(&b.name));
+    document.services.sort_by(|a, b| a.name.cmp(&b.name));
+    document.policers.sort_by(|a, b| a.name.cmp(&b.name));
+    document.qos.sort_by(|a, b| a.name.cmp(&b.name));
+}
+
 /// Puts an object back into a document, at the end of its list.
 pub fn insert(document: &mut Document, kind: Kind, body: &str) -> Result<(), serde_json::Error> {
     match kind {

@@ -160,6 +160,15 @@ mod tests {
         assert_eq!((document.interfaces[0].urpf.as_str(), document.interfaces[0].port.as_str()), ("off", "yes"));
     }
 
+    /// Found by a property test: JSON's reader must not round what its writer wrote.
+    #[test]
+    fn a_fraction_with_all_its_digits() {
+        let text = "qos: [{name: q, priority: {max_latency_ms: 3939.5130082243722}}]";
+        let document = parse(text).unwrap();
+        assert_eq!(parse(&to_json(&document).unwrap()).unwrap(), document);
+        assert_eq!(parse(&to_yaml(&document).unwrap()).unwrap(), document);
+    }
+
     #[test]
     fn errors_say_where_and_what() {
         let cases = [

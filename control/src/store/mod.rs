@@ -35,12 +35,12 @@ impl Store {
 
     /// The newest version, if any.
     pub async fn current(&self, cluster: &str) -> Result<Option<Stored>, StoreError> {
-        versions::load(&self.db, cluster, None).await
+        versions::load(&self.db, &self.newest, cluster, None).await
     }
 
     /// One version, if it exists.
     pub async fn version(&self, cluster: &str, version: u64) -> Result<Option<Stored>, StoreError> {
-        versions::load(&self.db, cluster, Some(version)).await
+        versions::load(&self.db, &self.newest, cluster, Some(version)).await
     }
 
     /// Stores a version: objects, version, audit and request id in one transaction. The document must have passed validation.

@@ -51,34 +51,46 @@ impl Entry {
     }
 }
 
-/// The objects of each cluster's newest version as this process last saw it, sorted, so that a commit need not read them again. A cached
-/// list is used only if the database's newest version has the same number and content hash.
+/// Each cluster's newest version as this process stored it, so that neither a commit nor a change to the document must read it again.
+/// It counts only if the database's newest version has the same number and content hash.
 #[derive(Debug, Default)]
 pub struct Newest(Mutex<HashMap<String, Seen>>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Seen {
     version: u64,
     content_hash: String,
+    /// Sorted.
     entries: Arc<Vec<Entry>>,
+    /// As [`load`] would read it.
+    document: Arc<Document>,
 }
 
 impl Newest {
-    fn get(&self, cluster: &str, row: &VersionRow) -> Option<Arc<Vec<Entry>>> {
+    fn get(&self, cluster: &str, version: u64, content_hash: &str) -> Option<Seen> {
         let newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = newest.get(cluster)?;
-        (seen.version == row.version && seen.content_hash == row.content_hash).then(|| Arc::clone(&seen.entries))
+        (seen.version == version && seen.content_hash == content_hash).then(|| seen.clone())
     }
 
-    fn put(&self, cluster: &str, row: &VersionRow, entries: Arc<Vec<Entry>>) {
+    fn put(&self, new: &NewVersion<'_>, row: &VersionRow, entries: Vec<Entry>) {
+        let mut document = new.document.clone();
+        new.cluster.clone_into(&mut document.cluster);
+        model::sort(&mut document);
+        let (version, content_hash) = (row.version, row.content_hash.clone());
+        let seen = Seen { version, content_hash, entries: Arc::new(entries), document: Arc::new(document) };
         let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = Seen { version: row.version, content_hash: row.content_hash.clone(), entries };
-        newest.insert(cluster.to_owned(), seen);
+        newest.insert(new.cluster.to_owned(), seen);
     }
 }
 
 /// See [`Store::version`](super::Store::version); `None` means the newest.
-pub async fn load(db: &Database, cluster: &str, version: Option<u64>) -> Result<Option<Stored>, StoreError> {
+pub async fn load(
+    db: &Database,
+    newest: &Newest,
+    cluster: &str,
+    version: Option<u64>,
+) -> Result<Option<Stored>, StoreError> {
     const DOING: &str = "read a version";
     let mut connection = db.read(DOING).await?;
     let failed = |error| db.failed(DOING, error);
@@ -94,6 +106,10 @@ pub async fn load(db: &Database, cluster: &str, version: Option<u64>) -> Result<
     let Some((version, api_version, content_hash, author, at, message, rollback_of)) = found else {
         return Ok(None);
     };
+    if let Some(seen) = newest.get(cluster, version as u64, &content_hash) {
+        let (version, rollback_of, document) = (version as u64, rollback_of as u64, (*seen.document).clone());
+        return Ok(Some(Stored { version, content_hash, document, author, at, message, rollback_of }));
+    }
     let rows: Vec<(String, String, String)> = sqlx::query_as(
         "SELECT o.kind, o.name, o.body FROM version_objects v \
          JOIN objects o ON o.cluster = v.cluster AND o.hash = v.hash \
@@ -179,8 +195,8 @@ pub async fn commit(db: &Database, newest: &Newest, new: NewVersion<'_>) -> Resu
         current => {
             let before = match &current {
                 None => Arc::default(),
-                Some(row) => match newest.get(new.cluster, row) {
-                    Some(entries) => entries,
+                Some(row) => match newest.get(new.cluster, row.version, &row.content_hash) {
+                    Some(seen) => seen.entries,
                     None => Arc::new(current_entries(db, DOING, &mut tx, new.cluster).await?),
                 },
             };
@@ -198,14 +214,14 @@ pub async fn commit(db: &Database, newest: &Newest, new: NewVersion<'_>) -> Resu
                 .collect();
             insert_version(&mut tx, &new, &row).await.map_err(failed)?;
             write_changes(&mut tx, new.cluster, row.version, &before, &after, &objects).await.map_err(failed)?;
-            (Committed::New(row), Some(Arc::new(after)))
+            (Committed::New(row), Some(after))
         }
     };
     let (Committed::New(row) | Committed::Unchanged(row) | Committed::Repeated(row)) = &committed;
     record(&mut tx, &new, &committed, row).await.map_err(failed)?;
     tx.commit().await.map_err(failed)?;
     if let Some(entries) = entries {
-        newest.put(new.cluster, row, entries);
+        newest.put(&new, row, entries);
     }
     Ok(committed)
 }

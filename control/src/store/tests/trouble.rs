@@ -162,7 +162,7 @@ async fn changed_content_is_found_by_its_hash() {
         .execute(&mut place.raw().await)
         .await
         .unwrap();
-    let error = place.store.current("default").await.unwrap_err();
+    let error = Store::open(&url(&place.dir)).await.unwrap().current("default").await.unwrap_err();
     assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
     assert!(error.to_string().contains("its content hash is"), "{error}");
 }

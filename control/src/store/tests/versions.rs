@@ -28,6 +28,7 @@ async fn what_is_stored_comes_back_after_a_restart() {
     assert_eq!((stored.version, stored.author.as_str(), stored.message.as_str()), (1, "ada", "because"));
     assert_eq!((stored.at, stored.rollback_of), (1_000, 0));
     assert_eq!(stored.content_hash, row.content_hash);
+    assert_eq!(place.store.current("default").await.unwrap(), Some(stored.clone()), "remembered as it would be read");
     assert_eq!(again.version("default", 1).await.unwrap(), Some(stored));
     assert_eq!(again.version("default", 2).await.unwrap(), None);
 }

@@ -1,0 +1,261 @@
+//! What must hold for any document, good or bad.
+
+use marchproxy_proto::v1::{
+    Backend, Bandwidth, Changes, ColourAction, Document, Health, Interface, Match, NextHop, Node, ObjectRef, Policer,
+    Port, PortShaper, Priority, Qos, Route, Rule, Service,
+};
+use proptest::collection::{btree_map, vec};
+use proptest::option::of;
+use proptest::prelude::*;
+
+use super::*;
+
+/// Words that parsers of YAML like to take for something else, and any others.
+fn word() -> impl Strategy<Value = String> {
+    const TRICKY: [&str; 26] = [
+        "no",
+        "yes",
+        "on",
+        "off",
+        "true",
+        "null",
+        "~",
+        "010",
+        "10",
+        "+1",
+        "1_0",
+        "1e3",
+        "0x1f",
+        ".inf",
+        "1:30",
+        "- a",
+        "a: b",
+        "a #b",
+        "*a",
+        "&a",
+        "!a",
+        "%a",
+        "@a",
+        "'",
+        "\"",
+        "2001:db8::/32",
+    ];
+    prop_oneof![
+        2 => proptest::sample::select(TRICKY.as_slice()).prop_map(str::to_owned),
+        2 => "[a-z0-9./:-]{0,8}",
+        1 => "\\PC{1,6}",
+    ]
+}
+
+fn seconds() -> impl Strategy<Value = Option<f64>> {
+    of(prop_oneof![(0..5000_u32).prop_map(f64::from), 0.001..5000.0])
+}
+
+fn colour() -> impl Strategy<Value = Option<ColourAction>> {
+    let mark = word().prop_map(|mark| ColourAction { kind: "mark".to_owned(), mark });
+    let other = proptest::sample::select(["pass", "drop", "explode"].as_slice())
+        .prop_map(|kind| ColourAction { kind: kind.to_owned(), mark: String::new() });
+    of(prop_oneof![mark, other])
+}
+
+fn nodes() -> impl Strategy<Value = Vec<Node>> {
+    let shaper = of(any::<u64>().prop_map(|rate_mbps| PortShaper { rate_mbps }));
+    let port = (word(), word(), of(any::<u32>()), shaper).prop_map(|(name, device, mtu, shaper)| Port {
+        name,
+        device,
+        mtu,
+        shaper,
+    });
+    vec((word(), btree_map(word(), word(), 0..3), vec(port, 0..3)), 0..3)
+        .prop_map(|nodes| nodes.into_iter().map(|(name, labels, ports)| Node { name, labels, ports }).collect())
+}
+
+fn interfaces() -> impl Strategy<Value = Vec<Interface>> {
+    let fields = ((word(), word(), word()), of(any::<u32>()), vec(word(), 0..3), (word(), word()), of(any::<bool>()));
+    vec(
+        fields.prop_map(|((name, node, port), vlan, addresses, (urpf, table), trust_dscp)| Interface {
+            name,
+            node,
+            port,
+            vlan,
+            addresses,
+            urpf,
+            table,
+            trust_dscp,
+        }),
+        0..3,
+    )
+}
+
+fn routes() -> impl Strategy<Value = Vec<Route>> {
+    let hop = (word(), of(any::<u32>())).prop_map(|(next_hop, weight)| NextHop { next_hop, weight });
+    let fields = (word(), word(), vec(hop, 0..3), any::<bool>(), any::<bool>(), word());
+    vec(
+        fields.prop_map(|(prefix, table, via, blackhole, reject, node)| Route {
+            prefix,
+            table,
+            via,
+            blackhole,
+            reject,
+            node,
+        }),
+        0..3,
+    )
+}
+
+fn rules() -> impl Strategy<Value = Vec<Rule>> {
+    let list = || vec(word(), 0..3);
+    let matches = (list(), list(), word(), list(), list(), word()).prop_map(
+        |(src, dst, protocol, src_ports, dst_ports, r#in)| Match { src, dst, protocol, src_ports, dst_ports, r#in },
+    );
+    let fields = (word(), any::<u32>(), of(matches), word(), word());
+    vec(fields.prop_map(|(name, priority, r#match, action, mark)| Rule { name, priority, r#match, action, mark }), 0..4)
+}
+
+fn services() -> impl Strategy<Value = Vec<Service>> {
+    let health = (word(), seconds(), seconds(), of(any::<u32>()), of(any::<u32>())).prop_map(
+        |(kind, interval_s, timeout_s, rise, panic_below_percent)| Health {
+            kind,
+            interval_s,
+            timeout_s,
+            rise,
+            fall: None,
+            panic_below_percent,
+        },
+    );
+    let backend = (word(), word(), of(any::<u32>()), of(any::<u32>()), word())
+        .prop_map(|(name, address, port, weight, state)| Backend { name, address, port, weight, state });
+    let fields = (
+        (word(), vec(word(), 0..3), word(), vec(word(), 0..3), word()),
+        of(any::<u32>()),
+        of(health),
+        vec(backend, 0..3),
+        word(),
+    );
+    vec(
+        fields.prop_map(|((name, address, protocol, ports, mode), source_affinity_s, health, backends, qos)| Service {
+            name,
+            address,
+            protocol,
+            ports,
+            mode,
+            source_affinity_s,
+            health,
+            backends,
+            qos,
+        }),
+        0..3,
+    )
+}
+
+fn policers() -> impl Strategy<Value = Vec<Policer>> {
+    let fields =
+        ((word(), word()), (any::<u64>(), any::<u64>(), any::<u64>()), any::<bool>(), colour(), colour(), colour());
+    vec(
+        fields.prop_map(
+            |((name, kind), (cir_kbps, cbs_bytes, ebs_bytes), colour_aware, on_green, on_yellow, on_red)| Policer {
+                name,
+                kind,
+                cir_kbps,
+                cbs_bytes,
+                ebs_bytes,
+                colour_aware,
+                on_green,
+                on_yellow,
+                on_red,
+            },
+        ),
+        0..3,
+    )
+}
+
+fn qos() -> impl Strategy<Value = Vec<Qos>> {
+    let bandwidth = (of(any::<u64>()), of(any::<u64>())).prop_map(|(ingress_mbps, burst_size_kb)| Bandwidth {
+        ingress_mbps,
+        egress_mbps: None,
+        burst_size_kb,
+    });
+    let priority = (word(), of(any::<u32>()), seconds(), word())
+        .prop_map(|(class, weight, max_latency_ms, dscp)| Priority { class, weight, max_latency_ms, dscp });
+    let fields = (word(), of(bandwidth), of(priority), word());
+    vec(
+        fields.prop_map(|(name, bandwidth, priority, policer)| Qos { name, bandwidth, priority, aqm: None, policer }),
+        0..3,
+    )
+}
+
+fn document() -> impl Strategy<Value = Document> {
+    ((word(), word()), nodes(), interfaces(), routes(), rules(), services(), policers(), qos()).prop_map(
+        |((api_version, cluster), nodes, interfaces, routes, rules, services, policers, qos)| Document {
+            api_version,
+            cluster,
+            nodes,
+            interfaces,
+            routes,
+            rules,
+            services,
+            policers,
+            qos,
+        },
+    )
+}
+
+/// A list of rules with names of their own.
+fn rule_set() -> impl Strategy<Value = Document> {
+    btree_map("[a-d][0-9]", 0..3_u32, 0..12).prop_map(|rules| Document {
+        api_version: API_VERSION.to_owned(),
+        rules: rules.into_iter().map(|(name, priority)| Rule { name, priority, ..Rule::default() }).collect(),
+        ..Document::default()
+    })
+}
+
+proptest! {
+    #[test]
+    fn documents_survive_yaml_and_json(document in document()) {
+        let yaml = to_yaml(&document).unwrap();
+        prop_assert_eq!(parse(&yaml).map_err(|error| format!("{error}\n{yaml}")), Ok(document.clone()));
+        prop_assert_eq!(parse(&to_json(&document).unwrap()), Ok(document.clone()));
+    }
+
+    #[test]
+    fn objects_put_together_are_the_document(document in document()) {
+        let mut again = Document { api_version: document.api_version.clone(), ..Document::default() };
+        for object in objects(&document) {
+            insert(&mut again, object.kind, &object.body).unwrap();
+        }
+        prop_assert_eq!(objects(&again), objects(&document));
+        prop_assert_eq!(content_hash(&again), content_hash(&document));
+    }
+
+    #[test]
+    fn validation_answers_whatever_it_is_given(document in document()) {
+        if let Err(violations) = validate(&document) {
+            prop_assert!(!violations.is_empty());
+            for violation in violations {
+                prop_assert!(!violation.field.is_empty() && !violation.allowed.is_empty(), "{}", violation);
+            }
+        }
+    }
+
+    #[test]
+    fn text_never_panics(text in "\\PC{0,60}") {
+        let _ = parse(&text);
+        let _ = parse(&format!("rules: {text}"));
+        let _ = parse(&format!("{{\"rules\": {text}}}"));
+    }
+
+    #[test]
+    fn a_diff_made_into_changes_leads_from_one_document_to_the_other(before in rule_set(), after in rule_set()) {
+        let mut changes = Changes { upsert: Some(Document::default()), delete: Vec::new() };
+        for object in diff(&before, &after).objects {
+            let kind: Kind = object.kind.parse().unwrap();
+            if object.change == "removed" {
+                changes.delete.push(ObjectRef { kind: object.kind, name: object.name });
+            } else {
+                insert(changes.upsert.as_mut().unwrap(), kind, &object.after).unwrap();
+            }
+        }
+        let merged = merge(&before, &changes).unwrap();
+        prop_assert_eq!(content_hash(&merged), content_hash(&after));
+    }
+}
