@@ -182,8 +182,9 @@ fn rust_files() -> Vec<String> {
 /// `unsafe {`, `unsafe impl`, `unsafe fn` in code, not in comments, strings or attributes.
 fn has_unsafe(line: &str) -> bool {
     let code = line.split("//").next().unwrap_or("");
-    let quoted = code.split('"').step_by(2).collect::<String>();
-    ["unsafe {", "unsafe impl", "unsafe fn", "unsafe extern"].iter().any(|word| quoted.contains(word))
+    let unescaped = code.replace("\\\"", "");
+    let outside_strings = unescaped.split('"').step_by(2).collect::<String>();
+    ["unsafe {", "unsafe impl", "unsafe fn", "unsafe extern"].iter().any(|word| outside_strings.contains(word))
 }
 
 /// A SAFETY comment on the line, or in the comment block above it (attributes in between allowed).
