@@ -184,9 +184,11 @@ async fn agent<D: Driver>(config: Config, host: Host, node: Arc<Node<D>>, taken:
     // Its own thread and runtime: the stop itself blocks.
     std::thread::spawn(move || force_after_second_signal(terminate, interrupt));
     stop.send_replace(true);
-    // Open connections (a scraper's keep-alive, a `marchctl top`) are not waited for long.
-    for (name, server) in ["metrics", "local socket", "agent"].into_iter().zip(servers) {
-        if tokio::time::timeout(Duration::from_millis(300), server).await.is_err() {
+    // Open connections (a scraper's keep-alive, a `marchctl top`) are not waited for long; the last good tables on their way to disk are.
+    for ((name, patience), server) in
+        [("metrics", 300), ("local socket", 300), ("agent", 2000)].into_iter().zip(servers)
+    {
+        if tokio::time::timeout(Duration::from_millis(patience), server).await.is_err() {
             tracing::debug!("{name}: not waited for any longer");
         }
     }

@@ -55,7 +55,12 @@ impl Agent {
     }
 
     /// Brings the last good tables up (if there are any), then keeps the stream to control until `stop` says so.
-    pub async fn run(mut self, last_good: Option<LastGood>, mut stop: watch::Receiver<bool>) {
+    pub async fn run(mut self, last_good: Option<LastGood>, stop: watch::Receiver<bool>) {
+        self.follow_control(last_good, stop).await;
+        self.pusher.saved().await;
+    }
+
+    async fn follow_control(&mut self, last_good: Option<LastGood>, mut stop: watch::Receiver<bool>) {
         if let Some(tables) = last_good {
             self.pusher.restore(tables).await;
         }

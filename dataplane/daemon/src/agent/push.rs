@@ -112,6 +112,11 @@ impl Pusher {
         None
     }
 
+    /// Waits until what control heard of is on disk, too.
+    pub(super) async fn saved(&self) {
+        drop(self.store.lock().await);
+    }
+
     /// Hands the pending offer to the builder, if it is complete and the builder is free.
     fn start(&mut self) {
         if self.applying.is_some() {
@@ -140,6 +145,9 @@ impl Pusher {
         let (sender, outcome) = oneshot::channel();
         tokio::spawn(async move {
             let result = apply(runtime, groups, push).await;
+            // Taken before anybody hears of it and held until it is written: a newer version waits, so that it is also the later one
+            // on disk, and so does a stop.
+            let store = store.lock().await;
             let settled = result.is_ok();
             // Control hears first; the disk can take a moment.
             let _ = sender.send(result);
@@ -212,9 +220,7 @@ fn decode(groups: &[Vec<u8>]) -> Result<RuleTables, String> {
     crate::groups::decode(groups)
 }
 
-async fn save(store: &Mutex<Store>, tables: LastGood, state: &SharedState) {
-    // Held until it is written: a newer version waits, so that it is also the later one on disk.
-    let store = store.lock().await;
+async fn save(store: &Store, tables: LastGood, state: &SharedState) {
     let (copy, version, hash) = (store.clone(), tables.version, hex(&tables.content_hash));
     let saved = tokio::task::spawn_blocking(move || copy.save(&tables)).await;
     let error = match saved {
