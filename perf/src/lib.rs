@@ -6,11 +6,14 @@
 pub mod backend;
 pub mod calibrate;
 pub mod cli;
+pub mod command;
 pub mod load;
 pub mod machine;
 pub mod measure;
 pub mod neighbourhood;
+pub mod node;
 pub mod probe;
+pub mod process;
 pub mod progress;
 pub mod report;
 pub mod rig;

@@ -9,10 +9,10 @@ use marchproxy_perf::cli::Cli;
 
 fn main() -> ExitCode {
     match Cli::parse().run() {
-        Ok(text) => {
+        Ok(done) => {
             // A reader that has gone away (`| head`) is no failure of ours.
-            let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
-            ExitCode::SUCCESS
+            let _ = writeln!(std::io::stdout(), "{}", done.text.trim_end());
+            ExitCode::from(done.code)
         }
         Err(error) => {
             eprintln!("marchproxy-perf: {error}");

@@ -3,27 +3,20 @@
 
 use std::sync::Arc;
 
-use marchproxy_cpu::{MemoryOptions, Pages, Slab, tsc};
+use marchproxy_cpu::tsc;
 use marchproxy_engine::io::{Mac, PacketBuf};
-use marchproxy_engine::ledger::Ledger;
 use marchproxy_engine::memory::{MemoryBuf, MemoryPool, Wire};
-use marchproxy_engine::pipeline::Pipeline;
-use marchproxy_engine::ports::PortFacts;
-use marchproxy_engine::slow::{SlowPath, WorkerLink};
 use marchproxy_engine::snapshot::Snapshot;
 use marchproxy_engine::stats::{ThreadStats, Totals};
-use marchproxy_engine::table::neighbours::NeighbourTable;
 use marchproxy_engine::table::sessions::Sessions;
 use marchproxy_engine::tables::RuleTables;
 use marchproxy_engine::testkit::port_mac;
-use marchproxy_engine::worker::{Command, Worker};
-use marchproxy_engine::{Budget, build};
-use marchproxy_rcu::Publisher;
 
 use crate::Error;
 use crate::backend::{Meter, Timed, TimedRx, TimedTx};
 use crate::load::{Load, Template};
 use crate::neighbourhood;
+use crate::node::{Node, OpenPort};
 use crate::probe::Probe;
 use crate::seeded::Rng;
 
@@ -33,7 +26,7 @@ pub const BUFFERS: usize = 8192;
 /// Packets sent at once while tables are filled: fewer than may wait for one neighbour.
 const GENTLE: usize = 32;
 
-/// Slots of each wire and of the rings between worker and slow path.
+/// Slots of each wire.
 const WIRE: usize = BUFFERS * 2;
 
 /// What the node's tables must hold.
@@ -66,12 +59,9 @@ pub struct Batch {
 
 /// The node.
 pub struct Rig {
-    worker: Worker<Timed>,
-    slow: SlowPath<Timed>,
+    node: Node<Timed>,
     meter: Arc<Meter>,
     wires: Vec<Wire>,
-    _publisher: Publisher<Snapshot>,
-    memory: String,
     stock: Vec<MemoryBuf>,
     now: u64,
     step: u64,
@@ -85,59 +75,19 @@ pub fn mac(port: u8) -> Mac {
 impl Rig {
     /// A node that runs `tables`. Fails with the engine's reason when it refuses them.
     pub fn new(tables: &RuleTables, capacity: Capacity, seed: u64) -> Result<Self, Error> {
-        let counters = tables.rules.len()
-            + tables.services.iter().map(|s| s.backends.len() + 1).sum::<usize>()
-            + tables.policers.len();
-        let budget = Budget { counters: counters as u32, ..Budget::default() };
-        let snapshot = build(tables, None, &budget)?;
-        let (publisher, mut readers) = marchproxy_rcu::channel(snapshot, 2);
-        let (Some(slow_reader), Some(reader)) = (readers.pop(), readers.pop()) else {
-            return Err(Error::Harness("two readers were asked for"));
-        };
-        let (punts_in, punts) = rtrb::RingBuffer::new(WIRE);
-        let (injects, injects_out) = rtrb::RingBuffer::new(WIRE);
-        let (mut commands, commands_out) = rtrb::RingBuffer::new(tables.ports.len().max(1));
-        // The worker asks for room for an answer before it takes a command; adding ports gives none.
-        let (replies, _) = rtrb::RingBuffer::new(1);
-        let (facts, neighbours, meter) = (PortFacts::default(), NeighbourTable::default(), Arc::new(Meter::default()));
-        let (sessions, memory) = sessions(capacity.sessions)?;
-        let stats = Arc::new(ThreadStats::new(counters));
-        let pipeline =
-            Pipeline::new(sessions, budget.policers as usize, neighbours.clone(), facts.clone(), stats.clone());
+        let meter = Arc::new(Meter::default());
         let mut wires = Vec::new();
-        for (slot, _) in publisher.current().ports() {
+        let node = Node::new(tables, capacity.sessions, MemoryPool, |slot| {
             let (wire, rx, tx) = Wire::new(WIRE);
-            facts.set_mac(slot, port_mac(slot.index()));
+            wires.push(wire);
             let rx = TimedRx { queue: rx, meter: meter.clone() };
             let tx = TimedTx { queue: tx, meter: meter.clone() };
-            commands
-                .push(Command::AddPort { port: slot, rx, tx })
-                .map_err(|_| Error::Harness("the ring has a place for every port"))?;
-            wires.push(wire);
-        }
-        let worker = Worker::new(reader, pipeline, Ledger::new(stats, punts_in, injects_out), commands_out, replies);
-        let links = vec![WorkerLink { punts, injects }];
-        let slow_stats = Arc::new(ThreadStats::new(0));
-        let slow = SlowPath::new(slow_reader, links, MemoryPool, neighbours, facts, slow_stats);
+            Ok(OpenPort { rx, tx, mac: port_mac(slot.index()) })
+        })?;
         // Buffers in an order that has nothing to do with their addresses, as in a ring that has been in use for a while.
         let mut stock = MemoryBuf::pool(BUFFERS);
         Rng::new(seed, "buffers").shuffle(&mut stock);
-        let mut rig = Self {
-            worker,
-            slow,
-            meter,
-            wires,
-            _publisher: publisher,
-            memory,
-            stock,
-            now: 1_000_000_000,
-            step: capacity.step,
-        };
-        // One command a turn.
-        for _ in 0..rig.wires.len() {
-            rig.turn();
-        }
-        Ok(rig)
+        Ok(Self { node, meter, wires, stock, now: 1_000_000_000, step: capacity.step })
     }
 
     /// Sends frames a few at a time, all of them, with the slow path and the stations around doing their part: neighbours get resolved,
@@ -199,7 +149,7 @@ impl Rig {
         // A bound against a node that talks to itself for ever; a neighbour needs three rounds.
         for _ in 0..64 {
             while self.turn() > 0 {}
-            let taken = self.slow.turn(self.now);
+            let taken = self.node.slow.turn(self.now);
             let injected = self.turn();
             if !self.collect(neighbourhood::answer) && taken == 0 && injected == 0 {
                 return;
@@ -209,27 +159,27 @@ impl Rig {
 
     /// Counters of the worker.
     pub fn stats(&self) -> &ThreadStats {
-        self.worker.stats()
+        self.node.worker.stats()
     }
 
     /// Counters of the slow path.
     pub fn slow_stats(&self) -> &ThreadStats {
-        self.slow.stats()
+        self.node.slow.stats()
     }
 
     /// The tables in force.
     pub fn snapshot(&self) -> &Snapshot {
-        self.slow.snapshot()
+        self.node.slow.snapshot()
     }
 
     /// The sessions.
     pub fn sessions(&self) -> &Sessions {
-        &self.worker.pipeline().sessions
+        &self.node.worker.pipeline().sessions
     }
 
     /// Conservation terms of worker and slow path together.
     pub fn totals(&self) -> Totals {
-        self.worker.stats().totals.read().plus(&self.slow.stats().totals.read())
+        self.node.totals()
     }
 
     /// Virtual time in nanoseconds.
@@ -239,7 +189,7 @@ impl Rig {
 
     /// What the session table's memory is.
     pub fn memory(&self) -> &str {
-        &self.memory
+        &self.node.memory
     }
 
     fn reading(&self) -> Batch {
@@ -256,7 +206,7 @@ impl Rig {
     #[inline]
     fn turn(&mut self) -> usize {
         self.now += self.step;
-        self.worker.turn(self.now).packets
+        self.node.worker.turn(self.now).packets
     }
 
     /// A free buffer; those of dropped packets come back by themselves.
@@ -286,20 +236,4 @@ impl Rig {
         self.stock.truncate(BUFFERS);
         answered
     }
-}
-
-/// The session table as the daemon makes it: shared memory, huge pages where there are any.
-fn sessions(count: usize) -> Result<(Sessions, String), Error> {
-    // No load uses the secret's strength, and a fixed one keeps runs comparable.
-    const SECRET: u64 = 0x5eed;
-    let options = MemoryOptions { huge: true, numa_node: None };
-    let entries = Slab::memfd("perf-sessions", count.max(1), options)?;
-    let buckets = Slab::memfd("perf-buckets", Sessions::buckets_for(count.max(1)), options)?;
-    let pages = |pages| match pages {
-        Pages::Huge(bytes) => format!("huge pages of {} KiB", bytes >> 10),
-        Pages::Normal => "normal pages".into(),
-        Pages::Heap => "heap".to_owned(),
-    };
-    let memory = format!("entries {}, buckets {}", pages(entries.report().pages), pages(buckets.report().pages));
-    Ok((Sessions::new(entries, buckets, SECRET), memory))
 }

@@ -1,0 +1,3 @@
+//! The subcommands, one a file: options, work, output.
+
+pub mod run;

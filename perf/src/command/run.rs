@@ -1,0 +1,172 @@
+//! `run`: what a packet costs in a scenario.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use marchproxy_cpu::TscClock;
+
+use crate::Error;
+use crate::calibrate::{Calibration, Steps};
+use crate::load::Size;
+use crate::machine::Watch;
+use crate::measure::{self, Limits};
+use crate::probe::Probe;
+use crate::process;
+use crate::progress::Progress;
+use crate::report::{Context, Report, spread};
+use crate::scenario::{self, Params, Scenario};
+use crate::seeded::rules::Profile;
+use crate::table;
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// What to measure
+    scenario: Scenario,
+    /// Where packets come from
+    #[arg(long, value_enum, default_value_t = Source::Memory)]
+    backend: Source,
+    /// Frame size with FCS: 64, 128, 256, 512, 1024, 1280, 1518 or imix (7:4:1 of 64, 570, 1518)
+    #[arg(long, value_name = "SIZE", default_value = "64")]
+    packet: Size,
+    /// Distinct flows the packets are drawn from; with services, active sessions [default: 65536]
+    #[arg(long, value_name = "N")]
+    flows: Option<usize>,
+    /// Routes, half of each family [default: 16, full 100000]
+    #[arg(long, value_name = "N")]
+    routes: Option<usize>,
+    /// Rules [default: 1000; rules and full]
+    #[arg(long, value_name = "N")]
+    rules: Option<usize>,
+    /// Kind of rule list [default: acl; rules and full]
+    #[arg(long, value_enum)]
+    profile: Option<Profile>,
+    /// Services, each with an address of both families [default: 16, full 64; balance, police and full]
+    #[arg(long, value_name = "N")]
+    services: Option<usize>,
+    /// Backends of each service, half of each family [default: 16; balance, police and full]
+    #[arg(long, value_name = "N")]
+    backends: Option<usize>,
+    /// Live sessions [default: 1000000; balance, police and full]
+    #[arg(long, value_name = "N")]
+    sessions: Option<usize>,
+    /// Seconds per repeat
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, conflicts_with = "packets")]
+    duration: f64,
+    /// Packets per repeat, instead of a time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    packets: Option<u64>,
+    /// Measured windows
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    repeat: u16,
+    /// Seed of routes, rules, flows and replay
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Packets per receive call; the engine is built for this one
+    #[arg(long, value_name = "N", default_value = "32", value_parser = ["32"])]
+    burst: String,
+    /// Core to run on [default: the last one allowed]
+    #[arg(long, value_name = "N")]
+    core: Option<usize>,
+    /// Pages of the heap, where buffers and tables are: huge as a driver's, where the kernel grants them, or normal
+    #[arg(long, value_enum, default_value_t = Pages::Huge)]
+    pages: Pages,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Source {
+    /// Rings in this process
+    Memory,
+}
+
+/// Pages of the heap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Pages {
+    /// Transparent huge pages
+    Huge,
+    /// The CPU's normal ones
+    Normal,
+}
+
+impl Run {
+    /// Does what was asked for and returns what to print.
+    pub fn run(&self, progress: &Progress) -> Result<String, Error> {
+        if self.pages == Pages::Huge {
+            process::with_huge_heap();
+        }
+        let report = self.measure(progress)?;
+        if self.json {
+            return serde_json::to_string_pretty(&report).map_err(|_| Error::Harness("the report is no JSON"));
+        }
+        Ok(table::render(&report))
+    }
+
+    /// Prepares, measures, reports.
+    pub fn measure(&self, progress: &Progress) -> Result<Report, Error> {
+        let params = self.params()?;
+        let duration = Duration::try_from_secs_f64(self.duration).ok().filter(|d| !d.is_zero()).ok_or_else(|| {
+            let allowed = "a positive number of seconds".into();
+            Error::Option { option: "duration", found: self.duration.to_string(), allowed }
+        })?;
+        let limits = Limits { duration, packets: self.packets, repeats: usize::from(self.repeat) };
+        let core = process::pin(self.core)?;
+        let tsc_hz = TscClock::calibrate().hz();
+        let mut bench = scenario::prepare(self.scenario, &params, progress)?;
+        let calibration = Calibration::default();
+        let mut steps = Steps::default();
+        calibration.measure(&mut steps);
+        let mut probe = Probe::open();
+        let watch = Watch::start(core);
+        let outcome = measure::run(&mut bench, &limits, params.seed, &mut probe, progress)?;
+        let (machine, noise) = watch.finish(tsc_hz, bench.rig.memory(), spread(&outcome));
+        calibration.measure(&mut steps);
+        progress.finish();
+        let context = Context {
+            scenario: self.scenario,
+            params,
+            calibration: steps,
+            instructions_reason: probe.missing().map(str::to_owned),
+            live_sessions: bench.rig.sessions().len(),
+            table_bytes: bench.rig.snapshot().bytes(),
+            tsc_hz,
+        };
+        Ok(Report::new(context, &outcome, machine, noise))
+    }
+
+    /// The scenario's defaults with the options over them. Options that would change nothing are refused: their author expects something.
+    fn params(&self) -> Result<Params, Error> {
+        let defaults = self.scenario.defaults();
+        let (services, rules) = (self.scenario.has_services(), self.scenario.has_rules());
+        let given = [
+            ("services", self.services.map(|n| n.to_string()), services),
+            ("backends", self.backends.map(|n| n.to_string()), services),
+            ("sessions", self.sessions.map(|n| n.to_string()), services),
+            ("rules", self.rules.map(|n| n.to_string()), rules),
+            ("profile", self.profile.map(|p| format!("{p:?}").to_lowercase()), rules),
+        ];
+        for (option, found, used) in given {
+            if let Some(found) = found.filter(|_| !used) {
+                let allowed = format!("nothing: scenario {} has none", self.scenario.label());
+                return Err(Error::Option { option, found, allowed });
+            }
+        }
+        let sessions = self.sessions.unwrap_or(defaults.sessions);
+        // A small table without a word about flows: all of its sessions are active.
+        let flows = if services { defaults.flows.min(sessions) } else { defaults.flows };
+        Ok(Params {
+            packet: self.packet,
+            flows: self.flows.unwrap_or(flows),
+            routes: self.routes.unwrap_or(defaults.routes),
+            rules: self.rules.unwrap_or(defaults.rules),
+            services: self.services.unwrap_or(defaults.services),
+            backends: self.backends.unwrap_or(defaults.backends),
+            sessions,
+            profile: self.profile.unwrap_or(defaults.profile),
+            seed: self.seed,
+        })
+    }
+}

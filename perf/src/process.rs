@@ -1,0 +1,45 @@
+//! This process: its core, its heap, its interrupts.
+
+use std::os::unix::process::CommandExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::Error;
+
+/// How the C library is told to ask for transparent huge pages (glibc 2.35 and later; others ignore it).
+const TUNABLES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
+
+/// Starts this program again with huge pages for its heap: the C library reads that only at the start. Returns where it already has
+/// them, or somebody has set tunables of their own, or the program cannot be found.
+pub fn with_huge_heap() {
+    let (name, value) = TUNABLES;
+    if std::env::var_os(name).is_none()
+        && let Ok(program) = std::env::current_exe()
+    {
+        // Comes back only when it fails, and then the report shows that there are no huge pages.
+        let _ = std::process::Command::new(program).args(std::env::args_os().skip(1)).env(name, value).exec();
+    }
+}
+
+/// The first Ctrl-C asks for an end, the second one makes it.
+pub fn stop_on_interrupt() -> Result<Arc<AtomicBool>, Error> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            // 128 + SIGINT, as shells say it.
+            std::process::exit(130);
+        }
+    })
+    .map_err(|error| Error::System { what: "Ctrl-C".into(), source: std::io::Error::other(error) })?;
+    Ok(stop)
+}
+
+/// Binds the calling thread to a core, the last one allowed unless another is asked for; returns which.
+pub fn pin(core: Option<usize>) -> Result<usize, Error> {
+    let system = |what: String| move |source| Error::System { what, source };
+    let allowed = marchproxy_cpu::current_affinity().map_err(system("which cores are allowed".into()))?;
+    let core = core.or(allowed.last().copied()).unwrap_or(0);
+    marchproxy_cpu::pin_current_thread(core).map_err(system(format!("--core {core} (allowed here: {allowed:?})")))?;
+    Ok(core)
+}
