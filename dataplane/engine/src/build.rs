@@ -9,6 +9,7 @@ use crate::slots::{Slot, Slots};
 use crate::snapshot::{Hop, Interface, PortInterfaces, Route, Snapshot};
 use crate::stats::MAX_PORTS;
 use crate::table::fib::Fib;
+use crate::table::filter::AddressFilter;
 use crate::table::policer::{MAX_BURST_OCTETS, PolicerTable};
 use crate::table::rules::Rules;
 use crate::table::services::{Service, Services};
@@ -262,6 +263,7 @@ fn interfaces(tables: &RuleTables, snapshot: &mut Snapshot) {
     snapshot.own.dedup();
     snapshot.broadcasts.sort_unstable();
     snapshot.broadcasts.dedup();
+    snapshot.special = AddressFilter::new(&[&snapshot.own[..], &snapshot.broadcasts[..]].concat());
 }
 
 fn routes(tables: &RuleTables, snapshot: &mut Snapshot) {

@@ -5,6 +5,7 @@ use crate::ports::PortSlot;
 use crate::slots::Slots;
 use crate::stats::MAX_PORTS;
 use crate::table::fib::Fib;
+use crate::table::filter::AddressFilter;
 use crate::table::neighbours::NeighbourKey;
 use crate::table::policer::PolicerTable;
 use crate::table::rules::Rules;
@@ -25,6 +26,8 @@ pub struct Snapshot {
     pub(crate) own: Vec<Addr>,
     /// Directed broadcast addresses of connected IPv4 prefixes, sorted.
     pub(crate) broadcasts: Vec<Addr>,
+    /// Whether an address may be in `own` or `broadcasts`.
+    pub(crate) special: AddressFilter,
     /// Addresses of backends, sorted: of this generation and, because their sessions may live on, of earlier ones.
     pub(crate) backends: Vec<Addr>,
     /// The rules.
@@ -191,10 +194,16 @@ impl Snapshot {
         self.by_port.get(port, vlan)
     }
 
-    /// Whether the port carries any interface.
+    /// Whether the port is part of this generation.
     #[inline]
     pub fn knows_port(&self, port: PortSlot) -> bool {
         self.ports.iter().any(|(slot, _)| *slot == port)
+    }
+
+    /// Whether the address may be an interface's or a directed broadcast address; false is certain.
+    #[inline]
+    pub fn may_be_special(&self, addr: Addr) -> bool {
+        self.special.may_hold(addr)
     }
 
     /// Whether it is an interface address of this node.
@@ -218,8 +227,13 @@ impl Snapshot {
     /// The route of a destination, seen from an interface's table.
     #[inline]
     pub fn route(&self, interface: u32, destination: Addr) -> Option<Route> {
-        let fib = self.fibs.get(self.interfaces.get(interface as usize)?.fib as usize)?;
-        self.routes.get(fib.lookup(destination)? as usize).copied()
+        self.route_at(self.fib_of(interface)?.lookup(destination)?)
+    }
+
+    /// By the value in a table.
+    #[inline]
+    pub(crate) fn route_at(&self, index: u32) -> Option<Route> {
+        self.routes.get(index as usize).copied()
     }
 
     /// The table an interface's packets are routed by.

@@ -2,6 +2,7 @@
 //! or written by the slow path (neighbours).
 
 pub mod fib;
+pub mod filter;
 pub mod neighbours;
 pub mod policer;
 pub mod ring;
