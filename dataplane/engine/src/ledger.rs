@@ -61,6 +61,8 @@ pub struct HandedOff<B> {
 struct TxPort<K: Backend> {
     queue: K::Tx,
     pending: PacketVec<K::Buf>,
+    /// Octets of `pending`.
+    octets: u64,
 }
 
 /// One worker's ledger.
@@ -95,7 +97,7 @@ impl<K: Backend> Ledger<K> {
     /// Gives it a port's transmit queue.
     pub fn attach(&mut self, port: PortSlot, queue: K::Tx) {
         if let Some(slot) = self.tx.get_mut(port.index()) {
-            *slot = Some(TxPort { queue, pending: PacketVec::new() });
+            *slot = Some(TxPort { queue, pending: PacketVec::new(), octets: 0 });
         }
     }
 
@@ -144,8 +146,10 @@ impl<K: Backend> Ledger<K> {
         if tx.pending.is_full() {
             flush(tx, port, &self.stats, &mut self.totals);
         }
-        if let Err(full) = tx.pending.try_push(packet) {
-            self.drop(full.element(), DropReason::TxQueueFull);
+        let octets = packet.data().len() as u64;
+        match tx.pending.try_push(packet) {
+            Ok(()) => tx.octets += octets,
+            Err(full) => self.drop(full.element(), DropReason::TxQueueFull),
         }
     }
 
@@ -216,6 +220,9 @@ impl<K: Backend> Ledger<K> {
             while let Some(packet) = self.tx[index].as_mut().and_then(|tx| tx.pending.pop()) {
                 self.drop(packet, DropReason::Shutdown);
             }
+            if let Some(tx) = &mut self.tx[index] {
+                tx.octets = 0;
+            }
         }
         while let Ok(injected) = self.injects.pop() {
             self.totals.taken += 1;
@@ -226,12 +233,12 @@ impl<K: Backend> Ledger<K> {
 }
 
 fn flush<K: Backend>(tx: &mut TxPort<K>, port: PortSlot, stats: &ThreadStats, totals: &mut Totals) {
-    let bytes_before: u64 = tx.pending.iter().map(|p| p.data().len() as u64).sum();
     let sent = tx.queue.tx_burst(&mut tx.pending) as u64;
-    let bytes_left: u64 = tx.pending.iter().map(|p| p.data().len() as u64).sum();
+    let left = tx.pending.iter().map(|p| p.data().len() as u64).sum();
     totals.tx += sent;
     if let Some(counters) = stats.ports.get(port.index()) {
         counters.tx.packets.add(sent);
-        counters.tx.bytes.add(bytes_before - bytes_left);
+        counters.tx.bytes.add(tx.octets - left);
     }
+    tx.octets = left;
 }

@@ -48,7 +48,13 @@ impl PortFacts {
     /// The MAC address; all zero when no device is there.
     #[inline]
     pub fn mac(&self, port: PortSlot) -> Mac {
-        word_to_mac(self.macs[port.index()].load(Ordering::Relaxed))
+        word_to_mac(self.mac_word(port))
+    }
+
+    /// The same as a word: the low 48 bits, first octet most significant.
+    #[inline]
+    pub fn mac_word(&self, port: PortSlot) -> u64 {
+        self.macs[port.index()].load(Ordering::Relaxed)
     }
 }
 

@@ -94,6 +94,9 @@ pub fn pseudo_header(src: u128, dst: u128, v6: bool, protocol: u8, len: usize) -
 pub struct Change(u64);
 
 impl Change {
+    /// The TTL goes down by one: `!m + (m - 0x100)` for its word `m`, whatever else is in it.
+    pub const ONE_HOP: Change = Change(0xffff - 0x0100);
+
     /// One word changes.
     #[inline]
     pub fn word(&mut self, old: u16, new: u16) {

@@ -133,8 +133,8 @@ impl<B: PacketBuf> Neighbours<B> {
         snapshot: &Snapshot,
         output: &mut Output<K>,
     ) {
-        let source = output.facts.mac(out.port);
-        if !finish::layer2(&mut packet, 0, v6, out, Mac::default(), source) {
+        let source = output.facts.mac_word(out.port);
+        if !finish::layer2(&mut packet, 0, v6, out, 0, source) {
             return output.drop(packet, DropReason::NoHeadroom);
         }
         self.resolve(now, worker, packet, out.neighbour(next_hop), snapshot, output);

@@ -5,7 +5,7 @@
 
 use crate::burst::{Burst, Fate, NO_MARK, NONE, Rewrite, Verdict};
 use crate::flow::FlowKey;
-use crate::io::{Mac, PacketBuf};
+use crate::io::PacketBuf;
 use crate::ports::{PortFacts, UNTAGGED};
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::{Interface, Snapshot};
@@ -54,12 +54,12 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
             let key = &columns.key[index];
             rewrite(packet.data_mut(), head, key, *verdict, columns.target[index], columns.port[index]);
             let neighbour = out.neighbour(egress.next_hop);
-            let mac = context.neighbours.lookup(&neighbour, egress.neighbour_hash);
-            let source = context.facts.mac(out.port);
-            if !layer2(packet, head.l3, head.v6, out, mac.unwrap_or_default(), source) {
+            let station = context.neighbours.lookup_word(&neighbour, egress.neighbour_hash);
+            let source = context.facts.mac_word(out.port);
+            if !layer2(packet, head.l3, head.v6, out, station.unwrap_or_default(), source) {
                 break 'lane Fate::Drop(DropReason::NoHeadroom);
             }
-            if mac.is_some() { Fate::Transmit } else { Fate::Punt(PuntReason::Neighbour) }
+            if station.is_some() { Fate::Transmit } else { Fate::Punt(PuntReason::Neighbour) }
         };
         burst.settle(lane, outcome);
     }
@@ -98,55 +98,53 @@ fn police(verdict: &mut Verdict, octets: usize, context: &mut Context<'_>) -> bo
 /// Addresses, ports, TTL, DSCP and every checksum over them.
 #[inline]
 fn rewrite(frame: &mut [u8], head: &Head, key: &FlowKey, verdict: Verdict, target: u128, port: u16) {
-    let l3 = usize::from(head.l3);
-    let mut header = Change::default();
-    let mut transport = Change::default();
-    match verdict.rewrite {
-        Rewrite::None => {}
-        Rewrite::Destination => {
-            header.address(key.dst, target, head.v6);
-            put_address(frame, l3, head.v6, false, target);
-            if matches!(head.protocol, TCP | UDP) {
-                transport.word(key.dport, port);
-                put(frame, usize::from(head.l4) + 2, &port.to_be_bytes());
-            }
-        }
-        Rewrite::Source => {
-            header.address(key.src, target, head.v6);
-            put_address(frame, l3, head.v6, true, target);
-            if matches!(head.protocol, TCP | UDP) {
-                transport.word(key.sport, port);
-                put(frame, usize::from(head.l4), &port.to_be_bytes());
-            }
-        }
-    }
+    let mut change = Change::default();
     if verdict.rewrite != Rewrite::None {
-        // ICMP over IPv4 has no pseudo header.
-        if head.protocol != ICMP {
-            transport.join(header);
-        }
-        layer4_checksum(frame, head, transport);
+        change = translate(frame, head, key, verdict.rewrite, target, port);
     }
+    let header = frame.get_mut(usize::from(head.l3)..).unwrap_or(&mut []);
     if head.v6 {
+        let Some(header) = header.first_chunk_mut::<8>() else { return };
         // Version, traffic class (DSCP is its upper six bits), flow label.
         if verdict.mark != NO_MARK {
-            let word = be16(frame, l3) & !0x0fc0 | u16::from(verdict.mark) << 6;
-            put(frame, l3, &word.to_be_bytes());
+            let word = u16::from_be_bytes([header[0], header[1]]) & !0x0fc0 | u16::from(verdict.mark) << 6;
+            [header[0], header[1]] = word.to_be_bytes();
         }
-        put(frame, l3 + 7, &[head.ttl - 1]);
+        header[7] = head.ttl - 1;
         return;
     }
-    let age = be16(frame, l3 + 8);
-    put(frame, l3 + 8, &[head.ttl - 1]);
-    header.word(age, be16(frame, l3 + 8));
+    let Some(header) = header.first_chunk_mut::<20>() else { return };
+    header[8] = head.ttl - 1;
+    change.join(Change::ONE_HOP);
     if verdict.mark != NO_MARK {
-        let old = be16(frame, l3);
+        let old = u16::from_be_bytes([header[0], header[1]]);
         let new = old & 0xff03 | u16::from(verdict.mark) << 2;
-        put(frame, l3, &new.to_be_bytes());
-        header.word(old, new);
+        [header[0], header[1]] = new.to_be_bytes();
+        change.word(old, new);
     }
-    let checksum = header.apply(be16(frame, l3 + 10));
-    put(frame, l3 + 10, &checksum.to_be_bytes());
+    let checksum = change.apply(u16::from_be_bytes([header[10], header[11]]));
+    [header[10], header[11]] = checksum.to_be_bytes();
+}
+
+/// Address, port and L4 checksum; returns what changed under the IPv4 header's checksum.
+#[inline]
+fn translate(frame: &mut [u8], head: &Head, key: &FlowKey, which: Rewrite, target: u128, port: u16) -> Change {
+    let (l3, l4) = (usize::from(head.l3), usize::from(head.l4));
+    let source = which == Rewrite::Source;
+    let (old, old_port, at) = if source { (key.src, key.sport, l4) } else { (key.dst, key.dport, l4 + 2) };
+    let (mut header, mut transport) = (Change::default(), Change::default());
+    header.address(old, target, head.v6);
+    put_address(frame, l3, head.v6, source, target);
+    if matches!(head.protocol, TCP | UDP) {
+        transport.word(old_port, port);
+        put(frame, at, &port.to_be_bytes());
+    }
+    // ICMP over IPv4 has no pseudo header.
+    if head.protocol != ICMP {
+        transport.join(header);
+    }
+    layer4_checksum(frame, head, transport);
+    header
 }
 
 #[inline]
@@ -178,27 +176,30 @@ fn layer4_checksum(frame: &mut [u8], head: &Head, change: Change) {
     put(frame, at, &new.to_be_bytes());
 }
 
-/// Replaces the L2 header by the egress interface's. False when the headroom is used up.
+/// Replaces the L2 header by the egress interface's; addresses as words, see [`mac_to_word`](crate::ports::mac_to_word). False when the
+/// headroom is used up.
 #[inline]
-pub fn layer2<B: PacketBuf>(packet: &mut B, l3: u8, v6: bool, out: &Interface, destination: Mac, source: Mac) -> bool {
+pub fn layer2<B: PacketBuf>(packet: &mut B, l3: u8, v6: bool, out: &Interface, to: u64, from: u64) -> bool {
     let (old, new) = (usize::from(l3), if out.vlan == UNTAGGED { ETHERNET } else { ETHERNET + TAG });
     if new > old {
         if !packet.prepend(new - old) {
             return false;
         }
-    } else {
+    } else if new < old {
         packet.trim_front(old - new);
     }
-    let ethertype = if v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
+    let ethertype = u128::from(if v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 });
+    let addresses = u128::from(to) << 80 | u128::from(from) << 32;
     let frame = packet.data_mut();
-    put(frame, 0, &destination);
-    put(frame, 6, &source);
     if out.vlan == UNTAGGED {
-        put(frame, 12, &ethertype.to_be_bytes());
-    } else {
-        put(frame, 12, &ETHERTYPE_VLAN.to_be_bytes());
-        put(frame, 14, &out.vlan.to_be_bytes());
-        put(frame, 16, &ethertype.to_be_bytes());
+        if let Some(header) = frame.first_chunk_mut::<ETHERNET>() {
+            let octets = (addresses | ethertype << 16).to_be_bytes();
+            *header = std::array::from_fn(|i| octets[i]);
+        }
+    } else if let Some(header) = frame.first_chunk_mut::<{ ETHERNET + TAG }>() {
+        let octets = (addresses | u128::from(ETHERTYPE_VLAN) << 16 | u128::from(out.vlan)).to_be_bytes();
+        let tail = (ethertype as u16).to_be_bytes();
+        *header = std::array::from_fn(|i| if i < 16 { octets[i] } else { tail[i - 16] });
     }
     true
 }

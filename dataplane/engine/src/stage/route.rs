@@ -2,47 +2,61 @@
 //!
 //! Reads `head`, `key`, `verdict`, `target`. Writes `egress`. Ends lanes without a way, or too old or too long for it.
 
-use crate::burst::{Burst, Columns, Egress, Fate, Rewrite};
+use crate::burst::{BURST, Burst, Columns, Egress, Fate, Rewrite};
 use crate::flow::{Addr, FlowKey};
 use crate::hash::ECMP_SEED;
 use crate::io::PacketBuf;
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::{Route, Snapshot};
+use crate::stage::parse::Head;
+use crate::table::fib::Found;
 use crate::table::neighbours::{NeighbourKey, NeighbourTable};
 
-/// Runs the stage.
+/// Runs the stage. Each loop ends where memory latency begins.
 pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, neighbours: &NeighbourTable) {
-    for lane in burst.active.lanes() {
+    let active = burst.active;
+    let columns = &mut *burst.columns;
+    for lane in active.lanes() {
         let lane = lane.index();
-        let columns = &burst.columns;
         if let Some(fib) = snapshot.fib_of(columns.head[lane].interface) {
             fib.prefetch(destination(columns, lane));
         }
     }
-    for lane in burst.active.lanes() {
-        let index = lane.index();
-        let columns = &mut *burst.columns;
-        let head = &columns.head[index];
-        let outcome = resolve(snapshot, head.interface, destination(columns, index), &columns.key[index]);
-        let outcome = outcome.and_then(|egress| {
-            neighbours.prefetch(egress.neighbour_hash);
-            columns.egress[index] = egress;
-            if head.ttl <= 1 {
-                return Err(Fate::Punt(PuntReason::TtlExceeded));
-            }
-            match snapshot.interface(egress.interface) {
-                Some(out) if head.l3_len > out.mtu => Err(if head.dont_fragment {
-                    Fate::Punt(PuntReason::MtuExceeded)
-                } else {
-                    Fate::Drop(DropReason::MtuExceeded)
-                }),
-                _ => Ok(()),
-            }
-        });
-        if let Err(fate) = outcome {
-            burst.settle(lane, fate);
+    let mut found = [Found::default(); BURST];
+    for lane in active.lanes() {
+        let lane = lane.index();
+        if let Some(fib) = snapshot.fib_of(columns.head[lane].interface) {
+            found[lane] = fib.first(destination(columns, lane));
         }
     }
+    for lane in active.lanes() {
+        let index = lane.index();
+        let head = &columns.head[index];
+        let destination = destination(columns, index);
+        let route = snapshot.fib_of(head.interface).and_then(|fib| fib.second(destination, found[index]));
+        let route = route.and_then(|route| snapshot.route_at(route));
+        let outcome = follow(snapshot, route, destination, &columns.key[index]).and_then(|egress| {
+            neighbours.prefetch(egress.neighbour_hash);
+            columns.egress[index] = egress;
+            judge(head, snapshot.interface(egress.interface).map_or(u16::MAX, |out| out.mtu))
+        });
+        if let Err(fate) = outcome {
+            columns.fate[index] = fate;
+            burst.active.remove(lane);
+        }
+    }
+}
+
+/// Age and size (`BEHAVIOUR.md` 9.1 and 9.2).
+#[inline]
+fn judge(head: &Head, mtu: u16) -> Result<(), Fate> {
+    if head.ttl <= 1 {
+        return Err(Fate::Punt(PuntReason::TtlExceeded));
+    }
+    if head.l3_len <= mtu {
+        return Ok(());
+    }
+    Err(if head.dont_fragment { Fate::Punt(PuntReason::MtuExceeded) } else { Fate::Drop(DropReason::MtuExceeded) })
 }
 
 /// Where the packet goes after rewriting.
@@ -52,9 +66,13 @@ fn destination(columns: &Columns, lane: usize) -> Addr {
 }
 
 /// The way to a destination from an interface's table; `key` chooses among several next hops.
-#[inline]
 pub fn resolve(snapshot: &Snapshot, interface: u32, destination: Addr, key: &FlowKey) -> Result<Egress, Fate> {
-    match snapshot.route(interface, destination) {
+    follow(snapshot, snapshot.route(interface, destination), destination, key)
+}
+
+#[inline]
+fn follow(snapshot: &Snapshot, route: Option<Route>, destination: Addr, key: &FlowKey) -> Result<Egress, Fate> {
+    match route {
         Some(Route::Connected { interface, place: (port, vlan) }) => {
             let neighbour = NeighbourKey { port, vlan, address: destination };
             Ok(Egress { interface, next_hop: destination, neighbour_hash: neighbour.hash() })

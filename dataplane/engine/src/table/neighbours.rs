@@ -62,8 +62,13 @@ impl Default for NeighbourTable {
 
 impl NeighbourTable {
     /// The MAC address of a neighbour. `hash` is the key's.
-    #[inline]
     pub fn lookup(&self, key: &NeighbourKey, hash: u64) -> Option<Mac> {
+        self.lookup_word(key, hash).map(word_to_mac)
+    }
+
+    /// The same as a word: the low 48 bits, first octet most significant.
+    #[inline]
+    pub fn lookup_word(&self, key: &NeighbourKey, hash: u64) -> Option<u64> {
         for probe in 0..MAX_PROBES {
             let base = slot(hash, probe);
             let entry = self.words.get(base..base + WORDS)?;
@@ -83,7 +88,7 @@ impl NeighbourTable {
                 && low == key.address as u64
                 && place & 0xff_ffff == key.place()
             {
-                return Some(word_to_mac(state >> 16));
+                return Some(state >> 16);
             }
         }
         None
