@@ -71,6 +71,19 @@ impl Mask {
         Mask(self.0 & !other.0)
     }
 
+    /// The lanes in both.
+    #[inline]
+    #[must_use]
+    pub const fn and(self, other: Mask) -> Mask {
+        Mask(self.0 & other.0)
+    }
+
+    /// Adds a lane if `member`, without a branch.
+    #[inline]
+    pub fn insert_if(&mut self, lane: Lane, member: bool) {
+        self.0 |= u32::from(member) << lane.index();
+    }
+
     /// In order.
     #[inline]
     pub fn lanes(self) -> impl Iterator<Item = Lane> {
@@ -179,6 +192,8 @@ pub struct Burst<B> {
     pub port: PortSlot,
     /// Lanes still in the pipeline.
     pub active: Mask,
+    /// Lanes of IPv6 packets (parse).
+    pub v6: Mask,
     /// The columns.
     pub columns: Box<Columns>,
 }
@@ -190,6 +205,7 @@ impl<B: PacketBuf> Default for Burst<B> {
             len: 0,
             port: PortSlot::default(),
             active: Mask::default(),
+            v6: Mask::default(),
             columns: Box::new(Columns {
                 head: [Head::default(); BURST],
                 key: [FlowKey::default(); BURST],
@@ -216,6 +232,7 @@ impl<B: PacketBuf> Burst<B> {
         self.len = n;
         self.port = port;
         self.active = Mask::first(n);
+        self.v6 = Mask::default();
     }
 
     /// Packets in it.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use rtrb::{Consumer, Producer};
 
 use crate::io::{PacketBuf, PacketPool, PacketVec, RxQueue, TxQueue};
@@ -70,6 +71,8 @@ pub struct Ledger<K: Backend> {
     stats: Arc<ThreadStats>,
     totals: Totals,
     tx: [Option<TxPort<K>>; MAX_PORTS],
+    /// The ports that have a queue, so that a turn need not look at all.
+    attached: ArrayVec<PortSlot, MAX_PORTS>,
     punts: Producer<Punted<K::Buf>>,
     injects: Consumer<Injected<K::Buf>>,
     /// By worker; `None` for oneself.
@@ -79,7 +82,15 @@ pub struct Ledger<K: Backend> {
 impl<K: Backend> Ledger<K> {
     /// A ledger without ports.
     pub fn new(stats: Arc<ThreadStats>, punts: Producer<Punted<K::Buf>>, injects: Consumer<Injected<K::Buf>>) -> Self {
-        Self { stats, totals: Totals::default(), tx: std::array::from_fn(|_| None), punts, injects, peers: Vec::new() }
+        Self {
+            stats,
+            totals: Totals::default(),
+            tx: std::array::from_fn(|_| None),
+            attached: ArrayVec::new(),
+            punts,
+            injects,
+            peers: Vec::new(),
+        }
     }
 
     /// Connects it to the other workers, by their number.
@@ -98,12 +109,15 @@ impl<K: Backend> Ledger<K> {
     pub fn attach(&mut self, port: PortSlot, queue: K::Tx) {
         if let Some(slot) = self.tx.get_mut(port.index()) {
             *slot = Some(TxPort { queue, pending: PacketVec::new(), octets: 0 });
+            self.attached.retain(|other| *other != port);
+            self.attached.push(port);
         }
     }
 
     /// Takes a port's transmit queue back; what still waits there is dropped.
     pub fn detach(&mut self, port: PortSlot) -> Option<K::Tx> {
         let mut taken = self.tx.get_mut(port.index())?.take()?;
+        self.attached.retain(|other| *other != port);
         flush(&mut taken, port, &self.stats, &mut self.totals);
         for packet in taken.pending.drain(..) {
             self.drop(packet, DropReason::TxPortGone);
@@ -197,11 +211,11 @@ impl<K: Backend> Ledger<K> {
     /// Ends a turn: hands waiting frames to the drivers and publishes the totals.
     pub fn end_turn(&mut self) {
         let mut held = 0;
-        for (index, tx) in self.tx.iter_mut().enumerate() {
-            if let Some(tx) = tx
+        for &port in &self.attached {
+            if let Some(Some(tx)) = self.tx.get_mut(port.index())
                 && !tx.pending.is_empty()
             {
-                flush(tx, PortSlot::from_index(index), &self.stats, &mut self.totals);
+                flush(tx, port, &self.stats, &mut self.totals);
                 held += tx.pending.len() as u64;
             }
         }

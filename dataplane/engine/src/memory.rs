@@ -3,7 +3,6 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::io::{ChecksumState, MAX_BURST, MIN_HEADROOM, PacketBuf, PacketPool, PacketVec, RxQueue, TxQueue};
@@ -12,13 +11,16 @@ use crate::ledger::Backend;
 /// Octets of a buffer: headroom and a frame of up to 2 KiB, like a default mbuf.
 pub const BUFFER: usize = MIN_HEADROOM + 2048;
 
-/// Buffers a thread keeps for reuse at most.
-const KEEP: usize = 1 << 16;
+/// Buffers a thread keeps for reuse; what comes home beyond that goes to [`SHARED`] in lots of half as many.
+const KEEP: usize = 1 << 12;
 
 thread_local! {
     /// Buffers that came back on this thread: allocation happens only until the circulation is warm.
-    static HOME: RefCell<Vec<Place>> = const { RefCell::new(Vec::new()) };
+    static HOME: RefCell<Vec<&'static mut Frame>> = const { RefCell::new(Vec::new()) };
 }
+
+/// Buffers that one thread has too many of and another may lack: packets may be made on one thread and end on another.
+static SHARED: Mutex<Vec<&'static mut Frame>> = Mutex::new(Vec::new());
 
 /// Laid out like an mbuf: behind the headroom a frame begins on a cache line, so that a small one takes one line and what is measured
 /// here is what a network card's buffers cost.
@@ -35,44 +37,16 @@ impl Frame {
     const EMPTY: Self = Self { bytes: [0; BUFFER], start: 0, len: 0 };
 }
 
-/// Where a buffer's memory is; one pointer either way.
-enum Place {
-    Own(Box<Frame>),
-    Pool(&'static mut Frame),
-}
-
-impl Deref for Place {
-    type Target = Frame;
-    #[inline]
-    fn deref(&self) -> &Frame {
-        match self {
-            Self::Own(frame) => frame,
-            Self::Pool(frame) => frame,
-        }
-    }
-}
-
-impl DerefMut for Place {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut Frame {
-        match self {
-            Self::Own(frame) => frame,
-            Self::Pool(frame) => frame,
-        }
-    }
-}
-
 /// A packet of the memory backend.
 pub struct MemoryBuf {
-    /// Always there until the drop.
-    frame: Option<Place>,
+    /// Always there until the drop. Buffers are never given back to the allocator: like a driver's pool, they go round.
+    frame: Option<&'static mut Frame>,
 }
 
 impl MemoryBuf {
     /// An empty packet.
     pub fn empty() -> Self {
-        let frame = HOME.with(|home| home.borrow_mut().pop());
-        let mut frame = frame.unwrap_or_else(|| Place::Own(Box::new(Frame::EMPTY)));
+        let frame = HOME.with(|home| home.borrow_mut().pop()).unwrap_or_else(refill);
         (frame.start, frame.len) = (MIN_HEADROOM as u16, 0);
         Self { frame: Some(frame) }
     }
@@ -82,7 +56,7 @@ impl MemoryBuf {
     pub fn pool(count: usize) -> Vec<Self> {
         let frames =
             (0..count).map(|_| Frame { start: MIN_HEADROOM as u16, ..Frame::EMPTY }).collect::<Vec<_>>().leak();
-        frames.iter_mut().map(|frame| Self { frame: Some(Place::Pool(frame)) }).collect()
+        frames.iter_mut().map(|frame| Self { frame: Some(frame) }).collect()
     }
 
     /// A packet with this content, cut to what a buffer holds.
@@ -105,28 +79,49 @@ impl MemoryBuf {
 impl Drop for MemoryBuf {
     fn drop(&mut self) {
         let Some(frame) = self.frame.take() else { return };
-        // Without a home (thread ending) the buffer is simply freed.
+        let mut frame = Some(frame);
+        // Without a home (thread ending) it goes to the shared ones.
         let _ = HOME.try_with(|home| {
             let mut home = home.borrow_mut();
-            if home.len() < KEEP {
-                home.push(frame);
+            if home.len() == KEEP {
+                shared().extend(home.drain(KEEP / 2..));
             }
+            home.extend(frame.take());
         });
+        if let Some(frame) = frame {
+            shared().push(frame);
+        }
     }
+}
+
+fn shared() -> MutexGuard<'static, Vec<&'static mut Frame>> {
+    SHARED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A buffer for a thread that has none: some of the shared ones, or a new one.
+#[cold]
+fn refill() -> &'static mut Frame {
+    let mut shared = shared();
+    let from = shared.len().saturating_sub(KEEP / 4);
+    let mut lot = shared.split_off(from);
+    drop(shared);
+    let frame = lot.pop().unwrap_or_else(|| Box::leak(Box::new(Frame::EMPTY)));
+    HOME.with(|home| home.borrow_mut().extend(lot));
+    frame
 }
 
 impl PacketBuf for MemoryBuf {
     #[inline]
     fn data(&self) -> &[u8] {
-        self.frame.as_ref().map_or(&[], |f| &f.bytes[usize::from(f.start)..usize::from(f.start) + usize::from(f.len)])
+        let Some(f) = &self.frame else { return &[] };
+        // Always within; an empty frame costs less than a panic that has to be prepared for.
+        f.bytes.get(usize::from(f.start)..usize::from(f.start) + usize::from(f.len)).unwrap_or(&[])
     }
 
     #[inline]
     fn data_mut(&mut self) -> &mut [u8] {
-        self.frame.as_deref_mut().map_or(&mut [], |f| {
-            let Frame { bytes, start, len } = f;
-            &mut bytes[usize::from(*start)..usize::from(*start) + usize::from(*len)]
-        })
+        let Some(f) = &mut self.frame else { return &mut [] };
+        f.bytes.get_mut(usize::from(f.start)..usize::from(f.start) + usize::from(f.len)).unwrap_or(&mut [])
     }
 
     fn headroom(&self) -> usize {

@@ -134,9 +134,10 @@ impl<B: PacketBuf> Neighbours<B> {
         output: &mut Output<K>,
     ) {
         let source = output.facts.mac_word(out.port);
-        if !finish::layer2(&mut packet, 0, v6, out, 0, source) {
+        if finish::make_room(&mut packet, 0, out).is_none() {
             return output.drop(packet, DropReason::NoHeadroom);
         }
+        finish::layer2(packet.data_mut(), v6, out, 0, source);
         self.resolve(now, worker, packet, out.neighbour(next_hop), snapshot, output);
     }
 

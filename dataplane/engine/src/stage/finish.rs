@@ -51,14 +51,19 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
             if verdict.mark == NO_MARK && !context.snapshot.interface(head.interface).is_none_or(|i| i.trust_dscp) {
                 verdict.mark = 0;
             }
-            let key = &columns.key[index];
-            rewrite(packet.data_mut(), head, key, *verdict, columns.target[index], columns.port[index]);
+            let Some(l3) = make_room(packet, head.l3, out) else { break 'lane Fate::Drop(DropReason::NoHeadroom) };
             let neighbour = out.neighbour(egress.next_hop);
             let station = context.neighbours.lookup_word(&neighbour, egress.neighbour_hash);
             let source = context.facts.mac_word(out.port);
-            if !layer2(packet, head.l3, head.v6, out, station.unwrap_or_default(), source) {
-                break 'lane Fate::Drop(DropReason::NoHeadroom);
+            let frame = packet.data_mut();
+            layer2(frame, head.v6, out, station.unwrap_or_default(), source);
+            let mut change = Change::default();
+            if verdict.rewrite != Rewrite::None {
+                let l4 = usize::from(head.l4 - u16::from(head.l3)) + l3;
+                let (target, port) = (columns.target[index], columns.port[index]);
+                change = translate(frame, (l3, l4), head, &columns.key[index], verdict.rewrite, target, port);
             }
+            age_and_mark(frame.get_mut(l3..).unwrap_or(&mut []), head, verdict.mark, change);
             if station.is_some() { Fate::Transmit } else { Fate::Punt(PuntReason::Neighbour) }
         };
         burst.settle(lane, outcome);
@@ -95,41 +100,37 @@ fn police(verdict: &mut Verdict, octets: usize, context: &mut Context<'_>) -> bo
     }
 }
 
-/// Addresses, ports, TTL, DSCP and every checksum over them.
+/// TTL, DSCP and the IPv4 header's checksum, under which `change` has happened already. One way for both families: which it is
+/// alternates at random.
 #[inline]
-fn rewrite(frame: &mut [u8], head: &Head, key: &FlowKey, verdict: Verdict, target: u128, port: u16) {
-    let mut change = Change::default();
-    if verdict.rewrite != Rewrite::None {
-        change = translate(frame, head, key, verdict.rewrite, target, port);
-    }
-    let header = frame.get_mut(usize::from(head.l3)..).unwrap_or(&mut []);
-    if head.v6 {
-        let Some(header) = header.first_chunk_mut::<8>() else { return };
-        // Version, traffic class (DSCP is its upper six bits), flow label.
-        if verdict.mark != NO_MARK {
-            let word = u16::from_be_bytes([header[0], header[1]]) & !0x0fc0 | u16::from(verdict.mark) << 6;
-            [header[0], header[1]] = word.to_be_bytes();
-        }
-        header[7] = head.ttl - 1;
-        return;
-    }
-    let Some(header) = header.first_chunk_mut::<20>() else { return };
-    header[8] = head.ttl - 1;
+fn age_and_mark(packet: &mut [u8], head: &Head, mark: u8, mut change: Change) {
+    let Some(header) = packet.first_chunk_mut::<20>() else { return };
+    header[8 - usize::from(head.v6)] = head.ttl - 1;
     change.join(Change::ONE_HOP);
-    if verdict.mark != NO_MARK {
+    if mark != NO_MARK {
+        // DSCP: the upper six bits of IPv4's second octet; bits 4 to 9 of IPv6.
+        let (bits, shift) = if head.v6 { (0x0fc0, 6) } else { (0x00fc, 2) };
         let old = u16::from_be_bytes([header[0], header[1]]);
-        let new = old & 0xff03 | u16::from(verdict.mark) << 2;
+        let new = old & !bits | u16::from(mark) << shift;
         [header[0], header[1]] = new.to_be_bytes();
         change.word(old, new);
     }
-    let checksum = change.apply(u16::from_be_bytes([header[10], header[11]]));
-    [header[10], header[11]] = checksum.to_be_bytes();
+    let old = u16::from_be_bytes([header[10], header[11]]);
+    let new = if head.v6 { old } else { change.apply(old) };
+    [header[10], header[11]] = new.to_be_bytes();
 }
 
 /// Address, port and L4 checksum; returns what changed under the IPv4 header's checksum.
 #[inline]
-fn translate(frame: &mut [u8], head: &Head, key: &FlowKey, which: Rewrite, target: u128, port: u16) -> Change {
-    let (l3, l4) = (usize::from(head.l3), usize::from(head.l4));
+fn translate(
+    frame: &mut [u8],
+    (l3, l4): (usize, usize),
+    head: &Head,
+    key: &FlowKey,
+    which: Rewrite,
+    target: u128,
+    port: u16,
+) -> Change {
     let source = which == Rewrite::Source;
     let (old, old_port, at) = if source { (key.src, key.sport, l4) } else { (key.dst, key.dport, l4 + 2) };
     let (mut header, mut transport) = (Change::default(), Change::default());
@@ -143,7 +144,7 @@ fn translate(frame: &mut [u8], head: &Head, key: &FlowKey, which: Rewrite, targe
     if head.protocol != ICMP {
         transport.join(header);
     }
-    layer4_checksum(frame, head, transport);
+    layer4_checksum(frame, l4, head, transport);
     header
 }
 
@@ -158,8 +159,8 @@ fn put_address(frame: &mut [u8], l3: usize, v6: bool, source: bool, address: u12
 
 /// RFC 1624, and for UDP: no checksum stays none (RFC 768), a computed zero is sent as all ones.
 #[inline]
-fn layer4_checksum(frame: &mut [u8], head: &Head, change: Change) {
-    let at = usize::from(head.l4)
+fn layer4_checksum(frame: &mut [u8], l4: usize, head: &Head, change: Change) {
+    let at = l4
         + match head.protocol {
             TCP => 16,
             UDP => 6,
@@ -176,30 +177,33 @@ fn layer4_checksum(frame: &mut [u8], head: &Head, change: Change) {
     put(frame, at, &new.to_be_bytes());
 }
 
-/// Replaces the L2 header by the egress interface's; addresses as words, see [`mac_to_word`](crate::ports::mac_to_word). False when the
-/// headroom is used up.
+/// Makes the L2 header as long as the egress interface's; returns the offset of the L3 header, `None` when the headroom is used up.
 #[inline]
-pub fn layer2<B: PacketBuf>(packet: &mut B, l3: u8, v6: bool, out: &Interface, to: u64, from: u64) -> bool {
+pub fn make_room<B: PacketBuf>(packet: &mut B, l3: u8, out: &Interface) -> Option<usize> {
     let (old, new) = (usize::from(l3), if out.vlan == UNTAGGED { ETHERNET } else { ETHERNET + TAG });
     if new > old {
-        if !packet.prepend(new - old) {
-            return false;
+        packet.prepend(new - old).then_some(new)
+    } else {
+        if new < old {
+            packet.trim_front(old - new);
         }
-    } else if new < old {
-        packet.trim_front(old - new);
+        Some(new)
     }
+}
+
+/// Writes the egress interface's L2 header; addresses as words, see [`PortFacts::mac_word`].
+#[inline]
+pub fn layer2(frame: &mut [u8], v6: bool, out: &Interface, to: u64, from: u64) {
     let ethertype = u128::from(if v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 });
     let addresses = u128::from(to) << 80 | u128::from(from) << 32;
-    let frame = packet.data_mut();
     if out.vlan == UNTAGGED {
         if let Some(header) = frame.first_chunk_mut::<ETHERNET>() {
             let octets = (addresses | ethertype << 16).to_be_bytes();
-            *header = std::array::from_fn(|i| octets[i]);
+            header.copy_from_slice(&octets[..ETHERNET]);
         }
     } else if let Some(header) = frame.first_chunk_mut::<{ ETHERNET + TAG }>() {
         let octets = (addresses | u128::from(ETHERTYPE_VLAN) << 16 | u128::from(out.vlan)).to_be_bytes();
-        let tail = (ethertype as u16).to_be_bytes();
-        *header = std::array::from_fn(|i| if i < 16 { octets[i] } else { tail[i - 16] });
+        header[..16].copy_from_slice(&octets);
+        header[16..].copy_from_slice(&(ethertype as u16).to_be_bytes());
     }
-    true
 }

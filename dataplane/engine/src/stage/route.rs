@@ -16,24 +16,41 @@ use crate::table::neighbours::{NeighbourKey, NeighbourTable};
 pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, neighbours: &NeighbourTable) {
     let active = burst.active;
     let columns = &mut *burst.columns;
-    for lane in active.lanes() {
+    // Most nodes have one table. Families are taken one after the other: a branch on what alternates at random is a wrong guess
+    // every other time.
+    let only = if let [fib] = &snapshot.fibs[..] { Some(fib) } else { None };
+    let table = |columns: &Columns, lane: usize| only.or_else(|| snapshot.fib_of(columns.head[lane].interface));
+    let (v4, v6) = (active.without(burst.v6), active.and(burst.v6));
+    let mut found = [Found::default(); BURST];
+    for lane in v4.lanes() {
         let lane = lane.index();
-        if let Some(fib) = snapshot.fib_of(columns.head[lane].interface) {
-            fib.prefetch(destination(columns, lane));
+        if let Some(fib) = table(columns, lane) {
+            fib.prefetch_v4(destination(columns, lane));
         }
     }
-    let mut found = [Found::default(); BURST];
-    for lane in active.lanes() {
+    for lane in v6.lanes() {
         let lane = lane.index();
-        if let Some(fib) = snapshot.fib_of(columns.head[lane].interface) {
-            found[lane] = fib.first(destination(columns, lane));
+        if let Some(fib) = table(columns, lane) {
+            fib.prefetch_v6(destination(columns, lane));
+        }
+    }
+    for lane in v4.lanes() {
+        let lane = lane.index();
+        if let Some(fib) = table(columns, lane) {
+            found[lane] = fib.first_v4(destination(columns, lane));
+        }
+    }
+    for lane in v6.lanes() {
+        let lane = lane.index();
+        if let Some(fib) = table(columns, lane) {
+            found[lane] = fib.first_v6(destination(columns, lane));
         }
     }
     for lane in active.lanes() {
         let index = lane.index();
-        let head = &columns.head[index];
         let destination = destination(columns, index);
-        let route = snapshot.fib_of(head.interface).and_then(|fib| fib.second(destination, found[index]));
+        let route = table(columns, index).and_then(|fib| fib.second(destination, found[index]));
+        let head = &columns.head[index];
         let route = route.and_then(|route| snapshot.route_at(route));
         let outcome = follow(snapshot, route, destination, &columns.key[index]).and_then(|egress| {
             neighbours.prefetch(egress.neighbour_hash);

@@ -15,6 +15,8 @@ pub struct Place {
     pub port: PortSlot,
     /// Its address.
     pub mac: Mac,
+    /// Its address again: in the upper 48 bits as they are loaded from a frame.
+    own: u64,
     /// Interface of untagged packets.
     untagged: Option<u32>,
 }
@@ -22,7 +24,9 @@ pub struct Place {
 impl Place {
     /// Of a port under a generation.
     pub fn new(port: PortSlot, facts: &PortFacts, snapshot: &Snapshot) -> Self {
-        Self { port, mac: facts.mac(port), untagged: snapshot.interface_at(port, UNTAGGED) }
+        let mac = facts.mac(port);
+        let own = u64::from_le_bytes([0, 0, mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]]);
+        Self { port, mac, own, untagged: snapshot.interface_at(port, UNTAGGED) }
     }
 }
 
@@ -38,51 +42,49 @@ const ODD_V4: [bool; 256] = {
     odd
 };
 
-/// Fills in `head` and `key`. False: nothing is known, and what they hold means nothing.
+/// What a frame carries, as far as the quick way knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// An IPv4 packet for us on a known interface.
+    V4,
+    /// An IPv6 packet for us on a known interface.
+    V6,
+    /// Something else.
+    Other,
+}
+
+/// Fills in where the L3 header is and on which interface the frame came, unless it is [`Family::Other`].
 #[inline]
-pub fn parse(frame: &[u8], place: &Place, snapshot: &Snapshot, head: &mut Head, key: &mut FlowKey) -> bool {
-    let Some(ethernet) = frame.first_chunk::<{ ETHERNET + TAG }>() else { return false };
-    // Six octets as the low 48 bits.
-    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| ethernet[at + i])) & 0xffff_ffff_ffff;
-    let (to, from) = (word(0), word(6));
-    let mac = place.mac;
-    let own = u64::from_le_bytes([mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0]);
-    if to != own || from == own || from == 0 || from & 1 == 1 {
-        return false;
+pub fn ethernet(frame: &[u8], place: &Place, snapshot: &Snapshot, head: &mut Head) -> Family {
+    let Some(header) = frame.first_chunk::<{ ETHERNET + TAG }>() else { return Family::Other };
+    let [t0, t1, t2, t3, t4, t5, f0, f1, f2, f3, f4, f5, e0, e1, v0, v1, w0, w1] = *header;
+    let (to, from) = (
+        u64::from_le_bytes([t0, t1, t2, t3, t4, t5, f0, f1]) << 16,
+        u64::from_le_bytes([f0, f1, f2, f3, f4, f5, e0, e1]) << 16,
+    );
+    if to != place.own || from == place.own || from == 0 || f0 & 1 == 1 {
+        return Family::Other;
     }
-    let mut ethertype = u16::from_be_bytes([ethernet[12], ethernet[13]]);
-    let (mut l3, mut vlan, mut interface) = (ETHERNET, UNTAGGED, place.untagged);
+    let (mut ethertype, mut l3, mut vlan, mut interface) =
+        (u16::from_be_bytes([e0, e1]), ETHERNET, UNTAGGED, place.untagged);
     if ethertype == ETHERTYPE_VLAN {
-        vlan = u16::from_be_bytes([ethernet[14], ethernet[15]]) & 0xfff;
-        ethertype = u16::from_be_bytes([ethernet[16], ethernet[17]]);
+        vlan = u16::from_be_bytes([v0, v1]) & 0xfff;
+        ethertype = u16::from_be_bytes([w0, w1]);
         (l3, interface) = (ETHERNET + TAG, snapshot.interface_at(place.port, vlan));
     }
-    let Some(interface) = interface else { return false };
-    let packet = frame.get(l3..).unwrap_or(&[]);
-    let l3_header = match ethertype {
-        ETHERTYPE_IPV4 => ipv4(packet, head, key),
-        ETHERTYPE_IPV6 => ipv6(packet, head, key),
-        _ => return false,
-    };
-    if !l3_header || snapshot.may_be_special(key.src) || snapshot.may_be_special(key.dst) {
-        return false;
-    }
-    let l3_octets = if head.v6 { 40 } else { 20 };
-    let segment = packet.get(l3_octets..usize::from(head.l3_len)).unwrap_or(&[]);
-    head.interface = interface;
-    head.vlan = vlan;
-    head.l3 = l3 as u8;
-    head.l4 = (l3 + l3_octets) as u16;
-    (head.fragment, head.later_fragment, head.group_mac) = (false, false, false);
-    match head.protocol {
-        TCP => tcp(segment, head, key),
-        UDP => udp(segment, head, key),
-        _ => false,
+    let Some(interface) = interface else { return Family::Other };
+    (head.interface, head.vlan, head.l3) = (interface, vlan, l3 as u8);
+    match ethertype {
+        ETHERTYPE_IPV4 => Family::V4,
+        ETHERTYPE_IPV6 => Family::V6,
+        _ => Family::Other,
     }
 }
 
+/// Fills in `head` and `key` behind [`ethernet`]. False: nothing is known, and what they hold means nothing.
 #[inline]
-fn ipv4(packet: &[u8], head: &mut Head, key: &mut FlowKey) -> bool {
+pub fn ipv4(frame: &[u8], snapshot: &Snapshot, head: &mut Head, key: &mut FlowKey) -> bool {
+    let packet = frame.get(usize::from(head.l3)..).unwrap_or(&[]);
     let Some(header) = packet.first_chunk::<20>() else { return false };
     let total = u16::from_be_bytes([header[2], header[3]]);
     let fragment = u16::from_be_bytes([header[6], header[7]]);
@@ -90,67 +92,63 @@ fn ipv4(packet: &[u8], head: &mut Head, key: &mut FlowKey) -> bool {
     let words: [u32; 5] = std::array::from_fn(|i| u32::from_le_bytes(std::array::from_fn(|j| header[4 * i + j])));
     let sum = words.iter().map(|&word| u64::from(word)).sum();
     if header[0] != 0x45
-        || usize::from(total) > packet.len()
-        || total < 20
         || fragment & 0x3fff != 0
         || fold(sum) != 0xffff
-        || ODD_V4[usize::from(header[12])]
-        || ODD_V4[usize::from(header[16])]
+        || ODD_V4[usize::from(header[12])] | ODD_V4[usize::from(header[16])]
     {
         return false;
     }
-    head.l3_len = total;
     head.protocol = header[9];
     head.ttl = header[8];
     head.v6 = false;
     head.dont_fragment = fragment & 0x4000 != 0;
     key.src = v4(u32::from_be_bytes([header[12], header[13], header[14], header[15]]));
     key.dst = v4(u32::from_be_bytes([header[16], header[17], header[18], header[19]]));
-    key.protocol = header[9];
-    true
+    layer4(packet, 20, usize::from(total), head, key) && ordinary(snapshot, key)
 }
 
+/// The same for IPv6.
 #[inline]
-fn ipv6(packet: &[u8], head: &mut Head, key: &mut FlowKey) -> bool {
+pub fn ipv6(frame: &[u8], snapshot: &Snapshot, head: &mut Head, key: &mut FlowKey) -> bool {
+    let packet = frame.get(usize::from(head.l3)..).unwrap_or(&[]);
     let Some(header) = packet.first_chunk::<40>() else { return false };
     let total = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
     // ::/8 holds the unspecified, loopback and mapped addresses; above fe are link-local, site-local and multicast ones.
-    let odd = |octet: u8| octet == 0 || octet >= 0xfe;
-    if header[0] >> 4 != 6 || total > packet.len() || odd(header[8]) || odd(header[24]) {
+    let odd = |octet: u8| octet.wrapping_sub(1) >= 0xfd;
+    if header[0] >> 4 != 6 || odd(header[8]) | odd(header[24]) {
         return false;
     }
-    head.l3_len = total as u16;
     head.protocol = header[6];
     head.ttl = header[7];
     head.v6 = true;
     head.dont_fragment = true;
     key.src = u128::from_be_bytes(std::array::from_fn(|i| header[8 + i]));
     key.dst = u128::from_be_bytes(std::array::from_fn(|i| header[24 + i]));
-    key.protocol = header[6];
-    true
+    layer4(packet, 40, total, head, key) && ordinary(snapshot, key)
 }
 
+/// Neither end is an address of this node or a broadcast address.
 #[inline]
-fn tcp(segment: &[u8], head: &mut Head, key: &mut FlowKey) -> bool {
-    let Some(header) = segment.first_chunk::<20>() else { return false };
-    let len = usize::from(header[12] >> 4) * 4;
-    head.flags_or_type = header[13];
-    ports(header, key);
-    (20..=segment.len()).contains(&len)
+fn ordinary(snapshot: &Snapshot, key: &FlowKey) -> bool {
+    !(snapshot.may_be_special(key.src) | snapshot.may_be_special(key.dst))
 }
 
+/// TCP and UDP behind an L3 header of `header` octets, in the same few steps: which it is alternates, too.
 #[inline]
-fn udp(segment: &[u8], head: &mut Head, key: &mut FlowKey) -> bool {
-    let Some(header) = segment.first_chunk::<8>() else { return false };
-    let len = usize::from(u16::from_be_bytes([header[4], header[5]]));
-    head.flags_or_type = 0;
-    ports(header, key);
-    (8..=segment.len()).contains(&len)
-}
-
-#[inline]
-fn ports(header: &[u8], key: &mut FlowKey) {
-    if let [s0, s1, d0, d1, ..] = *header {
-        (key.sport, key.dport) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
-    }
+fn layer4(packet: &[u8], header: usize, total: usize, head: &mut Head, key: &mut FlowKey) -> bool {
+    let (tcp, udp) = (head.protocol == TCP, head.protocol == UDP);
+    let Some(segment) = packet.get(header..total) else { return false };
+    // The word with data offset and flags, or the one with the length.
+    let (least, at) = if tcp { (20, 12) } else { (8, 4) };
+    let (Some(ports), Some([high, low])) = (segment.first_chunk::<4>(), segment.get(at..at + 2)) else { return false };
+    let word = u16::from_be_bytes([*high, *low]);
+    let (len, flags) = if tcp { (word >> 12 << 2, *low) } else { (word, 0) };
+    head.l3_len = total as u16;
+    head.l4 = u16::from(head.l3) + header as u16;
+    head.flags_or_type = flags;
+    (head.fragment, head.later_fragment, head.group_mac) = (false, false, false);
+    key.protocol = head.protocol;
+    key.sport = u16::from_be_bytes([ports[0], ports[1]]);
+    key.dport = u16::from_be_bytes([ports[2], ports[3]]);
+    (tcp | udp) && (least..=segment.len()).contains(&usize::from(len))
 }

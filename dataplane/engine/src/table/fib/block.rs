@@ -123,6 +123,9 @@ impl Blocks {
     /// The entry for a key: an answer, or a way deeper.
     #[inline]
     pub fn get(&self, entry: Entry, key: u16) -> Entry {
+        if entry.is_answer() {
+            return entry;
+        }
         if entry.is(Kind::Line) {
             return self.line(entry.index(), key);
         }

@@ -19,9 +19,12 @@ use crate::flow::{Addr, is_v4};
 use block::Blocks;
 use entry::Entry;
 
-/// What the first step of a look-up found: the answer, or where it lies.
+/// What the first step of a look-up found: the answer, or where it lies, and under which key.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Found(Entry);
+pub struct Found {
+    entry: Entry,
+    key: u16,
+}
 
 /// One routing table: both families.
 #[derive(Debug, Default, Clone)]
@@ -58,34 +61,50 @@ impl Fib {
     /// Step 0: starts loading the root's line for the address.
     #[inline]
     pub fn prefetch(&self, addr: Addr) {
-        if is_v4(addr) { self.v4.prefetch(addr as u32) } else { self.v6.prefetch(addr) }
+        if is_v4(addr) { self.prefetch_v4(addr) } else { self.prefetch_v6(addr) }
+    }
+
+    /// Step 0 for an address known to be IPv4.
+    #[inline]
+    pub fn prefetch_v4(&self, addr: Addr) {
+        self.v4.prefetch(addr as u32);
+    }
+
+    /// Step 0 for an address known to be IPv6.
+    #[inline]
+    pub fn prefetch_v6(&self, addr: Addr) {
+        self.v6.prefetch(addr);
     }
 
     /// Step 1: reads the root and starts loading the line that the answer lies in.
     #[inline]
     pub fn first(&self, addr: Addr) -> Found {
-        let (entry, key) = if is_v4(addr) {
-            (self.v4.get(addr as u32), addr as u16)
-        } else {
-            (self.v6.get(addr), (addr >> v6::BLOCK_SHIFT) as u16)
-        };
+        if is_v4(addr) { self.first_v4(addr) } else { self.first_v6(addr) }
+    }
+
+    /// Step 1 for an address known to be IPv4.
+    #[inline]
+    pub fn first_v4(&self, addr: Addr) -> Found {
+        self.found(self.v4.get(addr as u32), addr as u16)
+    }
+
+    /// Step 1 for an address known to be IPv6.
+    #[inline]
+    pub fn first_v6(&self, addr: Addr) -> Found {
+        self.found(self.v6.get(addr), (addr >> v6::BLOCK_SHIFT) as u16)
+    }
+
+    #[inline]
+    fn found(&self, entry: Entry, key: u16) -> Found {
         self.blocks.prefetch(entry, key);
-        Found(entry)
+        Found { entry, key }
     }
 
     /// Step 2: the value.
     #[inline]
     pub fn second(&self, addr: Addr, found: Found) -> Option<u32> {
-        let Found(entry) = found;
-        if entry.is_answer() {
-            return entry.value();
-        }
-        if is_v4(addr) {
-            self.blocks.get(entry, addr as u16).value()
-        } else {
-            let entry = self.blocks.get(entry, (addr >> v6::BLOCK_SHIFT) as u16);
-            if entry.is_answer() { entry.value() } else { self.v6.deeper(entry, addr).value() }
-        }
+        let entry = self.blocks.get(found.entry, found.key);
+        if entry.is_answer() { entry.value() } else { self.v6.deeper(entry, addr).value() }
     }
 
     /// Memory it takes.

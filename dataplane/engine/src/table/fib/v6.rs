@@ -15,7 +15,7 @@ pub const BLOCK_SHIFT: u32 = 80;
 /// Keys a bucket holds.
 const KEYS: usize = 8;
 
-/// One line: eight first halves of addresses and their entries; unused places repeat key and entry 0 of the bucket or are `NONE`.
+/// One line: the first 32 bits of eight addresses and their entries; unused places are key 0 and `NONE`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 struct Bucket {
@@ -28,16 +28,11 @@ const _: () = assert!(size_of::<Bucket>() == 64);
 impl Bucket {
     const EMPTY: Self = Self { keys: [0; KEYS], entries: [Entry::NONE; KEYS] };
 
-    /// `NONE` when the key is not there; a key that is there always has something to say.
+    /// `NONE` when the key is not there. Unused places come behind used ones, so a key that looks like one is found first.
     #[inline]
     fn get(&self, key: u32) -> Entry {
-        let mut found = Entry::NONE;
-        for (&k, &entry) in self.keys.iter().zip(&self.entries) {
-            if k == key && entry != Entry::NONE {
-                found = entry;
-            }
-        }
-        found
+        let equal = self.keys.iter().enumerate().fold(0u32, |set, (at, &k)| set | u32::from(k == key) << at);
+        self.entries.get(equal.trailing_zeros() as usize).copied().unwrap_or(Entry::NONE)
     }
 }
 
