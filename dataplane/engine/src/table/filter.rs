@@ -27,7 +27,7 @@ impl Default for AddressFilter {
 impl AddressFilter {
     /// From its members.
     pub fn new(members: &[Addr]) -> Self {
-        let words = (members.len() * BITS_PER_ADDRESS / 64).next_power_of_two().clamp(LEAST, MOST);
+        let words = (members.len() * BITS_PER_ADDRESS).div_ceil(64).next_power_of_two().clamp(LEAST, MOST);
         let mut filter = Self { words: vec![0; words].into_boxed_slice(), shift: 64 - (words * 64).trailing_zeros() };
         for &member in members {
             let at = filter.place(member);
@@ -67,7 +67,7 @@ mod tests {
                 (0..count).map(|n| if n % 2 == 0 { v4(n << 3) } else { 0xfd << 120 | u128::from(n) }).collect();
             let filter = AddressFilter::new(&members);
             assert!(members.iter().all(|&m| filter.may_hold(m)));
-            let strangers = (0..10_000).filter(|&n| filter.may_hold(0x2001 << 112 | n * 0x1_0001)).count();
+            let strangers = (0..10_000).filter(|&n| filter.may_hold((0x2001 << 112) | (n * 0x1_0001))).count();
             assert!(strangers < 10_000 / 20, "{count} members: {strangers} of 10000");
         }
     }

@@ -24,7 +24,9 @@ const _: () = assert!(size_of::<Line>() == 64 && size_of::<Wide>() == 128);
 const WIDE: usize = 1 << 29;
 
 impl<const RANGES: usize, const BOUNDS: usize> Ranges<RANGES, BOUNDS> {
-    /// Of at most `RANGES` ranges.
+    const ROOM: usize = RANGES;
+
+    /// Of at most [`ROOM`](Self::ROOM) ranges.
     fn new(ranges: &[(u16, Entry)]) -> Self {
         let mut new = Self { bounds: [u16::MAX; BOUNDS], entries: [Entry::NONE; RANGES] };
         for (at, &(start, entry)) in ranges.iter().enumerate() {
@@ -70,16 +72,14 @@ impl Blocks {
         if let [(_, only)] = ranges {
             return *only;
         }
-        match ranges.len() {
-            ..=10 => {
-                self.lines.push(Line::new(ranges));
-                Entry::at(Kind::Line, self.lines.len() - 1)
-            }
-            ..=20 => {
-                self.wide.push(Wide::new(ranges));
-                Entry::at(Kind::Line, WIDE | (self.wide.len() - 1))
-            }
-            _ => self.node(ranges, low),
+        if ranges.len() <= Line::ROOM {
+            self.lines.push(Line::new(ranges));
+            Entry::at(Kind::Line, self.lines.len() - 1)
+        } else if ranges.len() <= Wide::ROOM {
+            self.wide.push(Wide::new(ranges));
+            Entry::at(Kind::Line, WIDE | (self.wide.len() - 1))
+        } else {
+            self.node(ranges, low)
         }
     }
 
