@@ -12,6 +12,7 @@ pub mod machine;
 pub mod measure;
 pub mod neighbourhood;
 pub mod node;
+pub mod pcap;
 pub mod probe;
 pub mod process;
 pub mod progress;
