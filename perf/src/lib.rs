@@ -20,6 +20,7 @@ pub mod report;
 pub mod rig;
 pub mod scenario;
 pub mod seeded;
+pub mod source;
 pub mod table;
 
 /// Why there is no measurement.

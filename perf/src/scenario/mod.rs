@@ -130,12 +130,15 @@ pub struct CounterSlots {
 }
 
 /// Tables and frames, before anything runs.
-struct Plan {
-    tables: RuleTables,
+pub struct Plan {
+    /// What the node runs.
+    pub tables: RuleTables,
     /// Sent once before measuring; sessions come to be.
-    first: Vec<Template>,
-    load: Load,
-    capacity: Capacity,
+    pub first: Vec<Template>,
+    /// The traffic.
+    pub load: Load,
+    /// What the node must hold.
+    pub capacity: Capacity,
 }
 
 /// Nanoseconds between turns where only the rate of packets matters: 32 packets at 10 Mpps.
@@ -143,33 +146,60 @@ const STEADY: u64 = 3200;
 
 /// Builds the node and warms it up.
 pub fn prepare(scenario: Scenario, params: &Params, progress: &Progress) -> Result<Bench, Error> {
-    check(scenario, params)?;
-    progress.phase("laying out tables and flows", 0);
-    let mut plan = match scenario {
-        Scenario::Forward | Scenario::Forward6 | Scenario::Mark => forward(scenario, params),
-        Scenario::Rules => flows::under_rules(params)?,
-        Scenario::Balance | Scenario::Police => services::plan(scenario, params),
-        Scenario::Full => full::plan(params)?,
-    };
-    progress.phase("building the snapshot", 0);
-    let mut rig = Rig::new(&plan.tables, plan.capacity, params.seed)?;
-    let warm = |rig: &mut Rig, what, frames: &mut dyn Iterator<Item = &Template>, count: usize| {
-        progress.phase(what, count as u64);
-        if rig.warm(frames, |n| progress.advance(n)) { Ok(()) } else { Err(Error::Interrupted) }
-    };
-    warm(&mut rig, "making sessions", &mut plan.first.iter(), plan.first.len())?;
-    if scenario.has_services() {
-        let share = if scenario == Scenario::Full { full::ESTABLISHED } else { 1000 };
-        services::establish(&rig, params, share, &mut plan.load)?;
-    }
+    let mut plan = lay_out(scenario, params, progress)?;
+    let mut rig = with_sessions(scenario, params, &mut plan, progress)?;
     let count = plan.load.lasting().count();
-    warm(&mut rig, "sending every flow once", &mut plan.load.lasting(), count)?;
+    warm(&mut rig, progress, "sending every flow once", &mut plan.load.lasting(), count)?;
     let slots = CounterSlots::of(rig.snapshot());
     Ok(Bench { rig, load: plan.load, keep_alive: plan.first, slots })
 }
 
+/// Tables and all the traffic, for a node of somebody else's: replies of services are those that the tables lead to.
+pub fn traffic(scenario: Scenario, params: &Params, progress: &Progress) -> Result<Plan, Error> {
+    let mut plan = lay_out(scenario, params, progress)?;
+    if scenario.has_services() {
+        with_sessions(scenario, params, &mut plan, progress)?;
+    }
+    Ok(plan)
+}
+
+fn lay_out(scenario: Scenario, params: &Params, progress: &Progress) -> Result<Plan, Error> {
+    check(scenario, params)?;
+    progress.phase("laying out tables and flows", 0);
+    Ok(match scenario {
+        Scenario::Forward | Scenario::Forward6 | Scenario::Mark => forward(scenario, params),
+        Scenario::Rules => flows::under_rules(params)?,
+        Scenario::Balance | Scenario::Police => services::plan(scenario, params),
+        Scenario::Full => full::plan(params)?,
+    })
+}
+
+/// The node with its sessions made, and their packets added to the load.
+fn with_sessions(scenario: Scenario, params: &Params, plan: &mut Plan, progress: &Progress) -> Result<Rig, Error> {
+    progress.phase("building the snapshot", 0);
+    let mut rig = Rig::new(&plan.tables, plan.capacity, params.seed)?;
+    warm(&mut rig, progress, "making sessions", &mut plan.first.iter(), plan.first.len())?;
+    if scenario.has_services() {
+        let share = if scenario == Scenario::Full { full::ESTABLISHED } else { 1000 };
+        services::establish(&rig, params, share, &mut plan.load)?;
+    }
+    Ok(rig)
+}
+
+fn warm(
+    rig: &mut Rig,
+    progress: &Progress,
+    what: &'static str,
+    frames: &mut dyn Iterator<Item = &Template>,
+    count: usize,
+) -> Result<(), Error> {
+    progress.phase(what, count as u64);
+    if rig.warm(frames, |n| progress.advance(n)) { Ok(()) } else { Err(Error::Interrupted) }
+}
+
 impl CounterSlots {
-    fn of(snapshot: &Snapshot) -> Self {
+    /// Those of a snapshot.
+    pub fn of(snapshot: &Snapshot) -> Self {
         let mut slots = Self::default();
         for (kind, name, slot) in snapshot.objects() {
             match kind {
