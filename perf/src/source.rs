@@ -3,6 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use clap::Args;
+
+use crate::Error;
+
 /// A backend as it is written on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -36,6 +40,46 @@ impl fmt::Display for Source {
     }
 }
 
+/// Options that only devices need.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of devices")]
+pub struct DeviceOptions {
+    /// Packets in the file that a net_pcap without rx_pcap= replays for ever
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub file_packets: u32,
+    /// Megabytes for packets and DPDK [default: what the packets need]
+    #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u32).range(32..=65_536))]
+    pub mem_mb: Option<u32>,
+    /// Normal pages even where huge ones are free; about half as fast
+    #[arg(long)]
+    pub no_huge: bool,
+}
+
+/// The devices of a list of backends in the order lan, wan; none for memory. Mixing them, or naming more than two, is refused.
+pub fn devices(backends: &[Source]) -> Result<Vec<String>, Error> {
+    let refuse = |allowed: &str| {
+        let found = backends.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+        Err(Error::Option { option: "backend", found, allowed: allowed.into() })
+    };
+    match backends {
+        [] | [Source::Memory] => Ok(Vec::new()),
+        [Source::Device(one)] => Ok(vec![one.clone()]),
+        [Source::Device(lan), Source::Device(wan)] if lan != wan => Ok(vec![lan.clone(), wan.clone()]),
+        [Source::Device(_), Source::Device(_)] => refuse("two different devices, the first towards servers"),
+        [_, _] => refuse("memory alone, or devices"),
+        _ => refuse("one device, or two: the first towards servers, the second towards clients"),
+    }
+}
+
+/// What a build without DPDK says to devices.
+pub fn no_devices(devices: &[String]) -> Error {
+    Error::Option {
+        option: "backend",
+        found: devices.join(" and "),
+        allowed: "memory: this marchproxy-perf was built without the cargo feature `dpdk`".into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,6 +91,22 @@ mod tests {
         }
         for (text, word) in [("af_xdp:eth0", "not built yet"), ("pci", "pci:ADDRESS"), ("vdev:", "vdev:NAME")] {
             assert!(text.parse::<Source>().unwrap_err().contains(word), "{text}");
+        }
+    }
+
+    #[test]
+    fn one_device_or_two() {
+        let device = |name: &str| Source::Device(name.into());
+        assert_eq!(devices(&[]).unwrap(), [""; 0]);
+        assert_eq!(devices(&[Source::Memory]).unwrap(), [""; 0]);
+        assert_eq!(devices(&[device("vdev:a"), device("vdev:b")]).unwrap(), ["vdev:a", "vdev:b"]);
+        for (backends, word) in [
+            (vec![device("vdev:a"), device("vdev:a")], "different"),
+            (vec![Source::Memory, device("vdev:a")], "memory alone"),
+            (vec![device("vdev:a"), device("vdev:b"), device("vdev:c")], "one device, or two"),
+        ] {
+            let error = devices(&backends).unwrap_err().to_string();
+            assert!(error.contains(word) && error.contains("--backend"), "{error}");
         }
     }
 }
