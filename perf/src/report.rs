@@ -70,7 +70,7 @@ pub struct Report {
     pub live_sessions: usize,
     /// Octets of the snapshot's tables.
     pub table_bytes: usize,
-    /// Packets per receive call.
+    /// Packets asked for in a receive call.
     pub burst: usize,
     /// How much of everything there was.
     pub parameters: Params,
@@ -166,7 +166,7 @@ impl Report {
                 .collect(),
             live_sessions: context.live_sessions,
             table_bytes: context.table_bytes,
-            burst: marchproxy_engine::burst::BURST,
+            burst: context.params.burst,
             parameters: context.params,
             interrupted: outcome.interrupted,
         }

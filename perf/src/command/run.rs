@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use marchproxy_cpu::TscClock;
+use marchproxy_engine::burst::BURST;
 
 use crate::Error;
 use crate::calibrate::{Calibration, Steps};
@@ -62,9 +63,9 @@ pub struct Run {
     /// Seed of routes, rules, flows and replay
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Packets per receive call; the engine is built for this one
-    #[arg(long, value_name = "N", default_value = "32", value_parser = ["32"])]
-    burst: String,
+    /// Packets asked for in a receive call, 1 to 32; the engine is built for full ones
+    #[arg(long, value_name = "N", default_value_t = BURST as u8, value_parser = clap::value_parser!(u8).range(1..=BURST as i64))]
+    burst: u8,
     /// Core to run on [default: the last one allowed]
     #[arg(long, value_name = "N")]
     core: Option<usize>,
@@ -159,6 +160,7 @@ impl Run {
         let flows = if services { defaults.flows.min(sessions) } else { defaults.flows };
         Ok(Params {
             packet: self.packet,
+            burst: usize::from(self.burst),
             flows: self.flows.unwrap_or(flows),
             routes: self.routes.unwrap_or(defaults.routes),
             rules: self.rules.unwrap_or(defaults.rules),

@@ -5,6 +5,7 @@ mod full;
 mod services;
 mod topology;
 
+use marchproxy_engine::burst::BURST;
 use marchproxy_engine::snapshot::{ObjectKind, Snapshot};
 use marchproxy_engine::tables::{RuleAction, RuleMatch, RuleSpec, RuleTables};
 use serde::Serialize;
@@ -41,6 +42,9 @@ pub enum Scenario {
 pub struct Params {
     /// Frame sizes.
     pub packet: Size,
+    /// Packets asked for in a receive call.
+    #[serde(skip)]
+    pub burst: usize,
     /// Distinct flows the packets are drawn from; where there are sessions, those of them that are active.
     pub flows: usize,
     /// Routes beside the connected ones.
@@ -92,6 +96,7 @@ impl Scenario {
         };
         Params {
             packet: Size::Fixed(64),
+            burst: BURST,
             flows: 65_536,
             routes: if matches!(self, Self::Full) { 100_000 } else { 16 },
             rules: if self.has_rules() { 1000 } else { matches!(self, Self::Mark) as usize },
@@ -177,7 +182,7 @@ fn lay_out(scenario: Scenario, params: &Params, progress: &Progress) -> Result<P
 /// The node with its sessions made, and their packets added to the load.
 fn with_sessions(scenario: Scenario, params: &Params, plan: &mut Plan, progress: &Progress) -> Result<Rig, Error> {
     progress.phase("building the snapshot", 0);
-    let mut rig = Rig::new(&plan.tables, plan.capacity, params.seed)?;
+    let mut rig = Rig::new(&plan.tables, plan.capacity, params.burst, params.seed)?;
     warm(&mut rig, progress, "making sessions", &mut plan.first.iter(), plan.first.len())?;
     if scenario.has_services() {
         let share = if scenario == Scenario::Full { full::ESTABLISHED } else { 1000 };
