@@ -8,6 +8,7 @@ use marchproxy_engine::burst::BURST;
 
 use crate::Error;
 use crate::calibrate::{Calibration, Steps};
+use crate::command::amounts::Amounts;
 use crate::load::Size;
 use crate::machine::Watch;
 use crate::measure::{self, Limits};
@@ -15,8 +16,7 @@ use crate::probe::Probe;
 use crate::process;
 use crate::progress::Progress;
 use crate::report::{Context, Report, spread};
-use crate::scenario::{self, Params, Scenario};
-use crate::seeded::rules::Profile;
+use crate::scenario::{self, Scenario};
 use crate::table;
 
 /// Options of `run`.
@@ -30,27 +30,8 @@ pub struct Run {
     /// Frame size with FCS: 64, 128, 256, 512, 1024, 1280, 1518 or imix (7:4:1 of 64, 570, 1518)
     #[arg(long, value_name = "SIZE", default_value = "64")]
     packet: Size,
-    /// Distinct flows the packets are drawn from; with services, active sessions [default: 65536]
-    #[arg(long, value_name = "N")]
-    flows: Option<usize>,
-    /// Routes, half of each family [default: 16, full 100000]
-    #[arg(long, value_name = "N")]
-    routes: Option<usize>,
-    /// Rules [default: 1000; rules and full]
-    #[arg(long, value_name = "N")]
-    rules: Option<usize>,
-    /// Kind of rule list [default: acl; rules and full]
-    #[arg(long, value_enum)]
-    profile: Option<Profile>,
-    /// Services, each with an address of both families [default: 16, full 64; balance, police and full]
-    #[arg(long, value_name = "N")]
-    services: Option<usize>,
-    /// Backends of each service, half of each family [default: 16; balance, police and full]
-    #[arg(long, value_name = "N")]
-    backends: Option<usize>,
-    /// Live sessions [default: 1000000; balance, police and full]
-    #[arg(long, value_name = "N")]
-    sessions: Option<usize>,
+    #[command(flatten)]
+    amounts: Amounts,
     /// Seconds per repeat
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, conflicts_with = "packets")]
     duration: f64,
@@ -60,9 +41,6 @@ pub struct Run {
     /// Measured windows
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     repeat: u16,
-    /// Seed of routes, rules, flows and replay
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
     /// Packets asked for in a receive call, 1 to 32; the engine is built for full ones
     #[arg(long, value_name = "N", default_value_t = BURST as u8, value_parser = clap::value_parser!(u8).range(1..=BURST as i64))]
     burst: u8,
@@ -108,7 +86,7 @@ impl Run {
 
     /// Prepares, measures, reports.
     pub fn measure(&self, progress: &Progress) -> Result<Report, Error> {
-        let params = self.params()?;
+        let params = self.amounts.params(self.scenario, self.packet, usize::from(self.burst))?;
         let duration = Duration::try_from_secs_f64(self.duration).ok().filter(|d| !d.is_zero()).ok_or_else(|| {
             let allowed = "a positive number of seconds".into();
             Error::Option { option: "duration", found: self.duration.to_string(), allowed }
@@ -136,39 +114,5 @@ impl Run {
             tsc_hz,
         };
         Ok(Report::new(context, &outcome, machine, noise))
-    }
-
-    /// The scenario's defaults with the options over them. Options that would change nothing are refused: their author expects something.
-    fn params(&self) -> Result<Params, Error> {
-        let defaults = self.scenario.defaults();
-        let (services, rules) = (self.scenario.has_services(), self.scenario.has_rules());
-        let given = [
-            ("services", self.services.map(|n| n.to_string()), services),
-            ("backends", self.backends.map(|n| n.to_string()), services),
-            ("sessions", self.sessions.map(|n| n.to_string()), services),
-            ("rules", self.rules.map(|n| n.to_string()), rules),
-            ("profile", self.profile.map(|p| format!("{p:?}").to_lowercase()), rules),
-        ];
-        for (option, found, used) in given {
-            if let Some(found) = found.filter(|_| !used) {
-                let allowed = format!("nothing: scenario {} has none", self.scenario.label());
-                return Err(Error::Option { option, found, allowed });
-            }
-        }
-        let sessions = self.sessions.unwrap_or(defaults.sessions);
-        // A small table without a word about flows: all of its sessions are active.
-        let flows = if services { defaults.flows.min(sessions) } else { defaults.flows };
-        Ok(Params {
-            packet: self.packet,
-            burst: usize::from(self.burst),
-            flows: self.flows.unwrap_or(flows),
-            routes: self.routes.unwrap_or(defaults.routes),
-            rules: self.rules.unwrap_or(defaults.rules),
-            services: self.services.unwrap_or(defaults.services),
-            backends: self.backends.unwrap_or(defaults.backends),
-            sessions,
-            profile: self.profile.unwrap_or(defaults.profile),
-            seed: self.seed,
-        })
     }
 }

@@ -5,8 +5,11 @@ mod full;
 mod services;
 mod topology;
 
+use std::collections::BTreeMap;
+
 use marchproxy_engine::burst::BURST;
 use marchproxy_engine::snapshot::{ObjectKind, Snapshot};
+use marchproxy_engine::table::sessions::Sessions;
 use marchproxy_engine::tables::{RuleAction, RuleMatch, RuleSpec, RuleTables};
 use serde::Serialize;
 
@@ -140,18 +143,46 @@ pub struct Plan {
     pub tables: RuleTables,
     /// Sent once before measuring; sessions come to be.
     pub first: Vec<Template>,
-    /// The traffic.
+    /// The traffic, without what depends on the sessions then: see [`establish`].
     pub load: Load,
     /// What the node must hold.
     pub capacity: Capacity,
 }
 
 /// Nanoseconds between turns where only the rate of packets matters: 32 packets at 10 Mpps.
-const STEADY: u64 = 3200;
+pub const STEADY: u64 = 3200;
+
+/// Lays out tables and traffic; the same parameters give the same, whatever the size of the packets.
+pub fn plan(scenario: Scenario, params: &Params) -> Result<Plan, Error> {
+    check(scenario, params)?;
+    match scenario {
+        Scenario::Forward | Scenario::Forward6 | Scenario::Mark => Ok(forward(scenario, params)),
+        Scenario::Rules => flows::under_rules(params),
+        Scenario::Balance | Scenario::Police => Ok(services::plan(scenario, params)),
+        Scenario::Full => full::plan(params),
+    }
+}
+
+/// Adds the packets of established sessions where the scenario has any. `now` is the node's time, `drops` what it dropped so far.
+pub fn establish(
+    scenario: Scenario,
+    params: &Params,
+    load: &mut Load,
+    sessions: &Sessions,
+    now: u64,
+    drops: &BTreeMap<&'static str, u64>,
+) -> Result<(), Error> {
+    if !scenario.has_services() {
+        return Ok(());
+    }
+    let share = if scenario == Scenario::Full { full::ESTABLISHED } else { 1000 };
+    services::establish(sessions, now, params, share, load, drops)
+}
 
 /// Builds the node and warms it up.
 pub fn prepare(scenario: Scenario, params: &Params, progress: &Progress) -> Result<Bench, Error> {
-    let mut plan = lay_out(scenario, params, progress)?;
+    progress.phase("laying out tables and flows", 0);
+    let mut plan = plan(scenario, params)?;
     let mut rig = with_sessions(scenario, params, &mut plan, progress)?;
     let count = plan.load.lasting().count();
     warm(&mut rig, progress, "sending every flow once", &mut plan.load.lasting(), count)?;
@@ -161,22 +192,12 @@ pub fn prepare(scenario: Scenario, params: &Params, progress: &Progress) -> Resu
 
 /// Tables and all the traffic, for a node of somebody else's: replies of services are those that the tables lead to.
 pub fn traffic(scenario: Scenario, params: &Params, progress: &Progress) -> Result<Plan, Error> {
-    let mut plan = lay_out(scenario, params, progress)?;
+    progress.phase("laying out tables and flows", 0);
+    let mut plan = plan(scenario, params)?;
     if scenario.has_services() {
         with_sessions(scenario, params, &mut plan, progress)?;
     }
     Ok(plan)
-}
-
-fn lay_out(scenario: Scenario, params: &Params, progress: &Progress) -> Result<Plan, Error> {
-    check(scenario, params)?;
-    progress.phase("laying out tables and flows", 0);
-    Ok(match scenario {
-        Scenario::Forward | Scenario::Forward6 | Scenario::Mark => forward(scenario, params),
-        Scenario::Rules => flows::under_rules(params)?,
-        Scenario::Balance | Scenario::Police => services::plan(scenario, params),
-        Scenario::Full => full::plan(params)?,
-    })
 }
 
 /// The node with its sessions made, and their packets added to the load.
@@ -184,10 +205,7 @@ fn with_sessions(scenario: Scenario, params: &Params, plan: &mut Plan, progress:
     progress.phase("building the snapshot", 0);
     let mut rig = Rig::new(&plan.tables, plan.capacity, params.burst, params.seed)?;
     warm(&mut rig, progress, "making sessions", &mut plan.first.iter(), plan.first.len())?;
-    if scenario.has_services() {
-        let share = if scenario == Scenario::Full { full::ESTABLISHED } else { 1000 };
-        services::establish(&rig, params, share, &mut plan.load)?;
-    }
+    establish(scenario, params, &mut plan.load, rig.sessions(), rig.now(), &crate::measure::drops(&rig))?;
     Ok(rig)
 }
 
