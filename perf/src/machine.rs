@@ -142,7 +142,7 @@ fn doubts(machine: &Machine, seconds: f64, spread: Option<f64>) -> Vec<String> {
 /// Megabytes of huge pages that nobody has.
 pub fn free_hugepages_mb() -> u64 {
     let memory = read("/proc/meminfo");
-    number(&memory, "HugePages_Free") * number(&memory, "Hugepagesize") >> 10
+    (number(&memory, "HugePages_Free") * number(&memory, "Hugepagesize")) >> 10
 }
 
 fn read(path: &str) -> String {

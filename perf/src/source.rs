@@ -44,15 +44,37 @@ impl fmt::Display for Source {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of devices")]
 pub struct DeviceOptions {
-    /// Packets in the file that a net_pcap without rx_pcap= replays for ever
-    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub file_packets: u32,
+    /// Packets in the file that a net_pcap without rx_pcap= replays for ever [default: 8192]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub file_packets: Option<u32>,
     /// Megabytes for packets and DPDK [default: what the packets need]
     #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u32).range(32..=65_536))]
     pub mem_mb: Option<u32>,
     /// Normal pages even where huge ones are free; about half as fast
     #[arg(long)]
     pub no_huge: bool,
+}
+
+impl DeviceOptions {
+    /// Packets in a file made for a device: as many as the memory backend has buffers.
+    pub fn file_packets(&self) -> u32 {
+        self.file_packets.unwrap_or(crate::rig::BUFFERS as u32)
+    }
+
+    /// Refuses what would change nothing on the memory backend: its author expects something.
+    pub fn refuse(&self) -> Result<(), Error> {
+        let given = [
+            ("file-packets", self.file_packets.map(|n| n.to_string())),
+            ("mem-mb", self.mem_mb.map(|n| n.to_string())),
+            ("no-huge", self.no_huge.then(|| "it".into())),
+        ];
+        for (option, found) in given {
+            if let Some(found) = found {
+                return Err(Error::Option { option, found, allowed: "nothing: the memory backend has none".into() });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The devices of a list of backends in the order lan, wan; none for memory. Mixing them, or naming more than two, is refused.
@@ -72,6 +94,7 @@ pub fn devices(backends: &[Source]) -> Result<Vec<String>, Error> {
 }
 
 /// What a build without DPDK says to devices.
+#[cfg(not(feature = "dpdk"))]
 pub fn no_devices(devices: &[String]) -> Error {
     Error::Option {
         option: "backend",

@@ -155,7 +155,10 @@ fn wrong_options_are_named() {
         ("run forward --duration 0", &["--duration", "positive"]),
         ("run forward --core 9999", &["--core 9999", "allowed here"]),
         ("run forward --packet 65", &["65", "imix"]),
-        ("run forward --backend pci", &["memory"]),
+        ("run forward --backend pci", &["memory", "vdev:NAME", "pci:ADDRESS"]),
+        ("run forward --mem-mb 64", &["--mem-mb", "found 64", "memory backend"]),
+        #[cfg(not(feature = "dpdk"))]
+        ("run forward --backend vdev:net_null0", &["--backend", "without the cargo feature `dpdk`"]),
         ("run forward --burst 64", &["64", "1..=32"]),
         ("run forward --burst 0", &["0", "1..=32"]),
         ("run backward", &["backward", "forward6"]),

@@ -15,8 +15,11 @@ use crate::measure::{self, Limits};
 use crate::probe::Probe;
 use crate::process;
 use crate::progress::Progress;
+#[cfg(feature = "dpdk")]
+use crate::report::Devices;
 use crate::report::{Context, Report, spread};
-use crate::scenario::{self, Scenario};
+use crate::scenario::{self, Params, Scenario};
+use crate::source::{self, DeviceOptions, Source};
 use crate::table;
 
 /// Options of `run`.
@@ -24,9 +27,10 @@ use crate::table;
 pub struct Run {
     /// What to measure
     scenario: Scenario,
-    /// Where packets come from
-    #[arg(long, value_enum, default_value_t = Source::Memory)]
-    backend: Source,
+    /// Where packets come from: memory, vdev:NAME[,ARGUMENTS] or pci:ADDRESS; twice for a device towards servers and one towards
+    /// clients, once for both sides on one device. A net_pcap without rx_pcap= replays packets of the scenario
+    #[arg(long, value_name = "BACKEND", default_value = "memory")]
+    backend: Vec<Source>,
     /// Frame size with FCS: 64, 128, 256, 512, 1024, 1280, 1518 or imix (7:4:1 of 64, 570, 1518)
     #[arg(long, value_name = "SIZE", default_value = "64")]
     packet: Size,
@@ -50,16 +54,11 @@ pub struct Run {
     /// Pages of the heap, where buffers and tables are: huge as a driver's, where the kernel grants them, or normal
     #[arg(long, value_enum, default_value_t = Pages::Huge)]
     pages: Pages,
+    #[command(flatten)]
+    device: DeviceOptions,
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-/// Backends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Source {
-    /// Rings in this process
-    Memory,
 }
 
 /// Pages of the heap.
@@ -92,6 +91,17 @@ impl Run {
             Error::Option { option: "duration", found: self.duration.to_string(), allowed }
         })?;
         let limits = Limits { duration, packets: self.packets, repeats: usize::from(self.repeat) };
+        match source::devices(&self.backend)?.as_slice() {
+            [] => self.on_memory(params, &limits, progress),
+            #[cfg(feature = "dpdk")]
+            devices => self.on_devices(params, &limits, devices, progress),
+            #[cfg(not(feature = "dpdk"))]
+            devices => Err(source::no_devices(devices)),
+        }
+    }
+
+    fn on_memory(&self, params: Params, limits: &Limits, progress: &Progress) -> Result<Report, Error> {
+        self.device.refuse()?;
         let core = process::pin(self.core)?;
         let tsc_hz = TscClock::calibrate().hz();
         let mut bench = scenario::prepare(self.scenario, &params, progress)?;
@@ -100,18 +110,63 @@ impl Run {
         calibration.measure(&mut steps);
         let mut probe = Probe::open();
         let watch = Watch::start(core);
-        let outcome = measure::run(&mut bench, &limits, params.seed, &mut probe, progress)?;
+        let outcome = measure::run(&mut bench, limits, params.seed, &mut probe, progress)?;
         let (machine, noise) = watch.finish(tsc_hz, bench.rig.memory(), spread(&outcome));
         calibration.measure(&mut steps);
         progress.finish();
         let context = Context {
             scenario: self.scenario,
+            backend: Source::Memory.to_string(),
+            devices: None,
             params,
             calibration: steps,
             instructions_reason: probe.missing().map(str::to_owned),
             live_sessions: bench.rig.sessions().len(),
             table_bytes: bench.rig.snapshot().bytes(),
             tsc_hz,
+        };
+        Ok(Report::new(context, &outcome, machine, noise))
+    }
+
+    #[cfg(feature = "dpdk")]
+    fn on_devices(
+        &self,
+        params: Params,
+        limits: &Limits,
+        devices: &[String],
+        progress: &Progress,
+    ) -> Result<Report, Error> {
+        use crate::live::{self, Environment, Forwarder};
+
+        let others = process::cores_but(self.core)?;
+        let core = process::pin(self.core)?;
+        let clock = TscClock::calibrate();
+        let mut plan = scenario::traffic(self.scenario, &params, progress)?;
+        let env = Environment::start(&self.device, devices.len(), &others)?;
+        let ports = env.open(devices, &mut plan, self.device.file_packets(), params.seed)?;
+        let mut forwarder = Forwarder::new(&env, ports, &plan, &params, clock, progress)?;
+        let calibration = Calibration::default();
+        let mut steps = Steps::default();
+        calibration.measure(&mut steps);
+        let mut probe = Probe::open();
+        let watch = Watch::start(core);
+        let (outcome, observed) = live::run(&mut forwarder, limits, &devices.join(" and "), &mut probe, progress)?;
+        let (machine, noise) = watch.finish(clock.hz(), forwarder.memory(), spread(&outcome));
+        let ports = forwarder.port_reports();
+        calibration.measure(&mut steps);
+        progress.finish();
+        let idle = observed.idle_percent > 0.0;
+        let reason = probe.missing().map(str::to_owned);
+        let context = Context {
+            scenario: self.scenario,
+            backend: devices.join(" and "),
+            devices: Some(Devices { memory: env.memory.clone(), observed, ports }),
+            params,
+            calibration: steps,
+            instructions_reason: reason.or_else(|| idle.then(|| "the worker also polled in vain".into())),
+            live_sessions: forwarder.sessions().len(),
+            table_bytes: forwarder.snapshot().bytes(),
+            tsc_hz: clock.hz(),
         };
         Ok(Report::new(context, &outcome, machine, noise))
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use marchproxy_cpu::{TscClock, tsc};
 use marchproxy_dpdk::{Mbuf, Mempool};
 use marchproxy_engine::flow::from_ip;
-use marchproxy_engine::io::PacketBuf;
+use marchproxy_engine::io::{Mac, PacketBuf};
 use marchproxy_engine::ports::{PortSlot, UNTAGGED};
 use marchproxy_engine::snapshot::Snapshot;
 use marchproxy_engine::stats::ThreadStats;
@@ -25,8 +25,9 @@ use crate::neighbourhood::mac_of;
 use crate::node::{Node, OpenPort};
 use crate::probe::Probe;
 use crate::progress::Progress;
+use crate::report::PortReport;
 use crate::rig::{BUFFERS, Batch};
-use crate::scenario::{CounterSlots, Plan};
+use crate::scenario::{CounterSlots, Params, Plan};
 
 /// Frames of the harness on their way at once: a burst.
 const FEED: usize = 32;
@@ -59,12 +60,12 @@ pub struct Forwarder {
 
 impl Forwarder {
     /// A node that runs the plan's tables on `ports`: both sides on one port where there is only one. Sessions come from the plan's first
-    /// frames, `sessions` of them.
+    /// frames.
     pub fn new(
         env: &Environment,
         mut ports: Vec<Opened>,
         plan: &Plan,
-        sessions: usize,
+        params: &Params,
         clock: TscClock,
         progress: &Progress,
     ) -> Result<Self, Error> {
@@ -81,6 +82,7 @@ impl Forwarder {
             let tx = TimedTx { queue: GatedTx { queue: tx, gate: gate.clone() }, meter: meter.clone() };
             Ok(OpenPort { rx, tx, mac: port.mac })
         })?;
+        let node = node.with_burst(params.burst);
         resolve(&tables, &node.neighbours)?;
         let slots = CounterSlots::of(node.slow.snapshot());
         let clock_cost = crate::calibrate::clock_cost();
@@ -88,10 +90,10 @@ impl Forwarder {
         progress.phase("making sessions", plan.first.len() as u64);
         forwarder.feed(&plan.first, env.pool(), &mut feeds, progress)?;
         let found = forwarder.sessions().len();
-        if found < sessions {
+        if found < params.sessions {
             let drops = named(&forwarder.counts().drops);
             let drops = drops.iter().map(|(why, n)| format!("{why} {n}")).collect::<Vec<_>>().join(", ");
-            return Err(Error::Sessions { found, wanted: sessions, drops });
+            return Err(Error::Sessions { found, wanted: params.sessions, drops });
         }
         forwarder.gate.set(true);
         Ok(forwarder)
@@ -197,6 +199,12 @@ impl Forwarder {
         &self.ports
     }
 
+    /// The ports and what their devices counted.
+    pub fn port_reports(&self) -> Vec<PortReport> {
+        let names = self.snapshot().ports().map(|(_, port)| port.name.clone());
+        names.zip(&self.ports).map(|(name, port)| port.report(name)).collect()
+    }
+
     fn now(&self) -> u64 {
         EPOCH + self.clock.nanos(tsc())
     }
@@ -212,14 +220,8 @@ impl Forwarder {
         for frames in frames.chunks(FEED) {
             for template in frames {
                 let port = usize::from(template.port).min(self.ports.len() - 1);
-                let frame = template.frame(self.ports[port].mac);
-                let mut packet = pool.alloc().ok_or(Error::Harness("the pool is empty before anything runs"))?;
-                if !packet.resize(frame.len()) {
-                    return Err(Error::Harness("a frame does not fit a packet"));
-                }
-                packet.data_mut().copy_from_slice(&frame);
                 // The ring has a place for each frame of a chunk.
-                let _ = feeds[port].push(packet);
+                let _ = feeds[port].push(packet(template, self.ports[port].mac, pool)?);
             }
             while self.node.worker.turn(self.now()).packets > 0 {}
             self.settle();
@@ -250,6 +252,17 @@ fn on_one_port(mut tables: RuleTables) -> RuleTables {
         rule.matches.in_interface = rule.matches.in_interface.map(|_| 0);
     }
     tables
+}
+
+/// A frame in a packet of the pool.
+fn packet(template: &Template, mac: Mac, pool: &Mempool) -> Result<Mbuf, Error> {
+    let frame = template.frame(mac);
+    let mut packet = pool.alloc().ok_or(Error::Harness("the pool is empty before anything runs"))?;
+    if !packet.resize(frame.len()) {
+        return Err(Error::Harness("a frame does not fit a packet"));
+    }
+    packet.data_mut().copy_from_slice(&frame);
+    Ok(packet)
 }
 
 /// Sets the address of every station that packets are sent to, so that nothing waits for an answer.

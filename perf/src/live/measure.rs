@@ -7,21 +7,13 @@ use crate::Error;
 use crate::measure::{Limits, Outcome, Window};
 use crate::probe::Probe;
 use crate::progress::Progress;
+use crate::report::Observed;
 
 /// Time for caches, predictors and the driver before the first repeat. Not where packets are counted: a file that ends would be gone.
 const WARM_UP: Duration = Duration::from_millis(50);
 
 /// How long a number of packets is waited for when nothing comes.
 const SILENCE: Duration = Duration::from_secs(2);
-
-/// What was seen beside the costs.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Observed {
-    /// Percent of the worker's time in which no packet was there.
-    pub idle_percent: f64,
-    /// Packets that came per second of time on the wall.
-    pub packets_per_second: f64,
-}
 
 /// Measures. An interrupt ends it early with what there is. `devices` is for the message when nothing comes.
 pub fn run(

@@ -7,5 +7,5 @@ mod ports;
 mod queue;
 
 pub use forwarder::{Forwarder, Slice};
-pub use measure::{Observed, run};
+pub use measure::run;
 pub use ports::Environment;

@@ -13,16 +13,19 @@ use tempfile::NamedTempFile;
 use crate::Error;
 use crate::machine::free_hugepages_mb;
 use crate::pcap;
+use crate::report::PortReport;
 use crate::scenario::Plan;
 use crate::seeded::Rng;
 use crate::source::DeviceOptions;
 
 /// Octets of a packet's memory: frame, headroom, mbuf, and the pool's own.
-const PER_PACKET: u64 = 2048 + 128 + 128 + 64;
+const PER_PACKET: u64 = 2048 + 128 + 128 + 128;
+/// The same on normal pages: a packet does not cross from one to the next.
+const PER_PACKET_NORMAL: u64 = 4096;
 /// Descriptors both ways of two ports, bursts, caches, and packets with the slow path.
 const IN_FLIGHT: u32 = 6144;
 /// What DPDK itself takes beside the packets.
-const OWN_MB: u64 = 48;
+const OWN_MB: u32 = 48;
 
 /// Drivers that have no wire: a port on them has the address that generated frames are sent to. Others have their own.
 const WITHOUT_WIRE: [&str; 3] = ["net_pcap", "net_null", "net_ring"];
@@ -39,13 +42,13 @@ impl Environment {
     /// Starts DPDK, once per process, its own threads on `cores`, with room for `devices` devices.
     pub fn start(options: &DeviceOptions, devices: usize, cores: &[usize]) -> Result<Self, Error> {
         // Each completed net_pcap keeps its whole file in packets of the pool.
-        let wanted = options.file_packets.saturating_mul(devices as u32).saturating_add(IN_FLIGHT);
+        let wanted = options.file_packets().saturating_mul(devices as u32).saturating_add(IN_FLIGHT);
         // A power of two less one uses a pool's memory best.
         let packets = wanted.checked_next_power_of_two().unwrap_or(u32::MAX) - 1;
-        let needed = (u64::from(packets) * PER_PACKET >> 20) + OWN_MB;
-        let megabytes = options.mem_mb.unwrap_or(needed as u32);
+        let needed = |each: u64| options.mem_mb.unwrap_or(((u64::from(packets) * each) >> 20) as u32 + OWN_MB);
         let free = free_hugepages_mb();
-        let huge = !options.no_huge && free >= u64::from(megabytes);
+        let huge = !options.no_huge && free >= u64::from(needed(PER_PACKET));
+        let megabytes = needed(if huge { PER_PACKET } else { PER_PACKET_NORMAL });
         let prefix = format!("marchproxy-perf-{}", std::process::id());
         let mut eal = Eal::builder().file_prefix(&prefix).memory_mb(megabytes).housekeeping_cores(cores).on_log(log);
         if !huge {
@@ -54,7 +57,7 @@ impl Environment {
         let eal = eal.start().map_err(refused)?;
         let pool = Mempool::create(&eal, "perf", &PoolConfig::new(packets)).map_err(refused)?;
         let pages = if huge { "huge pages".into() } else { format!("normal pages ({free} MB of huge ones free)") };
-        let memory = format!("{packets} packets in {megabytes} MB of {pages}, DPDK {}", dpdk_version());
+        let memory = format!("{packets} packets in {megabytes} MB of {pages}, {}", dpdk_version());
         Ok(Self { eal, pool, memory })
     }
 
@@ -151,6 +154,26 @@ impl Opened {
         let received = self.receive.port.stats().unwrap_or_default();
         let sent = self.transmit.as_ref().map_or(received, |device| device.port.stats().unwrap_or_default());
         PortStats { tx_packets: sent.tx_packets, tx_bytes: sent.tx_bytes, tx_errors: sent.tx_errors, ..received }
+    }
+
+    /// For reports, under the node's `name` for it.
+    pub fn report(&self, name: String) -> PortReport {
+        let stats = self.stats();
+        let device = |device: &LiveDevice| format!("{} ({})", device.name, device.driver);
+        PortReport {
+            name,
+            receives_from: device(&self.receive),
+            sends_to: device(self.transmit.as_ref().unwrap_or(&self.receive)),
+            mac: self.mac.map(|byte| format!("{byte:02x}")).join(":"),
+            rx_packets: stats.rx_packets,
+            rx_bytes: stats.rx_bytes,
+            rx_missed: stats.rx_missed,
+            rx_errors: stats.rx_errors,
+            rx_no_mbuf: stats.rx_no_mbuf,
+            tx_packets: stats.tx_packets,
+            tx_bytes: stats.tx_bytes,
+            tx_errors: stats.tx_errors,
+        }
     }
 
     /// Makes the devices count from zero.
