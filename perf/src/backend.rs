@@ -1,5 +1,5 @@
-//! The memory backend with a stopwatch: the time a worker spends inside receive and transmit calls is counted apart, so that what is
-//! left of a turn is the engine's own.
+//! Queues with a stopwatch: the time a worker spends inside receive and transmit calls is counted apart, so that what is left of a
+//! turn is the engine's own.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -31,23 +31,23 @@ pub struct Timed;
 
 impl Backend for Timed {
     type Buf = MemoryBuf;
-    type Rx = TimedRx;
-    type Tx = TimedTx;
+    type Rx = TimedRx<MemoryRx>;
+    type Tx = TimedTx<MemoryTx>;
     type Pool = MemoryPool;
 }
 
 /// A receive queue.
-pub struct TimedRx {
+pub struct TimedRx<Q> {
     /// The queue.
-    pub queue: MemoryRx,
+    pub queue: Q,
     /// Where it counts.
     pub meter: Arc<Meter>,
 }
 
-impl RxQueue for TimedRx {
-    type Buf = MemoryBuf;
+impl<Q: RxQueue> RxQueue for TimedRx<Q> {
+    type Buf = Q::Buf;
 
-    fn rx_burst(&mut self, into: &mut PacketVec<MemoryBuf>, room: usize) -> usize {
+    fn rx_burst(&mut self, into: &mut PacketVec<Q::Buf>, room: usize) -> usize {
         let (start, before) = (tsc(), into.len());
         let received = self.queue.rx_burst(into, room);
         // A driver has just written each packet's length and offset when it hands the packet over, so that line is warm. The frame
@@ -65,17 +65,17 @@ impl RxQueue for TimedRx {
 }
 
 /// A transmit queue.
-pub struct TimedTx {
+pub struct TimedTx<Q> {
     /// The queue.
-    pub queue: MemoryTx,
+    pub queue: Q,
     /// Where it counts.
     pub meter: Arc<Meter>,
 }
 
-impl TxQueue for TimedTx {
-    type Buf = MemoryBuf;
+impl<Q: TxQueue> TxQueue for TimedTx<Q> {
+    type Buf = Q::Buf;
 
-    fn tx_burst(&mut self, packets: &mut PacketVec<MemoryBuf>) -> usize {
+    fn tx_burst(&mut self, packets: &mut PacketVec<Q::Buf>) -> usize {
         let start = tsc();
         let sent = self.queue.tx_burst(packets);
         self.meter.sent.add(sent as u64);

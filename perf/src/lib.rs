@@ -7,11 +7,14 @@ pub mod backend;
 pub mod calibrate;
 pub mod cli;
 pub mod command;
+#[cfg(feature = "dpdk")]
+pub mod live;
 pub mod load;
 pub mod machine;
 pub mod measure;
 pub mod neighbourhood;
 pub mod node;
+pub mod pcap;
 pub mod probe;
 pub mod process;
 pub mod progress;
@@ -19,6 +22,7 @@ pub mod report;
 pub mod rig;
 pub mod scenario;
 pub mod seeded;
+pub mod source;
 pub mod table;
 
 /// Why there is no measurement.
@@ -59,6 +63,17 @@ pub enum Error {
         wanted: usize,
         /// By reason.
         drops: String,
+    },
+    /// DPDK or a device refuses, in its own words.
+    #[error("{0}")]
+    Device(String),
+    /// Devices that bring nothing.
+    #[error("no packet came from {devices} within {seconds} s; is something sending to it?")]
+    Silent {
+        /// Which.
+        devices: String,
+        /// How long was waited.
+        seconds: f64,
     },
     /// Interrupted before anything was measured.
     #[error("interrupted before anything was measured")]

@@ -123,6 +123,14 @@ impl Template {
         let _ = buffer.resize(usize::from(self.len));
     }
 
+    /// The frame, addressed to the port with this MAC address.
+    pub fn frame(&self, dst: Mac) -> Vec<u8> {
+        let mut frame = self.bytes[..usize::from(self.held)].to_vec();
+        frame.resize(usize::from(self.len), 0);
+        put(&mut frame, 0, &dst);
+        frame
+    }
+
     /// Changes the source port of a TCP packet, checksum included.
     fn set_source_port(&mut self, port: u16) {
         let l4 = ETHERNET + if be16(&self.bytes, 12) == 0x86dd { 40 } else { 20 };

@@ -139,6 +139,12 @@ fn doubts(machine: &Machine, seconds: f64, spread: Option<f64>) -> Vec<String> {
     doubts
 }
 
+/// Megabytes of huge pages that nobody has.
+pub fn free_hugepages_mb() -> u64 {
+    let memory = read("/proc/meminfo");
+    (number(&memory, "HugePages_Free") * number(&memory, "Hugepagesize")) >> 10
+}
+
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }

@@ -100,8 +100,12 @@ impl Default for Counts {
 impl Counts {
     /// The counters now.
     pub fn read(rig: &Rig, slots: &CounterSlots) -> Self {
-        let stats = rig.stats();
-        let both = |of: &dyn Fn(&ThreadStats) -> u64| of(stats) + of(rig.slow_stats());
+        Self::of(rig.stats(), rig.slow_stats(), slots)
+    }
+
+    /// The counters of a worker and its slow path now.
+    pub fn of(stats: &ThreadStats, slow: &ThreadStats, slots: &CounterSlots) -> Self {
+        let both = |of: &dyn Fn(&ThreadStats) -> u64| of(stats) + of(slow);
         let matched = |slots: &[u32]| {
             let objects = slots.iter().filter_map(|&slot| stats.object(slot));
             objects.map(|object| object.matched.packets.value()).sum()
@@ -216,7 +220,7 @@ pub fn run(
 
 impl Window {
     /// Adds a batch. Each stretch between two readings of the clock contains one reading: that is taken off.
-    fn keep(&mut self, batch: &Batch, clock: u64) {
+    pub fn keep(&mut self, batch: &Batch, clock: u64) {
         let packets = batch.packets as f64;
         let io = batch.io_ticks.saturating_sub(clock * batch.io_calls);
         let engine = batch.ticks.saturating_sub(batch.io_ticks).saturating_sub(clock * (batch.io_calls + 1));

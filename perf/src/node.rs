@@ -98,6 +98,12 @@ impl<K: Backend> Node<K> {
         Ok(Self { worker, slow, publisher, neighbours, budget, memory })
     }
 
+    /// Lets the worker ask for this many packets at once.
+    #[must_use]
+    pub fn with_burst(self, packets: usize) -> Self {
+        Self { worker: self.worker.with_burst(packets), ..self }
+    }
+
     /// Conservation terms of worker and slow path together.
     pub fn totals(&self) -> Totals {
         self.worker.stats().totals.read().plus(&self.slow.stats().totals.read())

@@ -35,6 +35,15 @@ pub fn stop_on_interrupt() -> Result<Arc<AtomicBool>, Error> {
     Ok(stop)
 }
 
+/// The cores the calling thread may use, without `core` where others are left: for threads beside the measured one.
+pub fn cores_but(core: Option<usize>) -> Result<Vec<usize>, Error> {
+    let allowed = marchproxy_cpu::current_affinity()
+        .map_err(|source| Error::System { what: "which cores are allowed".into(), source })?;
+    let taken = core.or(allowed.last().copied());
+    let others: Vec<usize> = allowed.iter().copied().filter(|&core| Some(core) != taken).collect();
+    Ok(if others.is_empty() { allowed } else { others })
+}
+
 /// Binds the calling thread to a core, the last one allowed unless another is asked for; returns which.
 pub fn pin(core: Option<usize>) -> Result<usize, Error> {
     let system = |what: String| move |source| Error::System { what, source };

@@ -19,7 +19,7 @@ pub struct Report {
     /// What was measured.
     pub scenario: Scenario,
     /// Where packets came from.
-    pub backend: &'static str,
+    pub backend: String,
     /// Packets measured.
     pub packets: u64,
     /// Engine cycles per packet: the median over batches of 8,192 packets.
@@ -66,11 +66,14 @@ pub struct Report {
     pub mix: BTreeMap<&'static str, f64>,
     /// Packets passed to the slow path by reason.
     pub punts: BTreeMap<&'static str, u64>,
+    /// The devices; none on the memory backend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub devices: Option<Devices>,
     /// Sessions in the table at the end.
     pub live_sessions: usize,
     /// Octets of the snapshot's tables.
     pub table_bytes: usize,
-    /// Packets per receive call.
+    /// Packets asked for in a receive call.
     pub burst: usize,
     /// How much of everything there was.
     pub parameters: Params,
@@ -89,10 +92,64 @@ pub struct Stage {
     pub packets_per_call: f64,
 }
 
+/// Devices, and what they did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Devices {
+    /// What holds the packets.
+    pub memory: String,
+    /// What was seen beside the costs.
+    #[serde(flatten)]
+    pub observed: Observed,
+    /// Each port.
+    pub ports: Vec<PortReport>,
+}
+
+/// What came from devices.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Observed {
+    /// Percent of the worker's time in which no packet was there.
+    pub idle_percent: f64,
+    /// Packets that came per second of time on the wall.
+    pub packets_per_second: f64,
+}
+
+/// One port, as its devices count it.
+#[derive(Clone, Debug, Serialize)]
+pub struct PortReport {
+    /// The node's name for it.
+    pub name: String,
+    /// The device it receives from, and its driver.
+    pub receives_from: String,
+    /// The device it sends to, and its driver.
+    pub sends_to: String,
+    /// Its address, as the node knows it.
+    pub mac: String,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Octets received.
+    pub rx_bytes: u64,
+    /// Packets that the device had no descriptor for.
+    pub rx_missed: u64,
+    /// Packets received broken.
+    pub rx_errors: u64,
+    /// Receives that failed because there was no memory for packets.
+    pub rx_no_mbuf: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Octets sent.
+    pub tx_bytes: u64,
+    /// Packets that could not be sent.
+    pub tx_errors: u64,
+}
+
 /// What a report needs beside the outcome.
 pub struct Context {
     /// What was measured.
     pub scenario: Scenario,
+    /// Where packets came from.
+    pub backend: String,
+    /// The devices, if there were any.
+    pub devices: Option<Devices>,
     /// How much of everything.
     pub params: Params,
     /// The calibration.
@@ -137,7 +194,7 @@ impl Report {
         let wire_octets = sum.octets as f64 / packets + (FCS + WIRE_OVERHEAD) as f64;
         Self {
             scenario: context.scenario,
-            backend: "memory",
+            backend: context.backend,
             packets: sum.packets,
             cycles_per_packet: cycles,
             io_cycles_per_packet: io,
@@ -164,9 +221,10 @@ impl Report {
                 .map(|reason| (reason.label(), counts.punts[reason.index()]))
                 .filter(|(_, n)| *n > 0)
                 .collect(),
+            devices: context.devices,
             live_sessions: context.live_sessions,
             table_bytes: context.table_bytes,
-            burst: marchproxy_engine::burst::BURST,
+            burst: context.params.burst,
             parameters: context.params,
             interrupted: outcome.interrupted,
         }

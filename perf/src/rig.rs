@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use marchproxy_cpu::tsc;
+use marchproxy_engine::burst::BURST;
 use marchproxy_engine::io::{Mac, PacketBuf};
 use marchproxy_engine::memory::{MemoryBuf, MemoryPool, Wire};
 use marchproxy_engine::snapshot::Snapshot;
@@ -34,7 +35,7 @@ const WIRE: usize = BUFFERS * 2;
 pub struct Capacity {
     /// Sessions.
     pub sessions: usize,
-    /// Virtual nanoseconds from one turn of the worker to the next.
+    /// Virtual nanoseconds from one turn of the worker with full bursts to the next.
     pub step: u64,
 }
 
@@ -73,8 +74,8 @@ pub fn mac(port: u8) -> Mac {
 }
 
 impl Rig {
-    /// A node that runs `tables`. Fails with the engine's reason when it refuses them.
-    pub fn new(tables: &RuleTables, capacity: Capacity, seed: u64) -> Result<Self, Error> {
+    /// A node that runs `tables` and takes `burst` packets at once. Fails with the engine's reason when it refuses them.
+    pub fn new(tables: &RuleTables, capacity: Capacity, burst: usize, seed: u64) -> Result<Self, Error> {
         let meter = Arc::new(Meter::default());
         let mut wires = Vec::new();
         let node = Node::new(tables, capacity.sessions, MemoryPool, |slot| {
@@ -83,11 +84,14 @@ impl Rig {
             let rx = TimedRx { queue: rx, meter: meter.clone() };
             let tx = TimedTx { queue: tx, meter: meter.clone() };
             Ok(OpenPort { rx, tx, mac: port_mac(slot.index()) })
-        })?;
+        })?
+        .with_burst(burst);
         // Buffers in an order that has nothing to do with their addresses, as in a ring that has been in use for a while.
         let mut stock = MemoryBuf::pool(BUFFERS);
         Rng::new(seed, "buffers").shuffle(&mut stock);
-        Ok(Self { node, meter, wires, stock, now: 1_000_000_000, step: capacity.step })
+        // As many packets in a second of virtual time whatever the burst.
+        let step = (capacity.step * burst as u64 / BURST as u64).max(1);
+        Ok(Self { node, meter, wires, stock, now: 1_000_000_000, step })
     }
 
     /// Sends frames a few at a time, all of them, with the slow path and the stations around doing their part: neighbours get resolved,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::report::Report;
+use crate::report::{Devices, Report};
 
 /// The report as text.
 pub fn render(report: &Report) -> String {
@@ -62,6 +62,9 @@ fn write(out: &mut String, r: &Report) -> std::fmt::Result {
     for (what, figure) in figures {
         writeln!(out, "{what:26} {figure}")?;
     }
+    if let Some(devices) = &r.devices {
+        write_devices(out, devices)?;
+    }
     writeln!(out)?;
     writeln!(out, "{:10} {:>14} {:>14}", "stage", "cycles/packet", "packets/call")?;
     for stage in &r.stages {
@@ -112,6 +115,23 @@ fn write(out: &mut String, r: &Report) -> std::fmt::Result {
             "\nToo noisy for a figure: {}. Stop other work on this machine and run again.",
             r.noise.join("; ")
         )?;
+    }
+    Ok(())
+}
+
+fn write_devices(out: &mut String, devices: &Devices) -> std::fmt::Result {
+    let seen = &devices.observed;
+    writeln!(out, "{:26} {:.2} Mpps", "came on the wall", seen.packets_per_second / 1e6)?;
+    writeln!(out, "{:26} {:.1} % of the time", "worker without packets", seen.idle_percent)?;
+    writeln!(out, "{:26} {}", "packet memory", devices.memory)?;
+    for p in &devices.ports {
+        writeln!(out, "\nport {}, {}, {} -> {}", p.name, p.mac, p.receives_from, p.sends_to)?;
+        writeln!(
+            out,
+            "  rx {} packets, {} octets, missed {}, errors {}, no memory {}",
+            p.rx_packets, p.rx_bytes, p.rx_missed, p.rx_errors, p.rx_no_mbuf
+        )?;
+        writeln!(out, "  tx {} packets, {} octets, errors {}", p.tx_packets, p.tx_bytes, p.tx_errors)?;
     }
     Ok(())
 }

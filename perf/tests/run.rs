@@ -129,6 +129,21 @@ fn full_has_the_shares_of_the_contract() {
 }
 
 #[test]
+fn bursts_are_as_large_as_asked_for() {
+    for burst in [1, 8, 32] {
+        let arguments: &'static str =
+            format!("run forward --packets 20000 --repeat 1 --flows 500 --burst {burst}").leak();
+        let report = run(arguments);
+        holds(&report, "forward", 20_000);
+        assert_eq!(report.burst, burst);
+        let parse = &report.stages[0];
+        // The last burst of a batch is what is left.
+        let (least, most) = (burst as f64 * 0.99, burst as f64);
+        assert!((least..=most).contains(&parse.packets_per_call), "{burst}: {parse:?}");
+    }
+}
+
+#[test]
 fn wrong_options_are_named() {
     for (arguments, words) in [
         ("run forward --sessions 5", &["--sessions", "found 5", "scenario forward has none"][..]),
@@ -140,8 +155,12 @@ fn wrong_options_are_named() {
         ("run forward --duration 0", &["--duration", "positive"]),
         ("run forward --core 9999", &["--core 9999", "allowed here"]),
         ("run forward --packet 65", &["65", "imix"]),
-        ("run forward --backend pci", &["memory"]),
-        ("run forward --burst 64", &["32"]),
+        ("run forward --backend pci", &["memory", "vdev:NAME", "pci:ADDRESS"]),
+        ("run forward --mem-mb 64", &["--mem-mb", "found 64", "memory backend"]),
+        #[cfg(not(feature = "dpdk"))]
+        ("run forward --backend vdev:net_null0", &["--backend", "without the cargo feature `dpdk`"]),
+        ("run forward --burst 64", &["64", "1..=32"]),
+        ("run forward --burst 0", &["0", "1..=32"]),
         ("run backward", &["backward", "forward6"]),
         ("run forward --packets 0", &["--packets"]),
         ("run forward --packets 5 --duration 5", &["--packets", "--duration"]),

@@ -87,6 +87,8 @@ pub struct Worker<K: Backend> {
     page: Option<Box<SessionPage>>,
     /// What the other workers hand over.
     inbox: Vec<Consumer<HandedOff<K::Buf>>>,
+    /// Packets asked for at once, of a queue or of another worker's ring: 1 to [`BURST`].
+    room: usize,
 }
 
 impl<K: Backend> Worker<K> {
@@ -109,6 +111,7 @@ impl<K: Backend> Worker<K> {
             replies,
             page: None,
             inbox: Vec::new(),
+            room: BURST,
         }
     }
 
@@ -116,6 +119,14 @@ impl<K: Backend> Worker<K> {
     #[must_use]
     pub fn with_inbox(mut self, inbox: Vec<Consumer<HandedOff<K::Buf>>>) -> Self {
         self.inbox = inbox;
+        self
+    }
+
+    /// Asks for at most this many packets at once; less than 1 counts as 1, more than [`BURST`] as that. The stages are laid out for
+    /// full bursts: smaller ones are for measuring what a burst is worth.
+    #[must_use]
+    pub fn with_burst(mut self, packets: usize) -> Self {
+        self.room = packets.clamp(1, BURST);
         self
     }
 
@@ -169,7 +180,7 @@ impl<K: Backend> Worker<K> {
     fn poll(&mut self, index: usize, now: u64) -> usize {
         let Some((port, rx)) = self.ports.get_mut(index) else { return 0 };
         let port = *port;
-        let received = rx.rx_burst(&mut self.received, BURST);
+        let received = rx.rx_burst(&mut self.received, self.room);
         if received == 0 {
             return 0;
         }
@@ -186,7 +197,7 @@ impl<K: Backend> Worker<K> {
     fn take_handed_off(&mut self, index: usize, now: u64) -> usize {
         let Some(ring) = self.inbox.get_mut(index) else { return 0 };
         let Ok(&HandedOff { port, .. }) = ring.peek() else { return 0 };
-        while self.received.len() < BURST && ring.peek().is_ok_and(|next| next.port == port) {
+        while self.received.len() < self.room && ring.peek().is_ok_and(|next| next.port == port) {
             let Ok(handed) = ring.pop() else { break };
             self.received.push(handed.packet);
         }

@@ -30,6 +30,10 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
+        Self::with_burst(32)
+    }
+
+    fn with_burst(burst: usize) -> Self {
         let snapshot = build(&tables(), None, &Budget { workers: 2, ..Budget::default() }).unwrap();
         let slots: Vec<_> = snapshot.ports().map(|(slot, _)| slot).collect();
         let (_publisher, mut readers) = marchproxy_rcu::channel(snapshot, 3);
@@ -52,7 +56,8 @@ impl Pair {
                 Pipeline::new(sessions, 0, neighbours.clone(), facts.clone(), stats.clone()).with_seat(me, 2);
             let ledger = Ledger::new(stats, punts_in, injects_out).with_peers(peers);
             let reader = readers.pop().unwrap();
-            let mut worker = Worker::new(reader, pipeline, ledger, commands_out, replies_in).with_inbox(vec![inbox]);
+            let worker = Worker::new(reader, pipeline, ledger, commands_out, replies_in);
+            let mut worker = worker.with_inbox(vec![inbox]).with_burst(burst);
             let mine = [0, 1].map(|port| {
                 let (wire, rx, tx) = Wire::new(1024);
                 let _ = commands.push(Command::AddPort { port: slots[port], rx, tx });
@@ -134,6 +139,25 @@ fn replies_on_any_queue_find_their_session() {
     assert!(handed.iter().all(|&n| n > 50), "both workers handed packets over: {handed:?}");
     let sessions: Vec<_> = pair.workers.iter().map(|w| w.pipeline().sessions.len()).collect();
     assert_eq!(sessions.iter().sum::<usize>(), 200);
+}
+
+#[test]
+fn a_turn_takes_as_much_as_it_was_told_to() {
+    for (asked, taken) in [(0, 1), (1, 1), (7, 7), (32, 32), (64, 32)] {
+        let mut pair = Pair::with_burst(asked);
+        for n in 0..200u16 {
+            let syn = Packet::eth(CLIENT, port_mac(1)).ip(ip("192.0.2.7"), ip("203.0.113.10")).tcp(1000 + n, 80);
+            pair.wires[0][1].put(MemoryBuf::new(&syn.flags(2).build()));
+        }
+        assert_eq!(pair.workers[0].turn(1).packets, taken, "from a queue, asked for {asked}");
+        while pair.workers[0].turn(1).packets > 0 {}
+        let handed = pair.workers[0].stats().handed_off.value() as usize;
+        assert!(handed > 32, "{handed}");
+        assert_eq!(pair.workers[1].turn(1).packets, taken, "from a worker, asked for {asked}");
+        while pair.workers[1].turn(1).packets > 0 {}
+        pair.run();
+        assert_eq!(pair.workers[1].stats().totals.read().taken as usize, handed, "all of it in the end");
+    }
 }
 
 #[test]

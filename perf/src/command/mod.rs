@@ -1,3 +1,4 @@
 //! The subcommands, one a file: options, work, output.
 
+pub mod amounts;
 pub mod run;

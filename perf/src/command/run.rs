@@ -4,18 +4,22 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use marchproxy_cpu::TscClock;
+use marchproxy_engine::burst::BURST;
 
 use crate::Error;
 use crate::calibrate::{Calibration, Steps};
+use crate::command::amounts::Amounts;
 use crate::load::Size;
 use crate::machine::Watch;
 use crate::measure::{self, Limits};
 use crate::probe::Probe;
 use crate::process;
 use crate::progress::Progress;
+#[cfg(feature = "dpdk")]
+use crate::report::Devices;
 use crate::report::{Context, Report, spread};
 use crate::scenario::{self, Params, Scenario};
-use crate::seeded::rules::Profile;
+use crate::source::{self, DeviceOptions, Source};
 use crate::table;
 
 /// Options of `run`.
@@ -23,33 +27,15 @@ use crate::table;
 pub struct Run {
     /// What to measure
     scenario: Scenario,
-    /// Where packets come from
-    #[arg(long, value_enum, default_value_t = Source::Memory)]
-    backend: Source,
+    /// Where packets come from: memory, vdev:NAME[,ARGUMENTS] or pci:ADDRESS; twice for a device towards servers and one towards
+    /// clients, once for both sides on one device. A net_pcap without rx_pcap= replays packets of the scenario
+    #[arg(long, value_name = "BACKEND", default_value = "memory")]
+    backend: Vec<Source>,
     /// Frame size with FCS: 64, 128, 256, 512, 1024, 1280, 1518 or imix (7:4:1 of 64, 570, 1518)
     #[arg(long, value_name = "SIZE", default_value = "64")]
     packet: Size,
-    /// Distinct flows the packets are drawn from; with services, active sessions [default: 65536]
-    #[arg(long, value_name = "N")]
-    flows: Option<usize>,
-    /// Routes, half of each family [default: 16, full 100000]
-    #[arg(long, value_name = "N")]
-    routes: Option<usize>,
-    /// Rules [default: 1000; rules and full]
-    #[arg(long, value_name = "N")]
-    rules: Option<usize>,
-    /// Kind of rule list [default: acl; rules and full]
-    #[arg(long, value_enum)]
-    profile: Option<Profile>,
-    /// Services, each with an address of both families [default: 16, full 64; balance, police and full]
-    #[arg(long, value_name = "N")]
-    services: Option<usize>,
-    /// Backends of each service, half of each family [default: 16; balance, police and full]
-    #[arg(long, value_name = "N")]
-    backends: Option<usize>,
-    /// Live sessions [default: 1000000; balance, police and full]
-    #[arg(long, value_name = "N")]
-    sessions: Option<usize>,
+    #[command(flatten)]
+    amounts: Amounts,
     /// Seconds per repeat
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, conflicts_with = "packets")]
     duration: f64,
@@ -59,28 +45,20 @@ pub struct Run {
     /// Measured windows
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     repeat: u16,
-    /// Seed of routes, rules, flows and replay
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
-    /// Packets per receive call; the engine is built for this one
-    #[arg(long, value_name = "N", default_value = "32", value_parser = ["32"])]
-    burst: String,
+    /// Packets asked for in a receive call, 1 to 32; the engine is built for full ones
+    #[arg(long, value_name = "N", default_value_t = BURST as u8, value_parser = clap::value_parser!(u8).range(1..=BURST as i64))]
+    burst: u8,
     /// Core to run on [default: the last one allowed]
     #[arg(long, value_name = "N")]
     core: Option<usize>,
     /// Pages of the heap, where buffers and tables are: huge as a driver's, where the kernel grants them, or normal
     #[arg(long, value_enum, default_value_t = Pages::Huge)]
     pages: Pages,
+    #[command(flatten)]
+    device: DeviceOptions,
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-/// Backends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Source {
-    /// Rings in this process
-    Memory,
 }
 
 /// Pages of the heap.
@@ -107,12 +85,23 @@ impl Run {
 
     /// Prepares, measures, reports.
     pub fn measure(&self, progress: &Progress) -> Result<Report, Error> {
-        let params = self.params()?;
+        let params = self.amounts.params(self.scenario, self.packet, usize::from(self.burst))?;
         let duration = Duration::try_from_secs_f64(self.duration).ok().filter(|d| !d.is_zero()).ok_or_else(|| {
             let allowed = "a positive number of seconds".into();
             Error::Option { option: "duration", found: self.duration.to_string(), allowed }
         })?;
         let limits = Limits { duration, packets: self.packets, repeats: usize::from(self.repeat) };
+        match source::devices(&self.backend)?.as_slice() {
+            [] => self.on_memory(params, &limits, progress),
+            #[cfg(feature = "dpdk")]
+            devices => self.on_devices(params, &limits, devices, progress),
+            #[cfg(not(feature = "dpdk"))]
+            devices => Err(source::no_devices(devices)),
+        }
+    }
+
+    fn on_memory(&self, params: Params, limits: &Limits, progress: &Progress) -> Result<Report, Error> {
+        self.device.refuse()?;
         let core = process::pin(self.core)?;
         let tsc_hz = TscClock::calibrate().hz();
         let mut bench = scenario::prepare(self.scenario, &params, progress)?;
@@ -121,12 +110,14 @@ impl Run {
         calibration.measure(&mut steps);
         let mut probe = Probe::open();
         let watch = Watch::start(core);
-        let outcome = measure::run(&mut bench, &limits, params.seed, &mut probe, progress)?;
+        let outcome = measure::run(&mut bench, limits, params.seed, &mut probe, progress)?;
         let (machine, noise) = watch.finish(tsc_hz, bench.rig.memory(), spread(&outcome));
         calibration.measure(&mut steps);
         progress.finish();
         let context = Context {
             scenario: self.scenario,
+            backend: Source::Memory.to_string(),
+            devices: None,
             params,
             calibration: steps,
             instructions_reason: probe.missing().map(str::to_owned),
@@ -137,36 +128,46 @@ impl Run {
         Ok(Report::new(context, &outcome, machine, noise))
     }
 
-    /// The scenario's defaults with the options over them. Options that would change nothing are refused: their author expects something.
-    fn params(&self) -> Result<Params, Error> {
-        let defaults = self.scenario.defaults();
-        let (services, rules) = (self.scenario.has_services(), self.scenario.has_rules());
-        let given = [
-            ("services", self.services.map(|n| n.to_string()), services),
-            ("backends", self.backends.map(|n| n.to_string()), services),
-            ("sessions", self.sessions.map(|n| n.to_string()), services),
-            ("rules", self.rules.map(|n| n.to_string()), rules),
-            ("profile", self.profile.map(|p| format!("{p:?}").to_lowercase()), rules),
-        ];
-        for (option, found, used) in given {
-            if let Some(found) = found.filter(|_| !used) {
-                let allowed = format!("nothing: scenario {} has none", self.scenario.label());
-                return Err(Error::Option { option, found, allowed });
-            }
-        }
-        let sessions = self.sessions.unwrap_or(defaults.sessions);
-        // A small table without a word about flows: all of its sessions are active.
-        let flows = if services { defaults.flows.min(sessions) } else { defaults.flows };
-        Ok(Params {
-            packet: self.packet,
-            flows: self.flows.unwrap_or(flows),
-            routes: self.routes.unwrap_or(defaults.routes),
-            rules: self.rules.unwrap_or(defaults.rules),
-            services: self.services.unwrap_or(defaults.services),
-            backends: self.backends.unwrap_or(defaults.backends),
-            sessions,
-            profile: self.profile.unwrap_or(defaults.profile),
-            seed: self.seed,
-        })
+    #[cfg(feature = "dpdk")]
+    fn on_devices(
+        &self,
+        params: Params,
+        limits: &Limits,
+        devices: &[String],
+        progress: &Progress,
+    ) -> Result<Report, Error> {
+        use crate::live::{self, Environment, Forwarder};
+
+        let others = process::cores_but(self.core)?;
+        let core = process::pin(self.core)?;
+        let clock = TscClock::calibrate();
+        let mut plan = scenario::traffic(self.scenario, &params, progress)?;
+        let env = Environment::start(&self.device, devices.len(), &others)?;
+        let ports = env.open(devices, &mut plan, self.device.file_packets(), params.seed)?;
+        let mut forwarder = Forwarder::new(&env, ports, &plan, &params, clock, progress)?;
+        let calibration = Calibration::default();
+        let mut steps = Steps::default();
+        calibration.measure(&mut steps);
+        let mut probe = Probe::open();
+        let watch = Watch::start(core);
+        let (outcome, observed) = live::run(&mut forwarder, limits, &devices.join(" and "), &mut probe, progress)?;
+        let (machine, noise) = watch.finish(clock.hz(), forwarder.memory(), spread(&outcome));
+        let ports = forwarder.port_reports();
+        calibration.measure(&mut steps);
+        progress.finish();
+        let idle = observed.idle_percent > 0.0;
+        let reason = probe.missing().map(str::to_owned);
+        let context = Context {
+            scenario: self.scenario,
+            backend: devices.join(" and "),
+            devices: Some(Devices { memory: env.memory.clone(), observed, ports }),
+            params,
+            calibration: steps,
+            instructions_reason: reason.or_else(|| idle.then(|| "the worker also polled in vain".into())),
+            live_sessions: forwarder.sessions().len(),
+            table_bytes: forwarder.snapshot().bytes(),
+            tsc_hz: clock.hz(),
+        };
+        Ok(Report::new(context, &outcome, machine, noise))
     }
 }

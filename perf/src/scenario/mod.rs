@@ -5,7 +5,11 @@ mod full;
 mod services;
 mod topology;
 
+use std::collections::BTreeMap;
+
+use marchproxy_engine::burst::BURST;
 use marchproxy_engine::snapshot::{ObjectKind, Snapshot};
+use marchproxy_engine::table::sessions::Sessions;
 use marchproxy_engine::tables::{RuleAction, RuleMatch, RuleSpec, RuleTables};
 use serde::Serialize;
 
@@ -41,6 +45,9 @@ pub enum Scenario {
 pub struct Params {
     /// Frame sizes.
     pub packet: Size,
+    /// Packets asked for in a receive call.
+    #[serde(skip)]
+    pub burst: usize,
     /// Distinct flows the packets are drawn from; where there are sessions, those of them that are active.
     pub flows: usize,
     /// Routes beside the connected ones.
@@ -92,6 +99,7 @@ impl Scenario {
         };
         Params {
             packet: Size::Fixed(64),
+            burst: BURST,
             flows: 65_536,
             routes: if matches!(self, Self::Full) { 100_000 } else { 16 },
             rules: if self.has_rules() { 1000 } else { matches!(self, Self::Mark) as usize },
@@ -130,46 +138,91 @@ pub struct CounterSlots {
 }
 
 /// Tables and frames, before anything runs.
-struct Plan {
-    tables: RuleTables,
+pub struct Plan {
+    /// What the node runs.
+    pub tables: RuleTables,
     /// Sent once before measuring; sessions come to be.
-    first: Vec<Template>,
-    load: Load,
-    capacity: Capacity,
+    pub first: Vec<Template>,
+    /// The traffic, without what depends on the sessions then: see [`establish`].
+    pub load: Load,
+    /// What the node must hold.
+    pub capacity: Capacity,
 }
 
 /// Nanoseconds between turns where only the rate of packets matters: 32 packets at 10 Mpps.
-const STEADY: u64 = 3200;
+pub const STEADY: u64 = 3200;
+
+/// Lays out tables and traffic; the same parameters give the same, whatever the size of the packets.
+pub fn plan(scenario: Scenario, params: &Params) -> Result<Plan, Error> {
+    check(scenario, params)?;
+    match scenario {
+        Scenario::Forward | Scenario::Forward6 | Scenario::Mark => Ok(forward(scenario, params)),
+        Scenario::Rules => flows::under_rules(params),
+        Scenario::Balance | Scenario::Police => Ok(services::plan(scenario, params)),
+        Scenario::Full => full::plan(params),
+    }
+}
+
+/// Adds the packets of established sessions where the scenario has any. `now` is the node's time, `drops` what it dropped so far.
+pub fn establish(
+    scenario: Scenario,
+    params: &Params,
+    load: &mut Load,
+    sessions: &Sessions,
+    now: u64,
+    drops: &BTreeMap<&'static str, u64>,
+) -> Result<(), Error> {
+    if !scenario.has_services() {
+        return Ok(());
+    }
+    let share = if scenario == Scenario::Full { full::ESTABLISHED } else { 1000 };
+    services::establish(sessions, now, params, share, load, drops)
+}
 
 /// Builds the node and warms it up.
 pub fn prepare(scenario: Scenario, params: &Params, progress: &Progress) -> Result<Bench, Error> {
-    check(scenario, params)?;
     progress.phase("laying out tables and flows", 0);
-    let mut plan = match scenario {
-        Scenario::Forward | Scenario::Forward6 | Scenario::Mark => forward(scenario, params),
-        Scenario::Rules => flows::under_rules(params)?,
-        Scenario::Balance | Scenario::Police => services::plan(scenario, params),
-        Scenario::Full => full::plan(params)?,
-    };
-    progress.phase("building the snapshot", 0);
-    let mut rig = Rig::new(&plan.tables, plan.capacity, params.seed)?;
-    let warm = |rig: &mut Rig, what, frames: &mut dyn Iterator<Item = &Template>, count: usize| {
-        progress.phase(what, count as u64);
-        if rig.warm(frames, |n| progress.advance(n)) { Ok(()) } else { Err(Error::Interrupted) }
-    };
-    warm(&mut rig, "making sessions", &mut plan.first.iter(), plan.first.len())?;
-    if scenario.has_services() {
-        let share = if scenario == Scenario::Full { full::ESTABLISHED } else { 1000 };
-        services::establish(&rig, params, share, &mut plan.load)?;
-    }
+    let mut plan = plan(scenario, params)?;
+    let mut rig = with_sessions(scenario, params, &mut plan, progress)?;
     let count = plan.load.lasting().count();
-    warm(&mut rig, "sending every flow once", &mut plan.load.lasting(), count)?;
+    warm(&mut rig, progress, "sending every flow once", &mut plan.load.lasting(), count)?;
     let slots = CounterSlots::of(rig.snapshot());
     Ok(Bench { rig, load: plan.load, keep_alive: plan.first, slots })
 }
 
+/// Tables and all the traffic, for a node of somebody else's: replies of services are those that the tables lead to.
+pub fn traffic(scenario: Scenario, params: &Params, progress: &Progress) -> Result<Plan, Error> {
+    progress.phase("laying out tables and flows", 0);
+    let mut plan = plan(scenario, params)?;
+    if scenario.has_services() {
+        with_sessions(scenario, params, &mut plan, progress)?;
+    }
+    Ok(plan)
+}
+
+/// The node with its sessions made, and their packets added to the load.
+fn with_sessions(scenario: Scenario, params: &Params, plan: &mut Plan, progress: &Progress) -> Result<Rig, Error> {
+    progress.phase("building the snapshot", 0);
+    let mut rig = Rig::new(&plan.tables, plan.capacity, params.burst, params.seed)?;
+    warm(&mut rig, progress, "making sessions", &mut plan.first.iter(), plan.first.len())?;
+    establish(scenario, params, &mut plan.load, rig.sessions(), rig.now(), &crate::measure::drops(&rig))?;
+    Ok(rig)
+}
+
+fn warm(
+    rig: &mut Rig,
+    progress: &Progress,
+    what: &'static str,
+    frames: &mut dyn Iterator<Item = &Template>,
+    count: usize,
+) -> Result<(), Error> {
+    progress.phase(what, count as u64);
+    if rig.warm(frames, |n| progress.advance(n)) { Ok(()) } else { Err(Error::Interrupted) }
+}
+
 impl CounterSlots {
-    fn of(snapshot: &Snapshot) -> Self {
+    /// Those of a snapshot.
+    pub fn of(snapshot: &Snapshot) -> Self {
         let mut slots = Self::default();
         for (kind, name, slot) in snapshot.objects() {
             match kind {

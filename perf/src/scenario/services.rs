@@ -1,6 +1,9 @@
 //! Services, their sessions, and the packets of both directions.
 
+use std::collections::BTreeMap;
+
 use marchproxy_engine::flow::to_ip;
+use marchproxy_engine::table::sessions::Sessions;
 use marchproxy_engine::tables::{
     BackendSpec, PolicerAction, PolicerSpec, PortRange, RuleTables, ServiceProtocol, ServiceSpec,
 };
@@ -12,7 +15,7 @@ use super::{Params, Plan, STEADY, Scenario};
 use crate::Error;
 use crate::load::{Kind, Load, Template};
 use crate::neighbourhood::mac_of;
-use crate::rig::{Capacity, Rig, mac};
+use crate::rig::{Capacity, mac};
 use crate::seeded::rules::Tuple;
 use crate::seeded::{Rng, addresses, routes};
 
@@ -94,16 +97,22 @@ pub fn plan(scenario: Scenario, params: &Params) -> Plan {
 }
 
 /// Adds the packets of the active sessions, drawn at random from all of them: the client's, and the reply of the backend that the node chose.
-pub fn establish(rig: &Rig, params: &Params, per_mille: u32, load: &mut Load) -> Result<(), Error> {
+pub fn establish(
+    sessions: &Sessions,
+    now: u64,
+    params: &Params,
+    per_mille: u32,
+    load: &mut Load,
+    drops: &BTreeMap<&'static str, u64>,
+) -> Result<(), Error> {
     let mut rng = Rng::new(params.seed, "active sessions");
     let mut numbers: Vec<u32> = (0..params.sessions as u32).collect();
     rng.shuffle(&mut numbers);
-    let sessions = rig.sessions();
     let mut templates = Vec::with_capacity(params.flows * 2);
     for &number in numbers.iter().take(params.flows) {
         let tuple = client_tuple(number as usize, params);
         let key = tuple.key(0).flow;
-        let hit = sessions.find(&key, sessions.hash(&key), rig.now());
+        let hit = sessions.find(&key, sessions.hash(&key), now);
         let Some(session) = sessions.get(hit).filter(|_| hit.is_some()) else { continue };
         let reply = Tuple {
             src: to_ip(session.backend),
@@ -118,7 +127,7 @@ pub fn establish(rig: &Rig, params: &Params, per_mille: u32, load: &mut Load) ->
     }
     let found = templates.len() / 2;
     if found < params.flows || sessions.len() < params.sessions {
-        let drops = crate::measure::drops(rig).iter().map(|(why, n)| format!("{why} {n}")).collect::<Vec<_>>();
+        let drops = drops.iter().map(|(why, n)| format!("{why} {n}")).collect::<Vec<_>>();
         let drops = drops.join(", ");
         return Err(Error::Sessions { found: sessions.len(), wanted: params.sessions, drops });
     }
