@@ -258,6 +258,12 @@ impl<B: PacketBuf> Burst<B> {
         Some((self.packets[lane.index()].as_mut()?, &mut self.columns))
     }
 
+    /// The packets by lane, and the columns.
+    #[inline]
+    pub fn parts(&mut self) -> (&mut [Option<B>; BURST], &mut Columns) {
+        (&mut self.packets, &mut self.columns)
+    }
+
     /// Ends a lane.
     #[inline]
     pub fn drop(&mut self, lane: Lane, reason: DropReason) {

@@ -36,9 +36,12 @@ pub struct Context<'a> {
 
 /// Runs the stage.
 pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
-    for lane in burst.active.lanes() {
+    // Nothing goes on from here: every lane that is still active ends.
+    let active = std::mem::take(&mut burst.active);
+    let (packets, columns) = burst.parts();
+    for lane in active.lanes() {
         let index = lane.index();
-        let Some((packet, columns)) = burst.packet_and_columns(lane) else { continue };
+        let Some(packet) = &mut packets[index] else { continue };
         let (head, verdict) = (&columns.head[index], &mut columns.verdict[index]);
         let egress = &columns.egress[index];
         let outcome = 'lane: {
@@ -66,7 +69,7 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
             age_and_mark(frame.get_mut(l3..).unwrap_or(&mut []), head, verdict.mark, change);
             if station.is_some() { Fate::Transmit } else { Fate::Punt(PuntReason::Neighbour) }
         };
-        burst.settle(lane, outcome);
+        columns.fate[index] = outcome;
     }
 }
 

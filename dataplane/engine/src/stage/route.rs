@@ -21,34 +21,36 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, neighbou
     let only = if let [fib] = &snapshot.fibs[..] { Some(fib) } else { None };
     let table = |columns: &Columns, lane: usize| only.or_else(|| snapshot.fib_of(columns.head[lane].interface));
     let (v4, v6) = (active.without(burst.v6), active.and(burst.v6));
-    let mut found = [Found::default(); BURST];
+    let (mut to, mut found) = ([0; BURST], [Found::default(); BURST]);
+    for lane in v4.lanes() {
+        let lane = lane.index();
+        to[lane] = destination(columns, lane);
+        if let Some(fib) = table(columns, lane) {
+            fib.prefetch_v4(to[lane]);
+        }
+    }
+    for lane in v6.lanes() {
+        let lane = lane.index();
+        to[lane] = destination(columns, lane);
+        if let Some(fib) = table(columns, lane) {
+            fib.prefetch_v6(to[lane]);
+        }
+    }
     for lane in v4.lanes() {
         let lane = lane.index();
         if let Some(fib) = table(columns, lane) {
-            fib.prefetch_v4(destination(columns, lane));
+            found[lane] = fib.first_v4(to[lane]);
         }
     }
     for lane in v6.lanes() {
         let lane = lane.index();
         if let Some(fib) = table(columns, lane) {
-            fib.prefetch_v6(destination(columns, lane));
-        }
-    }
-    for lane in v4.lanes() {
-        let lane = lane.index();
-        if let Some(fib) = table(columns, lane) {
-            found[lane] = fib.first_v4(destination(columns, lane));
-        }
-    }
-    for lane in v6.lanes() {
-        let lane = lane.index();
-        if let Some(fib) = table(columns, lane) {
-            found[lane] = fib.first_v6(destination(columns, lane));
+            found[lane] = fib.first_v6(to[lane]);
         }
     }
     for lane in active.lanes() {
         let index = lane.index();
-        let destination = destination(columns, index);
+        let destination = to[index];
         let route = table(columns, index).and_then(|fib| fib.second(destination, found[index]));
         let head = &columns.head[index];
         let route = route.and_then(|route| snapshot.route_at(route));

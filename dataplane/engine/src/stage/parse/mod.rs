@@ -5,7 +5,7 @@
 mod headers;
 mod quick;
 
-use crate::burst::{Burst, Fate, Mask, NONE};
+use crate::burst::{BURST, Burst, Fate, Mask, NONE};
 use crate::flow::{Addr, FlowKey};
 use crate::io::{Mac, PacketBuf};
 use crate::ports::{PortFacts, UNTAGGED};
@@ -120,38 +120,43 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, facts: &
         return;
     }
     let place = quick::Place::new(port, facts, snapshot);
-    for lane in burst.active.lanes() {
-        if let Some(packet) = burst.packet(lane) {
+    let active = burst.active;
+    let (packets, columns) = burst.parts();
+    let mut frames = [&[][..]; BURST];
+    for lane in active.lanes() {
+        if let Some(packet) = &packets[lane.index()] {
             packet.prefetch();
+            frames[lane.index()] = packet.data();
         }
     }
     // One family after the other: a branch on what alternates at random is a wrong guess every other time.
-    let (mut v4, mut v6) = (Mask::default(), Mask::default());
-    for lane in burst.active.lanes() {
-        let Some((packet, columns)) = burst.packet_and_columns(lane) else { continue };
-        let family = quick::ethernet(packet.data(), &place, snapshot, &mut columns.head[lane.index()]);
+    let (mut v4, mut v6, mut done) = (Mask::default(), Mask::default(), Mask::default());
+    for lane in active.lanes() {
+        let index = lane.index();
+        let family = quick::ethernet(frames[index], &place, snapshot, &mut columns.head[index]);
         v4.insert_if(lane, family == quick::Family::V4);
         v6.insert_if(lane, family == quick::Family::V6);
     }
-    let mut done = Mask::default();
     for lane in v4.lanes() {
-        let Some((packet, columns)) = burst.packet_and_columns(lane) else { continue };
-        let (head, key) = (&mut columns.head[lane.index()], &mut columns.key[lane.index()]);
-        if quick::ipv4(packet.data(), snapshot, head, key) {
-            done.insert(lane);
-            cut(packet, head);
-        }
+        let index = lane.index();
+        done.insert_if(lane, quick::ipv4(frames[index], snapshot, &mut columns.head[index], &mut columns.key[index]));
     }
     for lane in v6.lanes() {
-        let Some((packet, columns)) = burst.packet_and_columns(lane) else { continue };
-        let (head, key) = (&mut columns.head[lane.index()], &mut columns.key[lane.index()]);
-        if quick::ipv6(packet.data(), snapshot, head, key) {
-            done.insert(lane);
-            cut(packet, head);
+        let index = lane.index();
+        done.insert_if(lane, quick::ipv6(frames[index], snapshot, &mut columns.head[index], &mut columns.key[index]));
+    }
+    // Frames that end where their packet does, which most do, stay as they are.
+    let mut padded = Mask::default();
+    for lane in done.lanes() {
+        padded.insert_if(lane, frames[lane.index()].len() != columns.head[lane.index()].end());
+    }
+    for lane in padded.lanes() {
+        if let Some(packet) = &mut packets[lane.index()] {
+            cut(packet, &columns.head[lane.index()]);
         }
     }
     burst.v6 = done.and(v6);
-    for lane in burst.active.without(done).lanes() {
+    for lane in active.without(done).lanes() {
         let Some((packet, columns)) = burst.packet_and_columns(lane) else { continue };
         let (head, key) = (&mut columns.head[lane.index()], &mut columns.key[lane.index()]);
         let outcome = slow(packet, &place, snapshot, head, key);
@@ -166,10 +171,8 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, facts: &
 /// Cuts padding.
 #[inline]
 fn cut<B: PacketBuf>(packet: &mut B, head: &Head) {
-    if packet.data().len() != head.end() {
-        // Shrinking always succeeds.
-        let _ = packet.resize(head.end());
-    }
+    // Shrinking always succeeds.
+    let _ = packet.resize(head.end());
 }
 
 /// Everything that is not quite ordinary.
