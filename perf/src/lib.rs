@@ -7,6 +7,7 @@ pub mod backend;
 pub mod calibrate;
 pub mod cli;
 pub mod command;
+pub mod compare;
 #[cfg(feature = "dpdk")]
 pub mod live;
 pub mod load;
