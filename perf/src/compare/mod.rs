@@ -3,7 +3,8 @@
 
 pub mod row;
 pub mod table;
+pub mod tables;
 pub mod turns;
 
-pub use row::{Comparison, Missing, Row};
+pub use row::{Alone, Build, Comparison, Missing, Row};
 pub use turns::{Contest, Turns};

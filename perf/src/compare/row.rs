@@ -16,7 +16,7 @@ pub struct Row {
     /// Who we are compared with.
     pub peer: String,
     /// At what.
-    pub work: &'static str,
+    pub work: String,
     /// Our rate: the median over turns.
     pub ours: f64,
     /// The peer's, likewise.
@@ -31,46 +31,83 @@ pub struct Row {
     pub ratios: Vec<f64>,
     /// Where the two sides do not do quite the same, and what else must be known to read the row.
     pub note: String,
+    /// What it took to build each side's table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<Build>,
+}
+
+/// What it took to build a table.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Build {
+    /// Our seconds.
+    pub ours_seconds: f64,
+    /// Theirs.
+    pub theirs_seconds: f64,
+    /// Octets our table takes.
+    pub ours_bytes: u64,
+    /// Octets theirs takes from DPDK's heaps.
+    pub theirs_bytes: u64,
 }
 
 impl Row {
     /// From the rates of each turn, ours and theirs; `None` when there was no turn with two rates.
-    pub fn new(peer: &str, work: &'static str, unit: &'static str, note: String, turns: &[[f64; 2]]) -> Option<Self> {
+    pub fn new(peer: &str, work: &str, unit: &'static str, note: String, turns: &[[f64; 2]]) -> Option<Self> {
         let turns: Vec<_> = turns.iter().filter(|turn| turn.iter().all(|rate| *rate > 0.0)).collect();
         let ratios: Vec<f64> = turns.iter().map(|[ours, theirs]| ours / theirs).collect();
         if ratios.is_empty() {
             return None;
         }
         let ratio = median(ratios.iter().copied());
-        let largest = ratios.iter().copied().fold(f64::MIN, f64::max);
-        let smallest = ratios.iter().copied().fold(f64::MAX, f64::min);
+        let spread_percent = spread_percent(&ratios);
         Some(Self {
             peer: peer.to_owned(),
-            work,
+            work: work.to_owned(),
             ours: median(turns.iter().map(|turn| turn[0])),
             theirs: median(turns.iter().map(|turn| turn[1])),
             ratio,
             unit,
-            spread_percent: (ratios.len() > 1).then(|| (largest - smallest) * 100.0 / ratio),
+            spread_percent,
             ratios,
             note,
+            build: None,
         })
     }
 }
 
+/// Largest minus smallest in percent of the median; `None` of fewer than two.
+pub fn spread_percent(values: &[f64]) -> Option<f64> {
+    let largest = values.iter().copied().fold(f64::MIN, f64::max);
+    let smallest = values.iter().copied().fold(f64::MAX, f64::min);
+    (values.len() > 1).then(|| (largest - smallest) * 100.0 / median(values.iter().copied()).max(f64::MIN_POSITIVE))
+}
+
 /// A peer without a row.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Missing {
     /// Which.
     pub peer: String,
     /// Why, and what would bring it.
     pub reason: String,
+    /// Where it is we who have nothing to compare with: what the peer does alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alone: Option<Alone>,
+}
+
+/// A peer's rate without one of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Alone {
+    /// The median over turns.
+    pub theirs: f64,
+    /// What it counts.
+    pub unit: &'static str,
+    /// Largest minus smallest in percent of the median; `None` after one turn.
+    pub spread_percent: Option<f64>,
 }
 
 impl Missing {
     /// A peer that could not be had.
     pub fn new(peer: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { peer: peer.into(), reason: reason.into() }
+        Self { peer: peer.into(), reason: reason.into(), alone: None }
     }
 }
 

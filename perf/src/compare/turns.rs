@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Missing, Row};
+use super::{Build, Missing, Row};
 use crate::Error;
 use crate::progress::Progress;
 
@@ -16,6 +16,16 @@ pub trait Contest {
 
     /// What must be known to read the row; asked for after the last turn.
     fn note(&self) -> String;
+
+    /// The work, where the contests of one comparison differ in it.
+    fn work(&self) -> Option<&str> {
+        None
+    }
+
+    /// What it took to build both sides, where there is something to build.
+    fn build(&self) -> Option<Build> {
+        None
+    }
 
     /// Our rate over `duration`. An error ends the whole comparison.
     fn ours(&mut self, duration: Duration) -> Result<f64, Error>;
@@ -75,7 +85,9 @@ impl Turns {
         progress.finish();
         let mut outcome = Outcome { interrupted: progress.stopped(), ..Outcome::default() };
         for ((contest, rates), failed) in contests.iter().zip(&rates).zip(failed) {
-            outcome.rows.extend(Row::new(contest.peer(), work, contest.unit(), contest.note(), rates));
+            let work = contest.work().unwrap_or(work);
+            let row = Row::new(contest.peer(), work, contest.unit(), contest.note(), rates);
+            outcome.rows.extend(row.map(|row| Row { build: contest.build(), ..row }));
             outcome.missing.extend(failed.map(|reason| Missing::new(contest.peer(), reason)));
         }
         Ok(outcome)
