@@ -2,7 +2,7 @@
 //! the benches that knows how a burst is looked up.
 
 use marchproxy_engine::flow::{Addr, FlowKey};
-use marchproxy_engine::table::fib::Fib;
+use marchproxy_engine::table::fib::{Fib, Found};
 use marchproxy_engine::table::policer::{Colour, Policer};
 use marchproxy_engine::table::rules::{RuleKey, Rules};
 use marchproxy_engine::table::sessions::{Hit, Sessions};
@@ -16,8 +16,12 @@ pub fn routes(fib: &Fib, addresses: &[Addr], values: &mut [Option<u32>; BURST]) 
     for &address in addresses {
         fib.prefetch(address);
     }
-    for (&address, value) in addresses.iter().zip(values) {
-        *value = fib.lookup(address);
+    let mut found = [Found::default(); BURST];
+    for (&address, found) in addresses.iter().zip(&mut found) {
+        *found = fib.first(address);
+    }
+    for ((&address, found), value) in addresses.iter().zip(found).zip(values) {
+        *value = fib.second(address, found);
     }
 }
 
