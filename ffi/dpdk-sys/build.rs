@@ -8,12 +8,27 @@ use std::process::{Command, ExitCode};
 const OLDEST: (u32, u32) = (22, 11);
 
 /// The libraries whose symbols we call; drivers are plugins that EAL opens itself. `rte_log` exists from 24.03 on.
-const LIBRARIES: [&str; 6] = ["rte_ethdev", "rte_mbuf", "rte_mempool", "rte_kvargs", "rte_log", "rte_eal"];
+/// Those of the first line are tables that the product's own are compared with; a program that does not use them is not linked to them.
+const LIBRARIES: [&str; 12] = [
+    "rte_fib",
+    "rte_lpm",
+    "rte_hash",
+    "rte_acl",
+    "rte_meter",
+    "rte_sched",
+    "rte_ethdev",
+    "rte_mbuf",
+    "rte_mempool",
+    "rte_kvargs",
+    "rte_log",
+    "rte_eal",
+];
 
 fn main() -> ExitCode {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed=src/shim.c");
-    println!("cargo:rerun-if-changed=src/shim.h");
+    for source in ["shim.c", "shim.h", "tables.c", "tables.h"] {
+        println!("cargo:rerun-if-changed=src/{source}");
+    }
     for variable in ["PKG_CONFIG", "PKG_CONFIG_PATH", "LIBCLANG_PATH"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
@@ -69,7 +84,7 @@ fn check_version(found: &str) -> Result<(), String> {
 fn compile_shim(flags: &[&str]) {
     let mut build = cc::Build::new();
     // The shim is the hot path's border: optimised in every profile.
-    build.file("src/shim.c").opt_level(3).warnings(true).extra_warnings(true);
+    build.file("src/shim.c").file("src/tables.c").opt_level(3).warnings(true).extra_warnings(true);
     for flag in flags {
         // DPDK's headers are the system's: their warnings are not ours to fix.
         match flag.strip_prefix("-I") {
@@ -104,6 +119,7 @@ fn generate(flags: &[&str]) -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: run through cargo")?);
     bindgen::Builder::default()
         .header("src/shim.h")
+        .header("src/tables.h")
         .clang_args(flags)
         .allowlist_function(FUNCTIONS)
         .allowlist_function("mp_.*")
@@ -114,6 +130,8 @@ fn generate(flags: &[&str]) -> Result<(), String> {
         .opaque_type("rte_mbuf|rte_mempool|rte_device|rte_devargs")
         // Packed structs with aligned members, which Rust can't express.
         .opaque_type("rte_arp_ipv4|rte_arp_hdr|rte_l2tpv2_combined_msg_hdr|rte_l2tpv2_common_hdr")
+        // Handles: what is behind them is DPDK's own.
+        .opaque_type("rte_fib|rte_hash|rte_acl_ctx|rte_sched_port")
         // Never used: they only ride along in rte_eth_conf and rte_eth_dev_info.
         .opaque_type("rte_eth_vmdq_.*|rte_eth_dcb_.*|rte_eth_switch_info|rte_eth_rxseg_capa")
         .default_enum_style(bindgen::EnumVariation::Consts)
@@ -138,4 +156,6 @@ const FUNCTIONS: &str = concat!(
     "|rte_eth_dev_(default_mac_addr_set|callback_register|callback_unregister|rss_reta_update|rss_reta_query)",
     "|rte_eth_(find_next|rx_queue_setup|tx_queue_setup|macaddr_get|promiscuous_enable|promiscuous_disable)",
     "|rte_eth_(promiscuous_get|stats_get|stats_reset|xstats_get|xstats_get_names|tx_done_cleanup)",
+    "|rte_fib_(add|free|lookup_bulk)|rte_hash_(add_key_data|free|lookup_bulk_data)|rte_acl_free",
+    "|rte_sched_port_(dequeue|free)",
 );

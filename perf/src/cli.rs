@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::Error;
+use crate::command::compare::Compare;
 use crate::command::run::Run;
 use crate::process;
 use crate::progress::Progress;
@@ -26,6 +27,15 @@ enum Command {
                       marchproxy-perf run rules --rules 10000 --profile fw --repeat 5\n  \
                       marchproxy-perf run full --packets 1000000")]
     Run(Run),
+    /// Do the same work as others, in turn within one run, and print the ratio of the rates
+    ///
+    /// Exit codes: 0 all peers measured (also when interrupted or too noisy, which the report says), 1 refused or failed, 2 wrong usage,
+    /// 3 a peer is missing; it is named with the reason.
+    #[command(after_help = "Examples:\n  marchproxy-perf compare forward --routes 10000 --repeat 5\n  \
+                      marchproxy-perf compare forward --json\n  \
+                      marchproxy-perf compare tables --routes 500000 --duration 0.5\n  \
+                      marchproxy-perf compare tables --only rte_acl --rules 10000 --json")]
+    Compare(Compare),
 }
 
 /// What a command leaves behind.
@@ -50,6 +60,7 @@ impl Cli {
         let progress = Progress::new(process::stop_on_interrupt()?);
         match &self.command {
             Command::Run(run) => run.run(&progress).map(Done::all),
+            Command::Compare(compare) => compare.run(&progress),
         }
     }
 }
@@ -57,6 +68,8 @@ impl Cli {
 /// Reads arguments as the program does, for tests.
 pub fn parse<I: IntoIterator<Item = &'static str>>(arguments: I) -> Result<Run, String> {
     let words = std::iter::once("marchproxy-perf").chain(arguments);
-    let Command::Run(run) = Cli::try_parse_from(words).map_err(|error| error.to_string())?.command;
-    Ok(run)
+    match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
+        Command::Run(run) => Ok(run),
+        Command::Compare(_) => Err("no run".into()),
+    }
 }

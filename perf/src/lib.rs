@@ -7,6 +7,7 @@ pub mod backend;
 pub mod calibrate;
 pub mod cli;
 pub mod command;
+pub mod compare;
 #[cfg(feature = "dpdk")]
 pub mod live;
 pub mod load;
@@ -85,6 +86,21 @@ pub enum Error {
         what: String,
         /// The kernel's reason.
         source: std::io::Error,
+    },
+    /// A program that we are compared with does not do what it should.
+    #[error("{0}")]
+    Peer(String),
+    /// Two tables of the same content answer differently.
+    #[error("{peer} and our table disagree about {key}: {peer} says {theirs}, ours says {ours}")]
+    Differs {
+        /// Which.
+        peer: &'static str,
+        /// What was looked up.
+        key: String,
+        /// The answers.
+        theirs: String,
+        /// The answers.
+        ours: String,
     },
     /// A mistake in the harness itself.
     #[error("the harness is wrong: {0}")]

@@ -86,21 +86,13 @@ impl Watch {
             _ => None,
         };
         let info = read("/proc/cpuinfo");
-        let memory = read("/proc/meminfo");
         let machine = Machine {
             cpu: field(&info, "model name").unwrap_or("unknown").to_owned(),
             flags: marchproxy_cpu::features(),
             cores: std::thread::available_parallelism().map_or(1, Into::into).max(info.matches("processor\t").count()),
             core: self.core,
             tsc_mhz: tsc_hz / 1_000_000,
-            hugepages: HugePages {
-                total: number(&memory, "HugePages_Total"),
-                free: number(&memory, "HugePages_Free"),
-                size_kb: number(&memory, "Hugepagesize"),
-                transparent: chosen(&read("/sys/kernel/mm/transparent_hugepage/enabled")),
-                anonymous_kb: number(&read("/proc/self/smaps_rollup"), "AnonHugePages"),
-                sessions: sessions.to_owned(),
-            },
+            hugepages: HugePages { sessions: sessions.to_owned(), ..huge_pages() },
             governor: fs::read_to_string(format!("/sys/devices/system/cpu/cpu{}/cpufreq/scaling_governor", self.core))
                 .ok()
                 .map(|text| text.trim().to_owned()),
@@ -112,6 +104,19 @@ impl Watch {
         };
         let doubts = doubts(&machine, self.start.elapsed().as_secs_f64(), spread);
         (machine, doubts)
+    }
+}
+
+/// Huge pages of the machine and of this process right now.
+pub fn huge_pages() -> HugePages {
+    let memory = read("/proc/meminfo");
+    HugePages {
+        total: number(&memory, "HugePages_Total"),
+        free: number(&memory, "HugePages_Free"),
+        size_kb: number(&memory, "Hugepagesize"),
+        transparent: chosen(&read("/sys/kernel/mm/transparent_hugepage/enabled")),
+        anonymous_kb: number(&read("/proc/self/smaps_rollup"), "AnonHugePages"),
+        sessions: String::new(),
     }
 }
 

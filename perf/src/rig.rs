@@ -9,6 +9,7 @@ use marchproxy_engine::io::{Mac, PacketBuf};
 use marchproxy_engine::memory::{MemoryBuf, MemoryPool, Wire};
 use marchproxy_engine::snapshot::Snapshot;
 use marchproxy_engine::stats::{ThreadStats, Totals};
+use marchproxy_engine::table::neighbours::NeighbourTable;
 use marchproxy_engine::table::sessions::Sessions;
 use marchproxy_engine::tables::RuleTables;
 use marchproxy_engine::testkit::port_mac;
@@ -179,6 +180,11 @@ impl Rig {
     /// The sessions.
     pub fn sessions(&self) -> &Sessions {
         &self.node.worker.pipeline().sessions
+    }
+
+    /// Resolved next hops.
+    pub fn neighbours(&self) -> &NeighbourTable {
+        &self.node.neighbours
     }
 
     /// Conservation terms of worker and slow path together.

@@ -8,6 +8,8 @@
 //!    [`RxQueue`] and [`TxQueue`], one owner each; every worker thread calls [`Eal::register_thread`] first.
 //! 5. Workers return their queues by dropping them; then [`stop`](Port::stop) succeeds.
 //!
+//! [`table`] has DPDK's look-up tables, meters and scheduler, for comparison with our own.
+//!
 //! Everything may be dropped in any order: queues keep their port, ports their device and pools, and all of them EAL. A pool
 //! that still has packets out is not freed, and EAL is then not torn down: leaking is safe, a dangling packet is not.
 
@@ -15,6 +17,7 @@ mod device;
 mod eal;
 mod errno;
 mod ethdev;
+mod heap;
 mod link;
 mod log;
 mod mbuf;
@@ -25,6 +28,7 @@ mod port_config;
 mod queue;
 mod rss;
 mod stats;
+pub mod table;
 
 pub use device::{Device, DeviceError, DeviceSpec, SpecError};
 pub use eal::{Eal, EalBuilder, EalError, RegisteredThread, dpdk_version};

@@ -92,7 +92,7 @@ pub(crate) fn tell(level: LogLevel, line: &str) {
 }
 
 /// A point in the log; what came later is [`since`](Mark::since) it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark(u64);
 
 impl Mark {

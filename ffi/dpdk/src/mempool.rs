@@ -2,7 +2,6 @@
 
 use std::ffi::CString;
 use std::fmt;
-use std::mem::MaybeUninit;
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use marchproxy_engine::io::{MIN_HEADROOM, PacketPool};
 use crate::SocketId;
 use crate::eal::{Eal, Process, huge_pages_found, sockets};
 use crate::errno::Errno;
+use crate::heap;
 use crate::log::{self, LogLevel, Mark};
 use crate::mbuf::Mbuf;
 
@@ -286,16 +286,8 @@ fn name_error(name: &str) -> PoolError {
 }
 
 fn no_memory(process: &Process, name: &str, config: &PoolConfig) -> PoolError {
-    let free = |socket: SocketId| {
-        let mut stats = MaybeUninit::<sys::rte_malloc_socket_stats>::zeroed();
-        // SAFETY: EAL runs; `stats` has room for the struct, which the call fills when it answers 0.
-        let result = unsafe { sys::rte_malloc_get_socket_stats(socket.0 as i32, stats.as_mut_ptr()) };
-        // SAFETY: zeroed integers are valid, whether the call filled them or not.
-        let stats = unsafe { stats.assume_init() };
-        if result == 0 { stats.heap_freesz_bytes as u64 } else { 0 }
-    };
     let asked = config.socket.map_or_else(|| sockets(process), |socket| vec![socket]);
-    let free: u64 = asked.into_iter().map(free).sum();
+    let free: u64 = asked.into_iter().map(|socket| heap::of_socket(process, socket).0).sum();
     // The mbuf itself (two lines), the pool's header and padding (one to two lines), the buffer.
     let each = 128 + 128 + u64::from(sys::MP_HEADROOM as u16) + u64::from(config.frame_room);
     PoolError::NoMemory {

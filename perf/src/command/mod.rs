@@ -1,4 +1,5 @@
 //! The subcommands, one a file: options, work, output.
 
 pub mod amounts;
+pub mod compare;
 pub mod run;

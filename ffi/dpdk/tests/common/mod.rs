@@ -46,3 +46,24 @@ pub fn packet(pool: &Mempool, content: &[u8]) -> Mbuf {
 pub fn burst() -> PacketVec<Mbuf> {
     PacketVec::new()
 }
+
+/// Random words that are the same on every run (SplitMix64).
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn word(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ z >> 31
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.word() % n
+    }
+
+    pub fn wide(&mut self) -> u128 {
+        u128::from(self.word()) << 64 | u128::from(self.word())
+    }
+}

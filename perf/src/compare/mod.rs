@@ -1,0 +1,10 @@
+//! Against others: two sides do the same work in turn within one run, and what counts is their ratio. Clocks and neighbours change from
+//! minute to minute here; both sides of a turn see nearly the same ones.
+
+pub mod row;
+pub mod table;
+pub mod tables;
+pub mod turns;
+
+pub use row::{Alone, Build, Comparison, Missing, Row};
+pub use turns::{Contest, Turns};
