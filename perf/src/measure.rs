@@ -8,6 +8,7 @@ use marchproxy_engine::stats::{Counter, STAGES, ThreadStats};
 
 use crate::Error;
 use crate::calibrate::{clock_cost, median};
+use crate::latency::Latency;
 use crate::probe::Probe;
 use crate::progress::Progress;
 use crate::rig::{BUFFERS, Batch, Rig};
@@ -55,6 +56,8 @@ impl Window {
 pub struct Outcome {
     /// The repeats.
     pub windows: Vec<Window>,
+    /// How long packets were inside.
+    pub latency: Latency,
     /// Somebody pressed Ctrl-C.
     pub interrupted: bool,
     /// Packets lost (positive) or invented; 0 always.
@@ -168,6 +171,7 @@ pub fn run(
 ) -> Result<Outcome, Error> {
     let mut rng = Rng::new(seed, "replay");
     let clock = clock_cost();
+    let mut latency = Latency::new()?;
     let mut alive = bench.rig.now();
     for _ in 0..WARM_UP {
         bench.rig.batch(&mut bench.load, BUFFERS, &mut rng, probe);
@@ -195,6 +199,7 @@ pub fn run(
                 return Err(Error::Harness("the load sends nothing"));
             }
             window.keep(&batch, clock);
+            bench.rig.passages(|ticks, packets| latency.record(ticks.saturating_sub(clock), packets));
             bench.rig.settle();
             if bench.rig.now() - alive > KEEP_ALIVE {
                 let after = Counts::read(&bench.rig, &bench.slots);
@@ -215,14 +220,14 @@ pub fn run(
         return Err(Error::Interrupted);
     }
     bench.rig.settle();
-    Ok(Outcome { windows, interrupted: progress.stopped(), residue: bench.rig.totals().residue() })
+    Ok(Outcome { windows, latency, interrupted: progress.stopped(), residue: bench.rig.totals().residue() })
 }
 
 impl Window {
     /// Adds a batch. Each stretch between two readings of the clock contains one reading: that is taken off.
     pub fn keep(&mut self, batch: &Batch, clock: u64) {
         let packets = batch.packets as f64;
-        let io = batch.io_ticks.saturating_sub(clock * batch.io_calls);
+        let io = batch.io_ticks.saturating_sub(clock * (batch.io_calls + batch.io_readings));
         let engine = batch.ticks.saturating_sub(batch.io_ticks).saturating_sub(clock * (batch.io_calls + 1));
         self.engine.push(engine as f64 / packets);
         self.io.push(io as f64 / packets);
@@ -232,6 +237,7 @@ impl Window {
         sum.ticks += batch.ticks;
         sum.io_ticks += batch.io_ticks;
         sum.io_calls += batch.io_calls;
+        sum.io_readings += batch.io_readings;
         sum.cpu_ns += batch.cpu_ns;
         sum.instructions = batch.instructions.map(|n| n + sum.instructions.unwrap_or(0));
     }

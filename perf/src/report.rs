@@ -7,6 +7,7 @@ use marchproxy_engine::stats::STAGES;
 use serde::Serialize;
 
 use crate::calibrate::{Steps, median};
+use crate::latency::Summary;
 use crate::load::{FCS, WIRE_OVERHEAD};
 use crate::machine::Machine;
 use crate::measure::{Counts, Outcome, named};
@@ -42,6 +43,9 @@ pub struct Report {
     pub stages: Vec<Stage>,
     /// Drops by reason.
     pub drops: BTreeMap<&'static str, u64>,
+    /// From the return of the receive call to the transmit call, per packet sent; `None` when none was. Time on a wire or in a queue is not
+    /// in it.
+    pub latency: Option<Summary>,
     /// Packets lost (positive) or invented (negative).
     pub residue: i64,
     /// The machine.
@@ -205,6 +209,7 @@ impl Report {
             calibration_dependent_cycles: median(context.calibration.dependent),
             stages: stages(&counts),
             drops: named(&counts.drops),
+            latency: outcome.latency.summary(context.tsc_hz),
             residue: outcome.residue,
             machine,
             mpps: per_second / 1e6,

@@ -53,6 +53,8 @@ pub struct Batch {
     pub io_ticks: u64,
     /// Calls to the queues.
     pub io_calls: u64,
+    /// Readings of the clock inside them.
+    pub io_readings: u64,
     /// Nanoseconds of CPU time of the thread.
     pub cpu_ns: u64,
     /// Instructions, where the machine counts them.
@@ -77,7 +79,7 @@ pub fn mac(port: u8) -> Mac {
 impl Rig {
     /// A node that runs `tables` and takes `burst` packets at once. Fails with the engine's reason when it refuses them.
     pub fn new(tables: &RuleTables, capacity: Capacity, burst: usize, seed: u64) -> Result<Self, Error> {
-        let meter = Arc::new(Meter::default());
+        let meter = Arc::new(Meter::with_room(2 * BUFFERS));
         let mut wires = Vec::new();
         let node = Node::new(tables, capacity.sessions, MemoryPool, |slot| {
             let (wire, rx, tx) = Wire::new(WIRE);
@@ -130,6 +132,7 @@ impl Rig {
             let port = template.port;
             self.deliver(port, buffer);
         }
+        self.meter.take_passages(|_, _| {});
         let before = self.reading();
         probe.start();
         let start = tsc();
@@ -144,9 +147,15 @@ impl Rig {
             ticks,
             io_ticks: after.io_ticks - before.io_ticks,
             io_calls: after.io_calls - before.io_calls,
+            io_readings: after.io_readings - before.io_readings,
             cpu_ns,
             instructions,
         }
+    }
+
+    /// Hands the times that packets of the last batch were inside the node to `record`: ticks, and how many packets.
+    pub fn passages(&self, record: impl FnMut(u64, u64)) {
+        self.meter.take_passages(record);
     }
 
     /// Lets the slow path and the stations around work until nothing moves any more.
@@ -209,6 +218,7 @@ impl Rig {
             octets: meter.octets.value(),
             io_ticks: meter.ticks.value(),
             io_calls: meter.calls.value(),
+            io_readings: meter.readings.value(),
             ..Batch::default()
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::latency::Summary;
 use crate::report::{Devices, Report};
 
 /// The report as text.
@@ -55,6 +56,7 @@ fn write(out: &mut String, r: &Report) -> std::fmt::Result {
         ),
         ("packets per CPU second", format!("{:.2} M", r.packets_per_cpu_second / 1e6)),
         ("rate", format!("{:.2} Mpps, {:.2} Gbit/s", r.mpps, r.gbit_per_s)),
+        ("time in the engine", latency(r)),
         ("packets measured", r.packets.to_string()),
         ("repeats", repeats(r)),
         ("residue", r.residue.to_string()),
@@ -134,6 +136,19 @@ fn write_devices(out: &mut String, devices: &Devices) -> std::fmt::Result {
         writeln!(out, "  tx {} packets, {} octets, errors {}", p.tx_packets, p.tx_bytes, p.tx_errors)?;
     }
     Ok(())
+}
+
+fn latency(r: &Report) -> String {
+    let Some(Summary { ticks, ns, .. }) = &r.latency else { return "none was sent".into() };
+    let row = [
+        ("p50", ticks.p50, ns.p50),
+        ("p90", ticks.p90, ns.p90),
+        ("p99", ticks.p99, ns.p99),
+        ("p99.9", ticks.p99_9, ns.p99_9),
+        ("max", ticks.max, ns.max),
+    ];
+    let each: Vec<_> = row.iter().map(|(what, ticks, ns)| format!("{what} {ns:.0} ns ({ticks})")).collect();
+    format!("{} (ticks)", each.join(", "))
 }
 
 fn repeats(r: &Report) -> String {

@@ -50,6 +50,13 @@ fn holds(report: &Report, scenario: &str, packets: u64) {
     {
         assert!(json[figure].as_f64().unwrap() > 0.0, "{scenario}: {figure}");
     }
+    let latency = &json["latency"];
+    for unit in ["ticks", "ns"] {
+        let percentiles = ["p50", "p90", "p99", "p99_9", "max"].map(|which| latency[unit][which].as_f64().unwrap());
+        assert!(percentiles[0] > 0.0 && percentiles.is_sorted(), "{scenario}: {percentiles:?}");
+    }
+    let dropped: u64 = report.drops.values().sum();
+    assert_eq!(latency["packets"].as_u64(), Some(packets - dropped), "{scenario}: every packet that was sent is timed");
     assert_eq!(json["instructions_per_packet"].is_null(), json.get("instructions_reason").is_some());
     let stages = json["stages"].as_array().unwrap();
     assert_eq!(stages.len(), 7);

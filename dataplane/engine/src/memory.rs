@@ -29,12 +29,14 @@ struct Frame {
     bytes: [u8; BUFFER],
     start: u16,
     len: u16,
+    /// See [`MemoryBuf::stamp`].
+    stamp: u64,
 }
 
 const _: () = assert!(MIN_HEADROOM.is_multiple_of(64));
 
 impl Frame {
-    const EMPTY: Self = Self { bytes: [0; BUFFER], start: 0, len: 0 };
+    const EMPTY: Self = Self { bytes: [0; BUFFER], start: 0, len: 0, stamp: 0 };
 }
 
 /// A packet of the memory backend.
@@ -47,7 +49,7 @@ impl MemoryBuf {
     /// An empty packet.
     pub fn empty() -> Self {
         let frame = HOME.with(|home| home.borrow_mut().pop()).unwrap_or_else(refill);
-        (frame.start, frame.len) = (MIN_HEADROOM as u16, 0);
+        (frame.start, frame.len, frame.stamp) = (MIN_HEADROOM as u16, 0, 0);
         Self { frame: Some(frame) }
     }
 
@@ -72,6 +74,23 @@ impl MemoryBuf {
             let len = content.len().min(BUFFER - MIN_HEADROOM);
             (frame.start, frame.len) = (MIN_HEADROOM as u16, len as u16);
             frame.bytes[MIN_HEADROOM..MIN_HEADROOM + len].copy_from_slice(&content[..len]);
+        }
+    }
+}
+
+impl MemoryBuf {
+    /// What [`set_stamp`](Self::set_stamp) left; 0 in a new packet.
+    #[inline]
+    pub fn stamp(&self) -> u64 {
+        self.frame.as_ref().map_or(0, |frame| frame.stamp)
+    }
+
+    /// Leaves a time beside the packet, as drivers leave theirs in an mbuf, on the cache line that holds its length. The engine never
+    /// looks at it; it stays with the packet whatever way that takes.
+    #[inline]
+    pub fn set_stamp(&mut self, stamp: u64) {
+        if let Some(frame) = &mut self.frame {
+            frame.stamp = stamp;
         }
     }
 }
@@ -282,12 +301,14 @@ mod tests {
         assert_eq!(packet.data().len(), MIN_HEADROOM + 4);
         packet.trim_front(MIN_HEADROOM + 2);
         assert_eq!(packet.data(), [3, 4]);
+        packet.set_stamp(7);
         assert!(packet.resize(100) && !packet.resize(BUFFER));
         packet.trim_front(1000);
-        assert_eq!(packet.data(), []);
+        assert_eq!((packet.data(), packet.stamp()), (&[][..], 7));
         drop(packet);
         assert_eq!(HOME.with(|home| home.borrow().len()), 1);
-        assert_eq!(MemoryBuf::new(&[0; 4000]).data().len(), 2048);
+        let packet = MemoryBuf::new(&[0; 4000]);
+        assert_eq!((packet.data().len(), packet.stamp()), (2048, 0), "a used buffer is as good as new");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Forwarder;
 use crate::Error;
+use crate::latency::Latency;
 use crate::measure::{Limits, Outcome, Window};
 use crate::probe::Probe;
 use crate::progress::Progress;
@@ -75,5 +76,8 @@ pub fn run(
         idle_percent: idle as f64 * 100.0 / u64::max(all, 1) as f64,
         packets_per_second: packets as f64 / wall.as_secs_f64().max(f64::MIN_POSITIVE),
     };
-    Ok((Outcome { windows, interrupted: progress.stopped(), residue: forwarder.residue() }, observed))
+    Ok((
+        Outcome { windows, latency: Latency::new()?, interrupted: progress.stopped(), residue: forwarder.residue() },
+        observed,
+    ))
 }

@@ -9,7 +9,7 @@ use marchproxy_engine::io::{self, PacketVec};
 use marchproxy_engine::ledger::Backend;
 use rtrb::Consumer;
 
-use crate::backend::{TimedRx, TimedTx};
+use crate::backend::{Stamp, TimedRx, TimedTx};
 
 /// DPDK's packets and pools, timed queues.
 #[derive(Debug)]
@@ -21,6 +21,9 @@ impl Backend for Live {
     type Tx = TimedTx<GatedTx>;
     type Pool = DpdkPool;
 }
+
+// An mbuf keeps no time here: latency over devices is what `rfc2544` measures from end to end.
+impl Stamp for Mbuf {}
 
 /// Whether packets pass to and from devices. Written by the thread that prepares, before and after it measures.
 #[derive(Clone, Debug, Default)]
