@@ -25,6 +25,8 @@ enum Command {
     #[command(after_help = "Examples:\n  marchproxy-perf run forward --routes 500000 --packet imix\n  \
                       marchproxy-perf run balance --sessions 1000000 --flows 65536 --json\n  \
                       marchproxy-perf run rules --rules 10000 --profile fw --repeat 5\n  \
+                      marchproxy-perf run balance --churn 100000\n  \
+                      marchproxy-perf run rules --packet pcap:site.pcap\n  \
                       marchproxy-perf run full --packets 1000000")]
     Run(Run),
     /// Do the same work as others, in turn within one run, and print the ratio of the rates

@@ -5,6 +5,8 @@
 
 pub mod backend;
 pub mod calibrate;
+pub mod capture;
+pub mod churn;
 pub mod cli;
 pub mod command;
 pub mod compare;
@@ -55,6 +57,18 @@ pub enum Error {
         found: usize,
         /// How many were asked for.
         wanted: usize,
+    },
+    /// A capture that cannot be replayed.
+    #[error("capture file {file}: frame {frame}: found {found}, allowed {allowed}")]
+    Capture {
+        /// Its path.
+        file: String,
+        /// The frame's number from 1; 0 when it is about the file.
+        frame: usize,
+        /// What it is.
+        found: String,
+        /// What would do.
+        allowed: String,
     },
     /// Sessions that should exist do not.
     #[error("only {found} of {wanted} sessions could be made; the node dropped: {drops}")]

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use marchproxy_engine::io::{Mac, PacketBuf};
-use marchproxy_engine::memory::MemoryBuf;
+use marchproxy_engine::io::{MIN_HEADROOM, Mac, PacketBuf};
+use marchproxy_engine::memory::{BUFFER, MemoryBuf};
 use marchproxy_engine::packet::{ACK, Packet, SYN};
 use marchproxy_engine::wire::{Change, ETHERNET, ICMP, ICMPV6, TCP, be16, put};
 
@@ -26,12 +26,15 @@ pub enum Size {
     Fixed(u16),
     /// 64, 570 and 1518 octets in shares of 7, 4 and 1.
     Imix,
+    /// As captured; frames that are made beside those have 64.
+    Captured,
 }
 
 impl Size {
     fn draw(self, rng: &mut Rng) -> usize {
         usize::from(match self {
             Self::Fixed(size) => size,
+            Self::Captured => 64,
             Self::Imix => rng.weighted(&[(7, 64), (4, 570), (1, 1518)]).unwrap_or(64),
         })
     }
@@ -61,6 +64,7 @@ impl std::fmt::Display for Size {
         match self {
             Self::Fixed(size) => write!(f, "{size}"),
             Self::Imix => f.write_str("imix"),
+            Self::Captured => f.write_str("pcap"),
         }
     }
 }
@@ -84,6 +88,8 @@ pub struct Template {
     len: u16,
     held: u8,
     bytes: [u8; HELD],
+    /// What follows the held octets where that is not zero.
+    tail: Option<Box<[u8]>>,
 }
 
 impl Template {
@@ -112,15 +118,28 @@ impl Template {
         let held = frame.len().min(HELD);
         let mut bytes = [0; HELD];
         bytes[..held].copy_from_slice(&frame[..held]);
-        Self { port, len: frame.len() as u16, held: held as u8, bytes }
+        Self { port, len: frame.len() as u16, held: held as u8, bytes, tail: None }
+    }
+
+    /// A frame as it is, cut to what a buffer holds.
+    pub fn captured(port: u8, frame: &[u8]) -> Self {
+        let frame = &frame[..frame.len().min(BUFFER - MIN_HEADROOM)];
+        let (head, tail) = frame.split_at(frame.len().min(HELD));
+        let mut bytes = [0; HELD];
+        bytes[..head.len()].copy_from_slice(head);
+        Self { port, len: frame.len() as u16, held: head.len() as u8, bytes, tail: Some(tail.into()) }
     }
 
     /// Writes the frame into a buffer.
     #[inline]
     pub fn fill(&self, buffer: &mut MemoryBuf) {
-        buffer.set(&self.bytes[..usize::from(self.held)]);
-        // Every frame fits a buffer, and everything behind the held part is zero in all of them.
+        let held = usize::from(self.held);
+        buffer.set(&self.bytes[..held]);
+        // Every frame fits a buffer, and everything behind the held part is zero in all of them, unless there are captured ones.
         let _ = buffer.resize(usize::from(self.len));
+        if let Some(tail) = &self.tail {
+            buffer.data_mut()[held..].copy_from_slice(tail);
+        }
     }
 
     /// The frame, addressed to the port with this MAC address.
@@ -145,13 +164,31 @@ impl Template {
 /// First and last source port of new flows.
 const FRESH_PORTS: Range<u16> = 1024..65_000;
 
+/// Shares of classes are whole numbers of this where the share of new flows is set.
+const GRAIN: f64 = 1e9;
+
+/// In which order the frames of a class come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// At random, each as likely.
+    Random,
+    /// As they are, over and over.
+    InTurn,
+    /// The same, every packet the first of a new flow.
+    Fresh,
+}
+
 /// One class of traffic.
 #[derive(Clone, Debug)]
 struct Class {
+    /// Share among the lasting or among the new flows.
     per_mille: u32,
+    /// Share of all packets, in whatever adds up to the load's total.
+    weight: usize,
     templates: Range<usize>,
-    /// Every packet is the first of a new flow.
-    fresh: bool,
+    order: Order,
+    /// Packets drawn so far, where they come in an order.
+    drawn: usize,
 }
 
 /// Everything that is sent, and in which shares.
@@ -159,29 +196,50 @@ struct Class {
 pub struct Load {
     templates: Vec<Template>,
     classes: Vec<Class>,
-    /// First packets sent so far.
-    fresh: usize,
+    /// Sum of the weights.
+    total: usize,
 }
 
 impl Load {
     /// Adds a class: its share in per mille and its frames, drawn uniformly.
     pub fn add(&mut self, per_mille: u32, templates: impl IntoIterator<Item = Template>) {
-        self.class(per_mille, templates, false);
+        self.class(per_mille, templates, Order::Random);
+    }
+
+    /// Adds a class whose frames come in their order.
+    pub fn add_in_turn(&mut self, per_mille: u32, templates: impl IntoIterator<Item = Template>) {
+        self.class(per_mille, templates, Order::InTurn);
     }
 
     /// Adds a class whose every packet starts a flow never seen before: the templates' clients in turn, a new source port each round. The
     /// set repeats after 63,976 packets per client.
     pub fn add_fresh(&mut self, per_mille: u32, templates: impl IntoIterator<Item = Template>) {
-        self.class(per_mille, templates, true);
+        self.class(per_mille, templates, Order::Fresh);
     }
 
-    fn class(&mut self, per_mille: u32, templates: impl IntoIterator<Item = Template>, fresh: bool) {
+    fn class(&mut self, per_mille: u32, templates: impl IntoIterator<Item = Template>, order: Order) {
         let first = self.templates.len();
         self.templates.extend(templates);
         let templates = first..self.templates.len();
         if per_mille > 0 && !templates.is_empty() {
-            self.classes.push(Class { per_mille, templates, fresh });
+            let weight = per_mille as usize;
+            self.classes.push(Class { per_mille, weight, templates, order, drawn: 0 });
+            self.total += weight;
         }
+    }
+
+    /// Makes this share of all packets the first of a new flow, 0 to 1; the other classes keep their proportions.
+    pub fn set_fresh_share(&mut self, share: f64) {
+        let sum = |fresh: bool| {
+            let classes = self.classes.iter().filter(|c| (c.order == Order::Fresh) == fresh);
+            f64::from(classes.map(|c| c.per_mille).sum::<u32>())
+        };
+        let (fresh, lasting) = (sum(true), sum(false));
+        for class in &mut self.classes {
+            let (of, all) = if class.order == Order::Fresh { (share, fresh) } else { (1.0 - share, lasting) };
+            class.weight = (f64::from(class.per_mille) / all * of * GRAIN) as usize;
+        }
+        self.total = self.classes.iter().map(|c| c.weight).sum();
     }
 
     /// Whether there is nothing to send.
@@ -191,31 +249,34 @@ impl Load {
 
     /// The frames of all flows that last, for warming up.
     pub fn lasting(&self) -> impl Iterator<Item = &Template> {
-        self.classes.iter().filter(|c| !c.fresh).flat_map(|c| &self.templates[c.templates.clone()])
+        self.classes.iter().filter(|c| c.order != Order::Fresh).flat_map(|c| &self.templates[c.templates.clone()])
     }
 
     /// Whether it starts new flows.
     pub fn has_fresh(&self) -> bool {
-        self.classes.iter().any(|c| c.fresh)
+        self.classes.iter().any(|c| c.order == Order::Fresh)
     }
 
     /// The next packet.
     #[inline]
     pub fn draw(&mut self, rng: &mut Rng) -> Option<&Template> {
-        let mut point = rng.below(self.classes.iter().map(|c| c.per_mille as usize).sum());
-        for class in &self.classes {
-            let Some(rest) = point.checked_sub(class.per_mille as usize) else {
-                let count = class.templates.len();
-                if !class.fresh {
-                    return self.templates.get(class.templates.start + rng.below(count));
-                }
-                let (client, round) = (self.fresh % count, self.fresh / count);
-                self.fresh += 1;
-                let template = self.templates.get_mut(class.templates.start + client)?;
+        let mut point = rng.below(self.total);
+        for class in &mut self.classes {
+            if let Some(rest) = point.checked_sub(class.weight) {
+                point = rest;
+                continue;
+            }
+            let count = class.templates.len();
+            if class.order == Order::Random {
+                return self.templates.get(class.templates.start + rng.below(count));
+            }
+            let (at, round) = (class.drawn % count, class.drawn / count);
+            class.drawn += 1;
+            let template = self.templates.get_mut(class.templates.start + at)?;
+            if class.order == Order::Fresh {
                 template.set_source_port(FRESH_PORTS.start + (round % FRESH_PORTS.len()) as u16);
-                return Some(template);
-            };
-            point = rest;
+            }
+            return Some(template);
         }
         None
     }
@@ -275,6 +336,30 @@ mod tests {
         let whole = (0..10_000).filter(|_| load.draw(&mut rng).unwrap().bytes[ETHERNET + 9] == 6).count();
         assert!((6800..7200).contains(&whole), "{whole}");
         assert!(Load::default().draw(&mut rng).is_none());
+    }
+
+    #[test]
+    fn the_share_of_new_flows_can_be_set() {
+        let mut load = Load::default();
+        load.add(600, [template("1.1.1.1", "8.8.8.8", 17, Kind::Data, 64)]);
+        load.add(300, [template("1.1.1.1", "8.8.8.8", 17, Kind::Fragment(64), 128)]);
+        load.add_fresh(100, [template("1.1.1.1", "8.8.8.8", 6, Kind::Syn, 64)]);
+        let mut rng = Rng::new(1, "draw");
+        let mut count = |load: &mut Load| {
+            let mut counts = [0usize; 3];
+            for _ in 0..30_000 {
+                let template = load.draw(&mut rng).unwrap();
+                counts[if template.bytes[ETHERNET + 9] == 6 { 2 } else { usize::from(template.len > 60) }] += 1;
+            }
+            counts
+        };
+        assert!((2700..3300).contains(&count(&mut load)[2]));
+        for (share, least, most) in [(0.0, 0, 0), (0.001, 10, 60), (0.5, 14_500, 15_500), (1.0, 30_000, 30_000)] {
+            load.set_fresh_share(share);
+            let [whole, fragments, fresh] = count(&mut load);
+            assert!((least..=most).contains(&fresh), "{share}: {fresh}");
+            assert!(share > 0.9 || (1.8..2.2).contains(&(whole as f64 / fragments as f64)), "{whole} {fragments}");
+        }
     }
 
     #[test]

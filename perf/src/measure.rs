@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use marchproxy_engine::reason::{DropReason, PuntReason};
 use marchproxy_engine::stats::{Counter, STAGES, ThreadStats};
 
-use crate::Error;
 use crate::calibrate::{clock_cost, median};
 use crate::latency::Latency;
 use crate::probe::Probe;
@@ -14,6 +13,7 @@ use crate::progress::Progress;
 use crate::rig::{BUFFERS, Batch, Rig};
 use crate::scenario::{Bench, CounterSlots};
 use crate::seeded::Rng;
+use crate::{Error, churn};
 
 /// Batches before the first measured one: caches and predictors get to know the load.
 const WARM_UP: usize = 4;
@@ -177,6 +177,9 @@ pub fn run(
         bench.rig.batch(&mut bench.load, BUFFERS, &mut rng, probe);
     }
     bench.rig.settle();
+    if let Some(rate) = bench.churn {
+        churn::calibrate(bench, rate, &mut rng, probe, progress)?;
+    }
     let per_repeat = limits.packets.unwrap_or(limits.duration.as_millis() as u64);
     progress.phase("measuring", per_repeat * limits.repeats as u64);
     let mut windows = Vec::with_capacity(limits.repeats);

@@ -73,6 +73,8 @@ pub struct Report {
     /// The devices; none on the memory backend.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub devices: Option<Devices>,
+    /// Sessions made per second of CPU time of the worker.
+    pub churn_per_s: f64,
     /// Sessions in the table at the end.
     pub live_sessions: usize,
     /// Octets of the snapshot's tables.
@@ -227,6 +229,7 @@ impl Report {
                 .filter(|(_, n)| *n > 0)
                 .collect(),
             devices: context.devices,
+            churn_per_s: counts.created as f64 * 1e9 / (sum.cpu_ns.max(1) as f64),
             live_sessions: context.live_sessions,
             table_bytes: context.table_bytes,
             burst: context.params.burst,

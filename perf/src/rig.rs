@@ -43,6 +43,8 @@ pub struct Capacity {
 /// What one batch cost.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Batch {
+    /// Turns that moved packets.
+    pub turns: u64,
     /// Packets received by the worker.
     pub packets: u64,
     /// Octets of their frames.
@@ -68,7 +70,9 @@ pub struct Rig {
     wires: Vec<Wire>,
     stock: Vec<MemoryBuf>,
     now: u64,
+    /// Virtual nanoseconds from turn to turn, and the least of them.
     step: u64,
+    least_step: u64,
 }
 
 /// The MAC address of the port at an index of the tables' ports (which are in name order, as slots of a new node are).
@@ -94,7 +98,7 @@ impl Rig {
         Rng::new(seed, "buffers").shuffle(&mut stock);
         // As many packets in a second of virtual time whatever the burst.
         let step = (capacity.step * burst as u64 / BURST as u64).max(1);
-        Ok(Self { node, meter, wires, stock, now: 1_000_000_000, step })
+        Ok(Self { node, meter, wires, stock, now: 1_000_000_000, step, least_step: step })
     }
 
     /// Sends frames a few at a time, all of them, with the slow path and the stations around doing their part: neighbours get resolved,
@@ -135,13 +139,16 @@ impl Rig {
         self.meter.take_passages(|_, _| {});
         let before = self.reading();
         probe.start();
-        let start = tsc();
-        while self.turn() > 0 {}
+        let (start, mut turns) = (tsc(), 0);
+        while self.turn() > 0 {
+            turns += 1;
+        }
         let ticks = tsc().saturating_sub(start);
         let (cpu_ns, instructions) = probe.stop();
         let after = self.reading();
         self.collect(|_| None);
         Batch {
+            turns,
             packets: after.packets - before.packets,
             octets: after.octets - before.octets,
             ticks,
@@ -153,6 +160,11 @@ impl Rig {
         }
     }
 
+    /// Lets a turn take `step` nanoseconds of virtual time, but no less than it took in the beginning.
+    pub fn slow_down(&mut self, step: f64) {
+        self.step = (step as u64).max(self.least_step);
+    }
+
     /// Hands the times that packets of the last batch were inside the node to `record`: ticks, and how many packets.
     pub fn passages(&self, record: impl FnMut(u64, u64)) {
         self.meter.take_passages(record);
@@ -160,8 +172,9 @@ impl Rig {
 
     /// Lets the slow path and the stations around work until nothing moves any more.
     pub fn settle(&mut self) {
-        // A bound against a node that talks to itself for ever; a neighbour needs three rounds.
-        for _ in 0..64 {
+        // A bound against a node that talks to itself for ever: the slow path takes 64 packets a round, a whole batch may be for it, and a
+        // neighbour needs three rounds.
+        for _ in 0..BUFFERS / 64 + 64 {
             while self.turn() > 0 {}
             let taken = self.node.slow.turn(self.now);
             let injected = self.turn();

@@ -15,17 +15,13 @@ pub fn render(report: &Report) -> String {
 
 fn write(out: &mut String, r: &Report) -> std::fmt::Result {
     let p = &r.parameters;
-    writeln!(
-        out,
-        "{} on {} backend, {} octets, burst {}, seed {}",
-        r.scenario.label(),
-        r.backend,
-        p.packet,
-        r.burst,
-        p.seed
-    )?;
+    let packet = p
+        .capture
+        .as_ref()
+        .map_or_else(|| format!("{} octets", p.packet), |capture| format!("frames of {}", capture.path.display()));
+    writeln!(out, "{} on {} backend, {packet}, burst {}, seed {}", r.scenario.label(), r.backend, r.burst, p.seed)?;
     let amounts = [
-        ("flows", p.flows),
+        (if p.capture.is_some() { "frames" } else { "flows" }, p.flows),
         ("routes", p.routes),
         ("rules", p.rules),
         ("services", p.services),
@@ -57,6 +53,7 @@ fn write(out: &mut String, r: &Report) -> std::fmt::Result {
         ("packets per CPU second", format!("{:.2} M", r.packets_per_cpu_second / 1e6)),
         ("rate", format!("{:.2} Mpps, {:.2} Gbit/s", r.mpps, r.gbit_per_s)),
         ("time in the engine", latency(r)),
+        ("new sessions per second", churn(r)),
         ("packets measured", r.packets.to_string()),
         ("repeats", repeats(r)),
         ("residue", r.residue.to_string()),
@@ -136,6 +133,12 @@ fn write_devices(out: &mut String, devices: &Devices) -> std::fmt::Result {
         writeln!(out, "  tx {} packets, {} octets, errors {}", p.tx_packets, p.tx_bytes, p.tx_errors)?;
     }
     Ok(())
+}
+
+fn churn(r: &Report) -> String {
+    let asked =
+        r.parameters.churn.map_or_else(String::new, |rate| format!(" of the worker's CPU time, asked for {rate}"));
+    format!("{:.0}{asked}", r.churn_per_s)
 }
 
 fn latency(r: &Report) -> String {

@@ -67,7 +67,14 @@ impl Amounts {
             backends: self.backends.unwrap_or(defaults.backends),
             sessions,
             profile: self.profile.unwrap_or(defaults.profile),
+            churn: None,
+            capture: None,
             seed: self.seed,
         })
+    }
+
+    /// The number of flows, where it was given.
+    pub fn flows(&self) -> Option<usize> {
+        self.flows
     }
 }

@@ -1,5 +1,7 @@
 //! `run`: what a packet costs in a scenario.
 
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -8,6 +10,7 @@ use marchproxy_engine::burst::BURST;
 
 use crate::Error;
 use crate::calibrate::{Calibration, Steps};
+use crate::capture::Capture;
 use crate::command::amounts::Amounts;
 use crate::load::Size;
 use crate::machine::Watch;
@@ -31,11 +34,14 @@ pub struct Run {
     /// clients, once for both sides on one device. A net_pcap without rx_pcap= replays packets of the scenario
     #[arg(long, value_name = "BACKEND", default_value = "memory")]
     backend: Vec<Source>,
-    /// Frame size with FCS: 64, 128, 256, 512, 1024, 1280, 1518 or imix (7:4:1 of 64, 570, 1518)
-    #[arg(long, value_name = "SIZE", default_value = "64")]
-    packet: Size,
+    /// Frame size with FCS: 64, 128, 256, 512, 1024, 1280, 1518 or imix (7:4:1 of 64, 570, 1518); or the frames of a capture
+    #[arg(long, value_name = "SIZE|pcap:FILE", default_value = "64")]
+    packet: Packet,
     #[command(flatten)]
     amounts: Amounts,
+    /// New sessions per second of the worker's CPU time [default: none; full 5 % of the packets; balance, police and full]
+    #[arg(long, value_name = "NEW_FLOWS_PER_S", value_parser = clap::value_parser!(u64).range(1..))]
+    churn: Option<u64>,
     /// Seconds per repeat
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, conflicts_with = "packets")]
     duration: f64,
@@ -59,6 +65,27 @@ pub struct Run {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// What is sent.
+#[derive(Clone, Debug)]
+enum Packet {
+    /// Made, of a size.
+    Made(Size),
+    /// From a capture file.
+    Capture(PathBuf),
+}
+
+impl FromStr for Packet {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("pcap:") {
+            Some("") => Err("pcap: wants a file".into()),
+            Some(file) => Ok(Self::Capture(file.into())),
+            None => text.parse().map(Self::Made).map_err(|error| format!("{error}, or pcap:FILE")),
+        }
+    }
 }
 
 /// Pages of the heap.
@@ -85,7 +112,7 @@ impl Run {
 
     /// Prepares, measures, reports.
     pub fn measure(&self, progress: &Progress) -> Result<Report, Error> {
-        let params = self.amounts.params(self.scenario, self.packet, usize::from(self.burst))?;
+        let params = self.params()?;
         let duration = Duration::try_from_secs_f64(self.duration).ok().filter(|d| !d.is_zero()).ok_or_else(|| {
             let allowed = "a positive number of seconds".into();
             Error::Option { option: "duration", found: self.duration.to_string(), allowed }
@@ -169,5 +196,30 @@ impl Run {
             tsc_hz: clock.hz(),
         };
         Ok(Report::new(context, &outcome, machine, noise))
+    }
+
+    /// The amounts, and what they do not know of. Options that would change nothing are refused there as here.
+    fn params(&self) -> Result<Params, Error> {
+        if let Some(found) = self.churn.filter(|_| !self.scenario.has_services()) {
+            // A flow that is forwarded leaves nothing behind, so its first packet costs what all others cost.
+            let scenario = self.scenario.label();
+            let allowed =
+                format!("nothing: scenario {scenario} keeps no state of flows, new ones cost what old ones do");
+            return Err(Error::Option { option: "churn", found: found.to_string(), allowed });
+        }
+        let (size, capture) = match &self.packet {
+            Packet::Made(size) => (*size, None),
+            Packet::Capture(file) => (Size::Captured, Some(Capture::read(file)?)),
+        };
+        let params = self.amounts.params(self.scenario, size, usize::from(self.burst))?;
+        let flows = match &capture {
+            Some(capture) => capture.frames(),
+            None => params.flows,
+        };
+        if let (Some(found), Some(_)) = (self.amounts.flows(), &capture) {
+            let allowed = "nothing: the flows are the capture's".into();
+            return Err(Error::Option { option: "flows", found: found.to_string(), allowed });
+        }
+        Ok(Params { churn: self.churn, flows, capture, ..params })
     }
 }

@@ -20,8 +20,7 @@ const INTERFACE: u32 = WAN as u32;
 
 /// A frame that arrives from the clients' side.
 pub fn from_wan(tuple: &Tuple, kind: Kind, params: &Params, rng: &mut Rng) -> Template {
-    let station = crate::neighbourhood::mac_of(topology::gateway(WAN, 0, tuple.src.is_ipv6()));
-    Template::new(WAN, station, mac(WAN), tuple, kind, params.packet, rng)
+    Template::new(WAN, topology::station(WAN, tuple.src.is_ipv6()), mac(WAN), tuple, kind, params.packet, rng)
 }
 
 /// A TCP or UDP tuple to a random address behind a random route; `number` alternates the families as far as there are routes of both.

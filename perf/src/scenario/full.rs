@@ -5,11 +5,11 @@ use marchproxy_engine::wire::{ICMP, ICMPV6, TCP, UDP};
 
 use super::flows::{from_wan, judged, own_rule, routed_tuple};
 use super::{Params, Plan, services, topology};
-use crate::Error;
 use crate::load::{Kind, Load};
 use crate::rig::Capacity;
 use crate::seeded::rules::{PRIORITY_STEP, Tuple};
 use crate::seeded::{Rng, addresses, routes};
+use crate::{Error, churn};
 
 /// Share of packets of established sessions, per mille.
 pub const ESTABLISHED: u32 = 700;
@@ -26,18 +26,11 @@ const DENIED: u32 = 20;
 /// Rules that nothing but fragments and ICMP matches.
 pub const ODD_RULES: [&str; 3] = ["fragments", "icmp", "icmpv6"];
 
-/// Clients that start new sessions in turn, each with 63,976 ports.
-const NEW_CLIENTS: usize = 1024;
-
 /// Flows of fragments and of echo requests each.
 const ODD_FLOWS: usize = 1024;
 
-/// Nanoseconds between turns. A new session that nobody continues lives 30 s (opening); at 1.6 of them a turn this leaves some
-/// 200,000 of them alive, where real time would leave millions and measure the size of the table instead of the work.
+/// Nanoseconds between turns: at 1.6 new sessions a turn this leaves some [`churn::ALIVE`] of them alive.
 const STEP: u64 = 250_000;
-
-/// Places for new sessions: those alive at once, and as many again for the expiry that walks the table behind.
-const NEW_SESSIONS: usize = 400_000;
 
 /// Tables, frames and shares.
 pub fn plan(params: &Params) -> Result<Plan, Error> {
@@ -101,17 +94,9 @@ pub fn plan(params: &Params) -> Result<Plan, Error> {
         })
         .collect();
     load.add(ECHOES, echoes);
-    // Clients no lasting session has: counted from behind the largest number of sessions.
-    let fresh: Vec<_> = (0..NEW_CLIENTS)
-        .map(|n| {
-            let of_service = services::client_tuple(n, params);
-            let src = addresses::client(3_000_000 + n as u32, of_service.src.is_ipv6());
-            from_wan(&Tuple { src, ..of_service }, Kind::Syn, params, &mut rng)
-        })
-        .collect();
-    load.add_fresh(FIRST, fresh);
+    load.add_fresh(FIRST, services::newcomers(params, &mut rng));
     let first = services::openers(params, &mut Rng::new(params.seed, "openers"));
-    let sessions = services::room(params.sessions) + NEW_SESSIONS;
+    let sessions = services::room(params.sessions) + churn::ROOM;
     Ok(Plan { tables, first, load, capacity: Capacity { sessions, step: STEP } })
 }
 

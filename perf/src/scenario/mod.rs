@@ -13,12 +13,15 @@ use marchproxy_engine::table::sessions::Sessions;
 use marchproxy_engine::tables::{RuleAction, RuleMatch, RuleSpec, RuleTables};
 use serde::Serialize;
 
-use crate::Error;
+use crate::capture::Capture;
 use crate::load::{Load, Size, Template};
 use crate::progress::Progress;
 use crate::rig::{Capacity, Rig};
 use crate::seeded::rules::Profile;
 use crate::seeded::{Rng, routes, rules};
+use crate::{Error, churn};
+
+pub use topology::{WAN, station};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -62,6 +65,12 @@ pub struct Params {
     pub sessions: usize,
     /// Kind of rule list.
     pub profile: Profile,
+    /// New flows per second of the worker's CPU time, where that is not the scenario's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub churn: Option<u64>,
+    /// What is sent instead of the scenario's packets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capture: Option<Capture>,
     /// Seed of everything random.
     pub seed: u64,
 }
@@ -107,6 +116,8 @@ impl Scenario {
             backends: if services > 0 { 16 } else { 0 },
             sessions: if services > 0 { 1_000_000 } else { 0 },
             profile: Profile::Acl,
+            churn: None,
+            capture: None,
             seed: 1,
         }
     }
@@ -122,6 +133,8 @@ pub struct Bench {
     pub keep_alive: Vec<Template>,
     /// Where its tables count.
     pub slots: CounterSlots,
+    /// New flows per CPU second to make.
+    pub churn: Option<u64>,
 }
 
 /// Counter slots of the snapshot's objects, by kind.
@@ -155,12 +168,24 @@ pub const STEADY: u64 = 3200;
 /// Lays out tables and traffic; the same parameters give the same, whatever the size of the packets.
 pub fn plan(scenario: Scenario, params: &Params) -> Result<Plan, Error> {
     check(scenario, params)?;
-    match scenario {
-        Scenario::Forward | Scenario::Forward6 | Scenario::Mark => Ok(forward(scenario, params)),
-        Scenario::Rules => flows::under_rules(params),
-        Scenario::Balance | Scenario::Police => Ok(services::plan(scenario, params)),
-        Scenario::Full => full::plan(params),
+    // Where a capture is sent, the scenario's own flows are made for nothing.
+    let flows = if params.capture.is_some() { 1 } else { params.flows };
+    let laid_out = Params { flows, ..params.clone() };
+    let mut plan = match scenario {
+        Scenario::Forward | Scenario::Forward6 | Scenario::Mark => forward(scenario, &laid_out),
+        Scenario::Rules => flows::under_rules(&laid_out)?,
+        Scenario::Balance | Scenario::Police => services::plan(scenario, &laid_out),
+        Scenario::Full => full::plan(&laid_out)?,
+    };
+    if let Some(capture) = &params.capture {
+        plan.load = capture.load();
     }
+    if params.churn.is_some() && !plan.load.has_fresh() {
+        let rng = &mut Rng::new(params.seed, "newcomers");
+        plan.load.add_fresh(1, services::newcomers(params, rng));
+        plan.capacity.sessions += churn::ROOM;
+    }
+    Ok(plan)
 }
 
 /// Adds the packets of established sessions where the scenario has any. `now` is the node's time, `drops` what it dropped so far.
@@ -172,7 +197,7 @@ pub fn establish(
     now: u64,
     drops: &BTreeMap<&'static str, u64>,
 ) -> Result<(), Error> {
-    if !scenario.has_services() {
+    if !scenario.has_services() || params.capture.is_some() {
         return Ok(());
     }
     let share = if scenario == Scenario::Full { full::ESTABLISHED } else { 1000 };
@@ -187,7 +212,7 @@ pub fn prepare(scenario: Scenario, params: &Params, progress: &Progress) -> Resu
     let count = plan.load.lasting().count();
     warm(&mut rig, progress, "sending every flow once", &mut plan.load.lasting(), count)?;
     let slots = CounterSlots::of(rig.snapshot());
-    Ok(Bench { rig, load: plan.load, keep_alive: plan.first, slots })
+    Ok(Bench { rig, load: plan.load, keep_alive: plan.first, slots, churn: params.churn })
 }
 
 /// Tables and all the traffic, for a node of somebody else's: replies of services are those that the tables lead to.
@@ -266,7 +291,7 @@ fn check(scenario: Scenario, params: &Params) -> Result<(), Error> {
             allowed: "at most 4000 backends in all (each is a neighbour, the engine knows 4096)".into(),
         });
     }
-    if scenario.has_services() && params.flows > params.sessions {
+    if scenario.has_services() && params.capture.is_none() && params.flows > params.sessions {
         return Err(Error::Option {
             option: "flows",
             found: params.flows.to_string(),

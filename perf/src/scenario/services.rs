@@ -25,6 +25,8 @@ const PORT: u16 = 443;
 const BACKEND_PORT: u16 = 8443;
 /// Sessions of one client.
 const PER_CLIENT: usize = 4;
+/// Clients that start new sessions in turn, each with 63,976 ports.
+const NEWCOMERS: usize = 1024;
 /// Spare places in the session table, in percent: a full table's last entries cost more than it is worth to measure.
 const SPARE: usize = 10;
 
@@ -80,6 +82,16 @@ pub fn client_tuple(number: usize, params: &Params) -> Tuple {
 /// First packets of all sessions. They carry ACK, as after a restart of the node: each session is established by one packet.
 pub fn openers(params: &Params, rng: &mut Rng) -> Vec<Template> {
     (0..params.sessions).map(|n| from_wan(&client_tuple(n, params), Kind::Data, params, rng)).collect()
+}
+
+/// First packets of clients that no lasting session has: counted from behind the largest number of sessions.
+pub fn newcomers(params: &Params, rng: &mut Rng) -> Vec<Template> {
+    let newcomer = |number: usize| {
+        let of_service = client_tuple(number, params);
+        let src = addresses::client(3_000_000 + number as u32, of_service.src.is_ipv6());
+        from_wan(&Tuple { src, ..of_service }, Kind::Syn, params, rng)
+    };
+    (0..NEWCOMERS).map(newcomer).collect()
 }
 
 /// Entries for this many sessions with room to spare.

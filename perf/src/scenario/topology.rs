@@ -1,7 +1,9 @@
 //! The network around the node: servers and gateways behind port 0 (`lan`), clients behind gateways on port 1 (`wan`).
 
+use marchproxy_engine::io::Mac;
 use marchproxy_engine::tables::{Cidr, InterfaceSpec, NextHopSpec, PortSpec, RouteAction, RouteSpec, RuleTables};
 
+use crate::neighbourhood::mac_of;
 use crate::seeded::addresses;
 
 /// Index of the port towards servers.
@@ -16,6 +18,11 @@ const FIRST_GATEWAY: u16 = 0xff00;
 /// A gateway's address.
 pub fn gateway(port: u8, number: usize, v6: bool) -> std::net::IpAddr {
     addresses::local(port + 1, FIRST_GATEWAY + (number % usize::from(GATEWAYS)) as u16, v6)
+}
+
+/// The MAC address that packets from beyond a port come from.
+pub fn station(port: u8, v6: bool) -> Mac {
+    mac_of(gateway(port, 0, v6))
 }
 
 /// A backend's address.
