@@ -130,7 +130,8 @@ impl<K: Backend> Worker<K> {
         self
     }
 
-    /// One turn at `now` nanoseconds: newest generation, commands, injected packets, one burst from every port.
+    /// One turn at `now` nanoseconds: newest generation, commands, injected packets, for every port a burst from each worker that hands
+    /// packets over, one burst from every port.
     pub fn turn(&mut self, now: u64) -> Turn {
         self.reader.refresh();
         if !self.commands.is_empty() || self.page.is_some() {
@@ -138,7 +139,14 @@ impl<K: Backend> Worker<K> {
         }
         let mut packets = self.ledger.take_injected(INJECTS_PER_TURN);
         for index in 0..self.inbox.len() {
-            packets += self.take_handed_off(index, now);
+            // As many bursts from each worker as it hands over in a turn, one of each port: with fewer a busy worker's rings would only grow.
+            for _ in 0..self.ports.len().max(1) {
+                let taken = self.take_handed_off(index, now);
+                packets += taken;
+                if taken == 0 {
+                    break;
+                }
+            }
         }
         for index in 0..self.ports.len() {
             packets += self.poll(index, now);
