@@ -20,12 +20,13 @@ pub struct Cli {
 enum Command {
     /// Measure what a packet costs in a scenario
     ///
-    /// One worker, pinned; the frames are cold when the engine first touches them. Exit codes: 0 measured (also when interrupted or too
+    /// Pinned workers, one unless asked for more; the frames are cold when the engine first touches them. Exit codes: 0 measured (also when interrupted or too
     /// noisy, which the report says), 1 refused or failed, 2 wrong usage.
     #[command(after_help = "Examples:\n  marchproxy-perf run forward --routes 500000 --packet imix\n  \
                       marchproxy-perf run balance --sessions 1000000 --flows 65536 --json\n  \
                       marchproxy-perf run rules --rules 10000 --profile fw --repeat 5\n  \
                       marchproxy-perf run balance --churn 100000\n  \
+                      marchproxy-perf run balance --workers 2\n  \
                       marchproxy-perf run rules --packet pcap:site.pcap\n  \
                       marchproxy-perf run full --packets 1000000")]
     Run(Run),

@@ -28,6 +28,7 @@ pub mod scenario;
 pub mod seeded;
 pub mod source;
 pub mod table;
+pub mod team;
 
 /// Why there is no measurement.
 #[derive(Debug, thiserror::Error)]

@@ -2,10 +2,14 @@
 
 use std::ops::Range;
 
+use marchproxy_engine::flow::{FlowKey, v4};
 use marchproxy_engine::io::{MIN_HEADROOM, Mac, PacketBuf};
 use marchproxy_engine::memory::{BUFFER, MemoryBuf};
 use marchproxy_engine::packet::{ACK, Packet, SYN};
-use marchproxy_engine::wire::{Change, ETHERNET, ICMP, ICMPV6, TCP, be16, put};
+use marchproxy_engine::wire::{
+    Change, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, ICMP, ICMPV6, TAG, TCP, UDP, be16, be32, be128,
+    put,
+};
 
 use crate::seeded::Rng;
 use crate::seeded::rules::Tuple;
@@ -150,6 +154,25 @@ impl Template {
         frame
     }
 
+    /// The tuple as a network card sees it: ports only where every packet of the flow has them; `None` for what is not IP.
+    pub fn flow(&self) -> Option<FlowKey> {
+        let bytes = &self.bytes;
+        let l3 = if be16(bytes, 12) == ETHERTYPE_VLAN { ETHERNET + TAG } else { ETHERNET };
+        let octet = |at: usize| bytes.get(at).copied().unwrap_or_default();
+        let (src, dst, protocol, l4) = match be16(bytes, l3 - 2) {
+            ETHERTYPE_IPV4 => {
+                // Neither more fragments nor an offset: the low 14 bits.
+                let l4 = (be16(bytes, l3 + 6).trailing_zeros() >= 14).then_some(l3 + usize::from(octet(l3) & 15) * 4);
+                (v4(be32(bytes, l3 + 12)), v4(be32(bytes, l3 + 16)), octet(l3 + 9), l4)
+            }
+            ETHERTYPE_IPV6 => (be128(bytes, l3 + 8), be128(bytes, l3 + 24), octet(l3 + 6), Some(l3 + 40)),
+            _ => return None,
+        };
+        let l4 = l4.filter(|_| matches!(protocol, TCP | UDP));
+        let (sport, dport) = l4.map_or((0, 0), |at| (be16(bytes, at), be16(bytes, at + 2)));
+        Some(FlowKey { src, dst, protocol, sport, dport })
+    }
+
     /// Changes the source port of a TCP packet, checksum included.
     fn set_source_port(&mut self, port: u16) {
         let l4 = ETHERNET + if be16(&self.bytes, 12) == 0x86dd { 40 } else { 20 };
@@ -189,6 +212,19 @@ struct Class {
     order: Order,
     /// Packets drawn so far, where they come in an order.
     drawn: usize,
+    /// Part of the class's packets that this load sends: all, or those of one queue.
+    part: f64,
+}
+
+/// Which of `queues` queues a flow arrives on.
+pub type Spread = fn(&FlowKey, queues: usize) -> usize;
+
+/// The queue that a load is for.
+#[derive(Clone, Copy, Debug)]
+struct Queue {
+    number: usize,
+    of: usize,
+    spread: Spread,
 }
 
 /// Everything that is sent, and in which shares.
@@ -198,7 +234,12 @@ pub struct Load {
     classes: Vec<Class>,
     /// Sum of the weights.
     total: usize,
+    /// New flows are those of this queue.
+    queue: Option<Queue>,
 }
+
+/// Tries to find a new flow of one's own queue: without one after so many, the spread does not spread.
+const TRIES: usize = 4096;
 
 impl Load {
     /// Adds a class: its share in per mille and its frames, drawn uniformly.
@@ -223,7 +264,7 @@ impl Load {
         let templates = first..self.templates.len();
         if per_mille > 0 && !templates.is_empty() {
             let weight = per_mille as usize;
-            self.classes.push(Class { per_mille, weight, templates, order, drawn: 0 });
+            self.classes.push(Class { per_mille, weight, templates, order, drawn: 0, part: 1.0 });
             self.total += weight;
         }
     }
@@ -237,9 +278,48 @@ impl Load {
         let (fresh, lasting) = (sum(true), sum(false));
         for class in &mut self.classes {
             let (of, all) = if class.order == Order::Fresh { (share, fresh) } else { (1.0 - share, lasting) };
-            class.weight = (f64::from(class.per_mille) / all * of * GRAIN) as usize;
+            class.weight = (f64::from(class.per_mille) / all * of * GRAIN * class.part) as usize;
         }
         self.total = self.classes.iter().map(|c| c.weight).sum();
+    }
+
+    /// The same traffic as it arrives on `queues` queues: lasting flows where `place` puts them, new ones where `spread` does.
+    pub fn split(&self, queues: usize, place: impl Fn(&Template) -> usize, spread: Spread) -> Vec<Load> {
+        let mut loads: Vec<_> = (0..queues)
+            .map(|number| Load { queue: Some(Queue { number, of: queues, spread }), ..Load::default() })
+            .collect();
+        for class in &self.classes {
+            let templates = &self.templates[class.templates.clone()];
+            let places: Vec<_> = templates.iter().map(&place).collect();
+            for (number, load) in loads.iter_mut().enumerate() {
+                let fresh = class.order == Order::Fresh;
+                let own = templates.iter().zip(&places).filter(|(_, place)| fresh || **place == number);
+                let first = load.templates.len();
+                load.templates.extend(own.map(|(template, _)| template.clone()));
+                let count = load.templates.len() - first;
+                let part = if fresh { 1.0 / queues as f64 } else { count as f64 / templates.len() as f64 };
+                let weight = (class.weight as f64 / self.total as f64 * GRAIN * part) as usize;
+                if count > 0 {
+                    load.classes.push(Class { templates: first..first + count, weight, part, ..class.clone() });
+                    load.total += weight;
+                }
+            }
+        }
+        loads
+    }
+
+    /// The same, but its new flows begin half-way through the set.
+    #[must_use]
+    pub fn with_other_new_flows(mut self) -> Self {
+        for class in self.classes.iter_mut().filter(|class| class.order == Order::Fresh) {
+            class.drawn = class.templates.len() * FRESH_PORTS.len() / 2;
+        }
+        self
+    }
+
+    /// What it sends, in parts of what all queues' loads send.
+    pub fn weight(&self) -> usize {
+        self.total
     }
 
     /// Whether there is nothing to send.
@@ -270,13 +350,23 @@ impl Load {
             if class.order == Order::Random {
                 return self.templates.get(class.templates.start + rng.below(count));
             }
-            let (at, round) = (class.drawn % count, class.drawn / count);
-            class.drawn += 1;
-            let template = self.templates.get_mut(class.templates.start + at)?;
-            if class.order == Order::Fresh {
-                template.set_source_port(FRESH_PORTS.start + (round % FRESH_PORTS.len()) as u16);
+            if class.order == Order::InTurn {
+                class.drawn += 1;
+                return self.templates.get(class.templates.start + (class.drawn - 1) % count);
             }
-            return Some(template);
+            let mut at = 0;
+            for _ in 0..TRIES {
+                at = class.templates.start + class.drawn % count;
+                let round = class.drawn / count;
+                class.drawn += 1;
+                let template = self.templates.get_mut(at)?;
+                template.set_source_port(FRESH_PORTS.start + (round % FRESH_PORTS.len()) as u16);
+                let Some(queue) = &self.queue else { break };
+                if template.flow().is_some_and(|flow| (queue.spread)(&flow, queue.of) == queue.number) {
+                    break;
+                }
+            }
+            return self.templates.get(at);
         }
         None
     }
@@ -285,6 +375,7 @@ impl Load {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use marchproxy_engine::flow::from_ip;
     use marchproxy_engine::packet::{checksums, describe};
 
     const STATION: Mac = [2, 0, 0, 0, 0, 9];
@@ -360,6 +451,43 @@ mod tests {
             assert!((least..=most).contains(&fresh), "{share}: {fresh}");
             assert!(share > 0.9 || (1.8..2.2).contains(&(whole as f64 / fragments as f64)), "{whole} {fragments}");
         }
+    }
+
+    #[test]
+    fn queues_share_a_load() {
+        let spread: Spread = |flow, queues| usize::from(flow.sport) % queues;
+        let mut load = Load::default();
+        let mut lasting = template("1.1.1.1", "8.8.8.8", 6, Kind::Data, 64);
+        load.add(
+            800,
+            (0..100).map(|port| {
+                lasting.set_source_port(port);
+                lasting.clone()
+            }),
+        );
+        load.add_fresh(200, [template("2001:db8:c::1", "2a00::1", 6, Kind::Syn, 64)]);
+        // Three quarters on queue 0.
+        let parts = load.split(2, |t| usize::from(t.flow().unwrap().sport % 4 == 3), spread);
+        let weights: Vec<_> = parts.iter().map(Load::weight).collect();
+        assert!((0.69..0.71).contains(&(weights[0] as f64 / weights.iter().sum::<usize>() as f64)), "{weights:?}");
+        let (mut rng, mut seen) = (Rng::new(1, "draw"), std::collections::HashSet::new());
+        for (number, mut part) in parts.into_iter().enumerate() {
+            let mut fresh = 0;
+            for _ in 0..4000 {
+                let flow = part.draw(&mut rng).unwrap().flow().unwrap();
+                if flow.src == from_ip("2001:db8:c::1".parse().unwrap()) {
+                    fresh += 1;
+                    assert_eq!(usize::from(flow.sport) % 2, number);
+                    assert!(seen.insert(flow.sport), "a flow came twice");
+                } else {
+                    assert_eq!(usize::from(flow.sport % 4 == 3), number);
+                }
+            }
+            // 100 of 700 and 100 of 300.
+            let wanted = [571, 1333][number];
+            assert!((wanted - 100..wanted + 100).contains(&fresh), "{number}: {fresh}");
+        }
+        assert_eq!(template("1.1.1.1", "8.8.8.8", 17, Kind::Fragment(0), 128).flow().unwrap().sport, 0);
     }
 
     #[test]

@@ -21,8 +21,8 @@ pub struct Machine {
     pub flags: Vec<&'static str>,
     /// Cores online.
     pub cores: usize,
-    /// The core the worker was pinned to.
-    pub core: usize,
+    /// The core the worker was pinned to; with several workers a list of theirs.
+    pub core: Cores,
     /// Rate of the clock all cycles here are counted in.
     pub tsc_mhz: u64,
     /// Huge pages.
@@ -31,9 +31,12 @@ pub struct Machine {
     pub governor: Option<String>,
     /// Load average over one minute at the end.
     pub load: f64,
-    /// Percent of the core's time that the hypervisor gave to others during the run; `None` when the kernel does not say.
+    /// Percent of the core's time that the hypervisor gave to others during the run, of several cores the most; `None` when the kernel does
+    /// not say.
     pub steal: Option<f64>,
-    /// Times the measured thread was interrupted by another during the run.
+    /// The same of each core, in the order of `core`.
+    pub steal_per_core: Vec<Option<f64>>,
+    /// Times the measured thread (of several the most interrupted one) was interrupted by another during the run.
     pub involuntary_switches: u64,
     /// Whether it is a virtual machine.
     pub hypervisor: bool,
@@ -58,47 +61,85 @@ pub struct HugePages {
     pub sessions: String,
 }
 
+/// The cores of workers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Cores {
+    /// One worker's.
+    One(usize),
+    /// Those of several, by worker.
+    Several(Vec<usize>),
+}
+
+impl std::fmt::Display for Cores {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::One(core) => write!(f, "core {core}"),
+            Self::Several(cores) => {
+                let cores: Vec<_> = cores.iter().map(ToString::to_string).collect();
+                write!(f, "cores {}", cores.join(", "))
+            }
+        }
+    }
+}
+
 /// Watches a run from start to end.
 pub struct Watch {
-    core: usize,
-    steal: Option<(u64, u64)>,
+    cores: Vec<usize>,
+    steal: Vec<Option<(u64, u64)>>,
     switches: u64,
+    /// What the workers' own threads counted.
+    counted: Option<u64>,
     start: std::time::Instant,
 }
 
 impl Watch {
     /// Starts on the calling thread, pinned to `core`.
     pub fn start(core: usize) -> Self {
-        Self {
-            core,
-            steal: steal_of(&read("/proc/stat"), core),
-            switches: switches(),
-            start: std::time::Instant::now(),
-        }
+        Self::over(vec![core])
+    }
+
+    /// Starts over the cores of several threads, which count for themselves how often they were interrupted.
+    pub fn over(cores: Vec<usize>) -> Self {
+        let stat = read("/proc/stat");
+        let steal = cores.iter().map(|&core| steal_of(&stat, core)).collect();
+        Self { cores, steal, switches: switches(), counted: None, start: std::time::Instant::now() }
+    }
+
+    /// How often the most interrupted of several threads was.
+    pub fn interrupted(&mut self, switches: u64) {
+        self.counted = Some(switches);
     }
 
     /// The fingerprint at the end of the run, and every reason to doubt its figures. `spread` is that of the repeats in percent.
     pub fn finish(&self, tsc_hz: u64, sessions: &str, spread: Option<f64>) -> (Machine, Vec<String>) {
-        let steal = match (self.steal, steal_of(&read("/proc/stat"), self.core)) {
+        let stat = read("/proc/stat");
+        let stolen = |(&core, &before): (&usize, &Option<(u64, u64)>)| match (before, steal_of(&stat, core)) {
             (Some((stolen, all)), Some((stolen_now, all_now))) if all_now > all => {
                 Some((stolen_now - stolen) as f64 * 100.0 / (all_now - all) as f64)
             }
             _ => None,
         };
+        let steal_per_core: Vec<_> = self.cores.iter().zip(&self.steal).map(stolen).collect();
+        let core = match self.cores[..] {
+            [core] => Cores::One(core),
+            _ => Cores::Several(self.cores.clone()),
+        };
+        let mut governors: Vec<_> = self.cores.iter().filter_map(|&core| governor(core)).collect();
+        governors.dedup();
         let info = read("/proc/cpuinfo");
         let machine = Machine {
             cpu: field(&info, "model name").unwrap_or("unknown").to_owned(),
             flags: marchproxy_cpu::features(),
             cores: std::thread::available_parallelism().map_or(1, Into::into).max(info.matches("processor\t").count()),
-            core: self.core,
+            core,
             tsc_mhz: tsc_hz / 1_000_000,
             hugepages: HugePages { sessions: sessions.to_owned(), ..huge_pages() },
-            governor: fs::read_to_string(format!("/sys/devices/system/cpu/cpu{}/cpufreq/scaling_governor", self.core))
-                .ok()
-                .map(|text| text.trim().to_owned()),
+            governor: (!governors.is_empty()).then(|| governors.join(", ")),
             load: read("/proc/loadavg").split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0.0),
-            steal,
-            involuntary_switches: switches().saturating_sub(self.switches),
+            steal: steal_per_core.iter().flatten().copied().reduce(f64::max),
+            steal_per_core,
+            involuntary_switches: self.counted.unwrap_or_else(|| switches().saturating_sub(self.switches)),
             hypervisor: field(&info, "flags").is_some_and(|flags| flags.split(' ').any(|f| f == "hypervisor")),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
         };
@@ -150,6 +191,12 @@ pub fn free_hugepages_mb() -> u64 {
     (number(&memory, "HugePages_Free") * number(&memory, "Hugepagesize")) >> 10
 }
 
+/// The frequency governor of a core.
+fn governor(core: usize) -> Option<String> {
+    let path = format!("/sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor");
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
@@ -182,7 +229,8 @@ fn steal_of(stat: &str, core: usize) -> Option<(u64, u64)> {
     Some((*ticks.get(7)?, ticks.iter().take(8).sum()))
 }
 
-fn switches() -> u64 {
+/// Times the calling thread was interrupted by another so far.
+pub fn switches() -> u64 {
     getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.involuntary_context_switches() as u64)
 }
 

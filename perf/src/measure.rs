@@ -7,19 +7,21 @@ use marchproxy_engine::reason::{DropReason, PuntReason};
 use marchproxy_engine::stats::{Counter, STAGES, ThreadStats};
 
 use crate::calibrate::{clock_cost, median};
+use crate::churn::Alone;
 use crate::latency::Latency;
 use crate::probe::Probe;
 use crate::progress::Progress;
 use crate::rig::{BUFFERS, Batch, Rig};
 use crate::scenario::{Bench, CounterSlots};
 use crate::seeded::Rng;
+use crate::team::measure::TeamOutcome;
 use crate::{Error, churn};
 
 /// Batches before the first measured one: caches and predictors get to know the load.
-const WARM_UP: usize = 4;
+pub const WARM_UP: usize = 4;
 
 /// Virtual time after which every session gets a packet again: less than half of the shortest timeout of an established one (7,440 s).
-const KEEP_ALIVE: u64 = 3_000_000_000_000;
+pub const KEEP_ALIVE: u64 = 3_000_000_000_000;
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +32,17 @@ pub struct Limits {
     pub packets: Option<u64>,
     /// Repeats.
     pub repeats: usize,
+}
+
+impl Limits {
+    /// Packets of the next batch of a repeat that has taken so long and measured so many; 0 at its end.
+    pub fn left(&self, elapsed: Duration, packets: u64, batch: usize) -> usize {
+        match self.packets {
+            Some(limit) => limit.saturating_sub(packets).min(batch as u64) as usize,
+            None if elapsed < self.duration => batch,
+            None => 0,
+        }
+    }
 }
 
 /// One repeat.
@@ -62,6 +75,8 @@ pub struct Outcome {
     pub interrupted: bool,
     /// Packets lost (positive) or invented; 0 always.
     pub residue: i64,
+    /// More about several workers.
+    pub team: Option<TeamOutcome>,
 }
 
 /// The node's counters that a report shows.
@@ -178,7 +193,7 @@ pub fn run(
     }
     bench.rig.settle();
     if let Some(rate) = bench.churn {
-        churn::calibrate(bench, rate, &mut rng, probe, progress)?;
+        churn::calibrate(&mut Alone { bench, rng: &mut rng, probe }, rate, progress)?;
     }
     let per_repeat = limits.packets.unwrap_or(limits.duration.as_millis() as u64);
     progress.phase("measuring", per_repeat * limits.repeats as u64);
@@ -189,15 +204,11 @@ pub fn run(
         let mut before = Counts::read(&bench.rig, &bench.slots);
         let mut shown = 0;
         while !progress.stopped() {
-            let left = match limits.packets {
-                Some(packets) => packets.saturating_sub(window.sum.packets).min(BUFFERS as u64),
-                None if start.elapsed() < limits.duration => BUFFERS as u64,
-                None => 0,
-            };
+            let left = limits.left(start.elapsed(), window.sum.packets, BUFFERS);
             if left == 0 {
                 break;
             }
-            let batch = bench.rig.batch(&mut bench.load, left as usize, &mut rng, probe);
+            let batch = bench.rig.batch(&mut bench.load, left, &mut rng, probe);
             if batch.packets == 0 {
                 return Err(Error::Harness("the load sends nothing"));
             }
@@ -223,7 +234,7 @@ pub fn run(
         return Err(Error::Interrupted);
     }
     bench.rig.settle();
-    Ok(Outcome { windows, latency, interrupted: progress.stopped(), residue: bench.rig.totals().residue() })
+    Ok(Outcome { windows, latency, interrupted: progress.stopped(), residue: bench.rig.totals().residue(), team: None })
 }
 
 impl Window {
@@ -234,14 +245,6 @@ impl Window {
         let engine = batch.ticks.saturating_sub(batch.io_ticks).saturating_sub(clock * (batch.io_calls + 1));
         self.engine.push(engine as f64 / packets);
         self.io.push(io as f64 / packets);
-        let sum = &mut self.sum;
-        sum.packets += batch.packets;
-        sum.octets += batch.octets;
-        sum.ticks += batch.ticks;
-        sum.io_ticks += batch.io_ticks;
-        sum.io_calls += batch.io_calls;
-        sum.io_readings += batch.io_readings;
-        sum.cpu_ns += batch.cpu_ns;
-        sum.instructions = batch.instructions.map(|n| n + sum.instructions.unwrap_or(0));
+        self.sum.add(batch);
     }
 }

@@ -1,8 +1,8 @@
 //! This process: its core, its heap, its interrupts.
 
 use std::os::unix::process::CommandExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::Error;
 
@@ -35,19 +35,52 @@ pub fn stop_on_interrupt() -> Result<Arc<AtomicBool>, Error> {
     Ok(stop)
 }
 
-/// The cores the calling thread may use, without `core` where others are left: for threads beside the measured one.
-pub fn cores_but(core: Option<usize>) -> Result<Vec<usize>, Error> {
-    let allowed = marchproxy_cpu::current_affinity()
+/// The cores this process may use: those of the first thread that asked, before anything was bound to one.
+fn allowed() -> Result<Vec<usize>, Error> {
+    static ALLOWED: OnceLock<Vec<usize>> = OnceLock::new();
+    if let Some(cores) = ALLOWED.get() {
+        return Ok(cores.clone());
+    }
+    let cores = marchproxy_cpu::current_affinity()
         .map_err(|source| Error::System { what: "which cores are allowed".into(), source })?;
+    Ok(ALLOWED.get_or_init(|| cores).clone())
+}
+
+/// The cores this process may use, without `core` where others are left: for threads beside the measured one.
+pub fn cores_but(core: Option<usize>) -> Result<Vec<usize>, Error> {
+    let allowed = allowed()?;
     let taken = core.or(allowed.last().copied());
     let others: Vec<usize> = allowed.iter().copied().filter(|&core| Some(core) != taken).collect();
     Ok(if others.is_empty() { allowed } else { others })
 }
 
+/// The cores of `workers` workers: those asked for, or the last ones allowed. More workers than cores are refused: two on one core would
+/// take turns, and what they cost would be the scheduler's.
+pub fn cores(asked: &[usize], workers: usize) -> Result<Vec<usize>, Error> {
+    let allowed = allowed()?;
+    let refused = |option, found: String, allowed| Error::Option { option, found, allowed };
+    if workers > allowed.len() {
+        let allowed = format!("at most {}, one on each core allowed here ({allowed:?})", allowed.len());
+        return Err(refused("workers", workers.to_string(), allowed));
+    }
+    if asked.is_empty() {
+        return Ok(allowed[allowed.len() - workers..].to_vec());
+    }
+    let distinct: std::collections::BTreeSet<_> = asked.iter().collect();
+    if asked.len() != workers || distinct.len() != workers {
+        let allowed = format!("as many different cores as --workers ({workers})");
+        return Err(refused("core", format!("{asked:?}"), allowed));
+    }
+    if let Some(core) = asked.iter().find(|core| !allowed.contains(core)) {
+        return Err(refused("core", core.to_string(), format!("cores allowed here: {allowed:?}")));
+    }
+    Ok(asked.to_vec())
+}
+
 /// Binds the calling thread to a core, the last one allowed unless another is asked for; returns which.
 pub fn pin(core: Option<usize>) -> Result<usize, Error> {
     let system = |what: String| move |source| Error::System { what, source };
-    let allowed = marchproxy_cpu::current_affinity().map_err(system("which cores are allowed".into()))?;
+    let allowed = allowed()?;
     let core = core.or(allowed.last().copied()).unwrap_or(0);
     marchproxy_cpu::pin_current_thread(core).map_err(system(format!("--core {core} (allowed here: {allowed:?})")))?;
     Ok(core)

@@ -9,10 +9,11 @@ use serde::Serialize;
 use crate::calibrate::{Steps, median};
 use crate::latency::Summary;
 use crate::load::{FCS, WIRE_OVERHEAD};
-use crate::machine::Machine;
+use crate::machine::{Cores, Machine};
 use crate::measure::{Counts, Outcome, named};
 use crate::rig::Batch;
 use crate::scenario::{Params, Scenario};
+use crate::team::measure::TeamOutcome;
 
 /// One run. Cycles are ticks of the time stamp counter.
 #[derive(Clone, Debug, Serialize)]
@@ -83,8 +84,49 @@ pub struct Report {
     pub burst: usize,
     /// How much of everything there was.
     pub parameters: Params,
+    /// Each worker, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub workers: Vec<Worker>,
+    /// Packets that went from worker to worker, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hand_off: Option<HandOff>,
     /// Ended early.
     pub interrupted: bool,
+}
+
+/// One of several workers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Worker {
+    /// Its core.
+    pub core: usize,
+    /// Packets from its own queues.
+    pub packets: u64,
+    /// Engine cycles per packet of those, the work on packets taken over from others included: the median over batches.
+    pub cycles_per_packet: f64,
+    /// Cycles per packet inside receive and transmit calls, likewise.
+    pub io_cycles_per_packet: f64,
+    /// Packets from its own queues per second of its CPU time, waiting for others left out.
+    pub packets_per_cpu_second: f64,
+    /// Packets it handed to others.
+    pub handed_off: u64,
+    /// Packets it took over from others.
+    pub taken_over: u64,
+    /// Percent of its core's time that the hypervisor gave away; `None` when the kernel does not say.
+    pub steal: Option<f64>,
+    /// Times another thread interrupted it.
+    pub involuntary_switches: u64,
+}
+
+/// What handing packets to the owners of their sessions costs.
+#[derive(Clone, Debug, Serialize)]
+pub struct HandOff {
+    /// Share of packets handed over.
+    pub ratio: f64,
+    /// Engine cycles per packet when each packet comes to the owner of its session, measured in turn with the others; `None` where no packet
+    /// has one.
+    pub direct_cycles_per_packet: Option<f64>,
+    /// Engine cycles that a handed-off packet costs more than one that comes to the right worker: the difference over the ratio.
+    pub cycles_per_handed_packet: Option<f64>,
 }
 
 /// One stage.
@@ -184,19 +226,19 @@ impl Report {
         let mut sum = Batch::default();
         let mut counts = Counts::default();
         for window in &outcome.windows {
-            sum.packets += window.sum.packets;
-            sum.octets += window.sum.octets;
-            sum.ticks += window.sum.ticks;
-            sum.io_ticks += window.sum.io_ticks;
-            sum.cpu_ns += window.sum.cpu_ns;
-            sum.instructions = window.sum.instructions.map(|n| n + sum.instructions.unwrap_or(0));
+            sum.add(&window.sum);
             counts.join(&window.counts);
         }
         let packets = sum.packets.max(1) as f64;
         let engine = || outcome.windows.iter().flat_map(|w| w.engine.iter().copied());
         let cycles = median(engine());
         let io = median(outcome.windows.iter().flat_map(|w| w.io.iter().copied()));
+        let workers = workers(outcome, &machine);
         let per_second = context.tsc_hz as f64 / (cycles + io).max(f64::MIN_POSITIVE);
+        // Several workers: each at its own rate, together their sum.
+        let of_worker = |w: &Worker| context.tsc_hz as f64 / (w.cycles_per_packet + w.io_cycles_per_packet);
+        let busy = workers.iter().filter(|w| w.packets > 0);
+        let per_second = if workers.is_empty() { per_second } else { busy.map(of_worker).sum() };
         let wire_octets = sum.octets as f64 / packets + (FCS + WIRE_OVERHEAD) as f64;
         Self {
             scenario: context.scenario,
@@ -229,13 +271,45 @@ impl Report {
                 .filter(|(_, n)| *n > 0)
                 .collect(),
             devices: context.devices,
-            churn_per_s: counts.created as f64 * 1e9 / (sum.cpu_ns.max(1) as f64),
+            // Workers make new flows side by side.
+            churn_per_s: counts.created as f64 * 1e9 / (sum.cpu_ns.max(1) as f64) * workers.len().max(1) as f64,
+            hand_off: outcome.team.as_ref().map(|team| hand_off(team, cycles, sum.packets)),
+            workers,
             live_sessions: context.live_sessions,
             table_bytes: context.table_bytes,
             burst: context.params.burst,
             parameters: context.params,
             interrupted: outcome.interrupted,
         }
+    }
+}
+
+fn workers(outcome: &Outcome, machine: &Machine) -> Vec<Worker> {
+    let (Some(team), Cores::Several(cores)) = (&outcome.team, &machine.core) else { return Vec::new() };
+    let members = team.members.iter().zip(cores).zip(&machine.steal_per_core);
+    members
+        .map(|((member, &core), &steal)| Worker {
+            core,
+            packets: member.window.sum.packets,
+            cycles_per_packet: member.window.cycles(),
+            io_cycles_per_packet: median(member.window.io.iter().copied()),
+            packets_per_cpu_second: member.window.sum.per_cpu_second(),
+            handed_off: member.handed_off,
+            taken_over: member.taken,
+            steal,
+            involuntary_switches: member.switches,
+        })
+        .collect()
+}
+
+fn hand_off(team: &TeamOutcome, cycles: f64, packets: u64) -> HandOff {
+    let handed: u64 = team.members.iter().map(|member| member.handed_off).sum();
+    let ratio = handed as f64 / packets.max(1) as f64;
+    let direct = (!team.direct.is_empty()).then(|| median(team.direct.iter().copied()));
+    HandOff {
+        ratio,
+        direct_cycles_per_packet: direct,
+        cycles_per_handed_packet: direct.filter(|_| handed > 0).map(|direct| (cycles - direct) / ratio),
     }
 }
 

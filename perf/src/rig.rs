@@ -7,6 +7,7 @@ use marchproxy_cpu::tsc;
 use marchproxy_engine::burst::BURST;
 use marchproxy_engine::io::{Mac, PacketBuf};
 use marchproxy_engine::memory::{MemoryBuf, MemoryPool, Wire};
+use marchproxy_engine::ports::PortSlot;
 use marchproxy_engine::snapshot::Snapshot;
 use marchproxy_engine::stats::{ThreadStats, Totals};
 use marchproxy_engine::table::neighbours::NeighbourTable;
@@ -31,6 +32,13 @@ const GENTLE: usize = 32;
 /// Slots of each wire.
 const WIRE: usize = BUFFERS * 2;
 
+/// Virtual time of the first turn.
+pub const START: u64 = 1_000_000_000;
+
+/// Rounds of workers and slow path until nothing moves: a bound against a node that talks to itself for ever. The slow path takes 64 packets
+/// a round, a whole batch may be for it, and a neighbour needs three rounds.
+pub const ROUNDS: usize = BUFFERS / 64 + 64;
+
 /// What the node's tables must hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity {
@@ -38,6 +46,13 @@ pub struct Capacity {
     pub sessions: usize,
     /// Virtual nanoseconds from one turn of the worker with full bursts to the next.
     pub step: u64,
+}
+
+impl Capacity {
+    /// Virtual nanoseconds of a turn with bursts of this size: a second holds as many packets whatever it is.
+    pub fn step(&self, burst: usize) -> u64 {
+        (self.step * burst as u64 / BURST as u64).max(1)
+    }
 }
 
 /// What one batch cost.
@@ -67,8 +82,7 @@ pub struct Batch {
 pub struct Rig {
     node: Node<Timed>,
     meter: Arc<Meter>,
-    wires: Vec<Wire>,
-    stock: Vec<MemoryBuf>,
+    ends: Ends,
     now: u64,
     /// Virtual nanoseconds from turn to turn, and the least of them.
     step: u64,
@@ -84,21 +98,11 @@ impl Rig {
     /// A node that runs `tables` and takes `burst` packets at once. Fails with the engine's reason when it refuses them.
     pub fn new(tables: &RuleTables, capacity: Capacity, burst: usize, seed: u64) -> Result<Self, Error> {
         let meter = Arc::new(Meter::with_room(2 * BUFFERS));
-        let mut wires = Vec::new();
-        let node = Node::new(tables, capacity.sessions, MemoryPool, |slot| {
-            let (wire, rx, tx) = Wire::new(WIRE);
-            wires.push(wire);
-            let rx = TimedRx { queue: rx, meter: meter.clone() };
-            let tx = TimedTx { queue: tx, meter: meter.clone() };
-            Ok(OpenPort { rx, tx, mac: port_mac(slot.index()) })
-        })?
-        .with_burst(burst);
-        // Buffers in an order that has nothing to do with their addresses, as in a ring that has been in use for a while.
-        let mut stock = MemoryBuf::pool(BUFFERS);
-        Rng::new(seed, "buffers").shuffle(&mut stock);
-        // As many packets in a second of virtual time whatever the burst.
-        let step = (capacity.step * burst as u64 / BURST as u64).max(1);
-        Ok(Self { node, meter, wires, stock, now: 1_000_000_000, step, least_step: step })
+        let mut ends = Ends::new(1, seed);
+        let node =
+            Node::new(tables, capacity.sessions, MemoryPool, |slot| Ok(ends.open(slot, &meter)))?.with_burst(burst);
+        let step = capacity.step(burst);
+        Ok(Self { node, meter, ends, now: START, step, least_step: step })
     }
 
     /// Sends frames a few at a time, all of them, with the slow path and the stations around doing their part: neighbours get resolved,
@@ -108,36 +112,19 @@ impl Rig {
         frames: impl IntoIterator<Item = &'a Template>,
         mut done: impl FnMut(u64) -> bool,
     ) -> bool {
-        let mut frames = frames.into_iter();
-        loop {
-            let mut count = 0;
-            for template in frames.by_ref().take(GENTLE) {
-                let mut buffer = self.buffer();
-                template.fill(&mut buffer);
-                self.deliver(template.port, buffer);
-                count += 1;
+        gently(frames, &mut done, |frames| {
+            for template in frames {
+                self.ends.put(template);
             }
             self.settle();
-            if count == 0 {
-                return true;
-            }
-            if !done(count) {
-                return false;
-            }
-        }
+        })
     }
 
     /// Fills `count` buffers from the load and runs them through the worker: filling is not measured, the turns are.
     pub fn batch(&mut self, load: &mut Load, count: usize, rng: &mut Rng, probe: &mut Probe) -> Batch {
-        for _ in 0..count {
-            let mut buffer = self.buffer();
-            let Some(template) = load.draw(rng) else { break };
-            template.fill(&mut buffer);
-            let port = template.port;
-            self.deliver(port, buffer);
-        }
+        self.ends.fill(load, count, rng);
         self.meter.take_passages(|_, _| {});
-        let before = self.reading();
+        let before = Batch::reading(&self.meter);
         probe.start();
         let (start, mut turns) = (tsc(), 0);
         while self.turn() > 0 {
@@ -145,19 +132,9 @@ impl Rig {
         }
         let ticks = tsc().saturating_sub(start);
         let (cpu_ns, instructions) = probe.stop();
-        let after = self.reading();
-        self.collect(|_| None);
-        Batch {
-            turns,
-            packets: after.packets - before.packets,
-            octets: after.octets - before.octets,
-            ticks,
-            io_ticks: after.io_ticks - before.io_ticks,
-            io_calls: after.io_calls - before.io_calls,
-            io_readings: after.io_readings - before.io_readings,
-            cpu_ns,
-            instructions,
-        }
+        let queues = Batch::reading(&self.meter).since(&before);
+        self.ends.collect(|_| None);
+        Batch { turns, ticks, cpu_ns, instructions, ..queues }
     }
 
     /// Lets a turn take `step` nanoseconds of virtual time, but no less than it took in the beginning.
@@ -172,13 +149,11 @@ impl Rig {
 
     /// Lets the slow path and the stations around work until nothing moves any more.
     pub fn settle(&mut self) {
-        // A bound against a node that talks to itself for ever: the slow path takes 64 packets a round, a whole batch may be for it, and a
-        // neighbour needs three rounds.
-        for _ in 0..BUFFERS / 64 + 64 {
+        for _ in 0..ROUNDS {
             while self.turn() > 0 {}
             let taken = self.node.slow.turn(self.now);
             let injected = self.turn();
-            if !self.collect(neighbourhood::answer) && taken == 0 && injected == 0 {
+            if !self.ends.collect(neighbourhood::answer) && taken == 0 && injected == 0 {
                 return;
             }
         }
@@ -224,37 +199,79 @@ impl Rig {
         &self.node.memory
     }
 
-    fn reading(&self) -> Batch {
-        let meter = &self.meter;
-        Batch {
-            packets: meter.received.value(),
-            octets: meter.octets.value(),
-            io_ticks: meter.ticks.value(),
-            io_calls: meter.calls.value(),
-            io_readings: meter.readings.value(),
-            ..Batch::default()
-        }
-    }
-
     #[inline]
     fn turn(&mut self) -> usize {
         self.now += self.step;
         self.node.worker.turn(self.now).packets
     }
+}
 
-    /// A free buffer; those of dropped packets come back by themselves.
-    fn buffer(&mut self) -> MemoryBuf {
-        self.stock.pop().unwrap_or_else(MemoryBuf::empty)
+/// Sends frames a few at a time, all of them, until `done` says to stop; whether all were sent.
+pub fn gently<'a>(
+    frames: impl IntoIterator<Item = &'a Template>,
+    done: &mut dyn FnMut(u64) -> bool,
+    mut send: impl FnMut(&[&'a Template]),
+) -> bool {
+    let mut frames = frames.into_iter();
+    loop {
+        let some: Vec<_> = frames.by_ref().take(GENTLE).collect();
+        send(&some);
+        if some.is_empty() {
+            return true;
+        }
+        if !done(some.len() as u64) {
+            return false;
+        }
+    }
+}
+
+/// The other ends of one worker's queues, and its free buffers.
+pub struct Ends {
+    wires: Vec<Wire>,
+    /// Slots of a wire.
+    slots: usize,
+    /// Free buffers; those of dropped packets come back to their thread by themselves.
+    pub stock: Vec<MemoryBuf>,
+}
+
+impl Ends {
+    /// With [`BUFFERS`] buffers, and wires that hold those of as many `workers`.
+    pub fn new(workers: usize, seed: u64) -> Self {
+        // Buffers in an order that has nothing to do with their addresses, as in a ring that has been in use for a while.
+        let mut stock = MemoryBuf::pool(BUFFERS);
+        Rng::new(seed, "buffers").shuffle(&mut stock);
+        Self { wires: Vec::new(), slots: WIRE * workers, stock }
     }
 
-    fn deliver(&self, port: u8, buffer: MemoryBuf) {
-        if let Some(wire) = self.wires.get(usize::from(port)) {
+    /// A port's queues.
+    pub fn open(&mut self, slot: PortSlot, meter: &Arc<Meter>) -> OpenPort<Timed> {
+        let (wire, rx, tx) = Wire::new(self.slots);
+        self.wires.push(wire);
+        let rx = TimedRx { queue: rx, meter: meter.clone() };
+        let tx = TimedTx { queue: tx, meter: meter.clone() };
+        OpenPort { rx, tx, mac: port_mac(slot.index()) }
+    }
+
+    /// Puts `count` packets of the load on the wires.
+    pub fn fill(&mut self, load: &mut Load, count: usize, rng: &mut Rng) {
+        for _ in 0..count {
+            let Some(template) = load.draw(rng) else { break };
+            self.put(template);
+        }
+    }
+
+    /// Puts a packet on its wire.
+    #[inline]
+    pub fn put(&mut self, template: &Template) {
+        let mut buffer = self.stock.pop().unwrap_or_else(MemoryBuf::empty);
+        template.fill(&mut buffer);
+        if let Some(wire) = self.wires.get(usize::from(template.port)) {
             wire.put(buffer);
         }
     }
 
     /// Takes what the node sent back into the stock; `answer` may have something to say to each frame. Whether it had.
-    fn collect(&mut self, answer: impl Fn(&[u8]) -> Option<Vec<u8>>) -> bool {
+    pub fn collect(&mut self, answer: impl Fn(&[u8]) -> Option<Vec<u8>>) -> bool {
         let mut answered = false;
         for wire in &self.wires {
             let first = self.stock.len();
@@ -266,7 +283,52 @@ impl Rig {
                 }
             }
         }
-        self.stock.truncate(BUFFERS);
+        self.stock.truncate(BUFFERS * self.slots / WIRE);
         answered
+    }
+}
+
+impl Batch {
+    /// What queues counted so far.
+    pub fn reading(meter: &Meter) -> Self {
+        Self {
+            packets: meter.received.value(),
+            octets: meter.octets.value(),
+            io_ticks: meter.ticks.value(),
+            io_calls: meter.calls.value(),
+            io_readings: meter.readings.value(),
+            ..Self::default()
+        }
+    }
+
+    /// What queues counted since an earlier reading.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            packets: self.packets - before.packets,
+            octets: self.octets - before.octets,
+            io_ticks: self.io_ticks - before.io_ticks,
+            io_calls: self.io_calls - before.io_calls,
+            io_readings: self.io_readings - before.io_readings,
+            ..Self::default()
+        }
+    }
+
+    /// Packets per second of CPU time.
+    pub fn per_cpu_second(&self) -> f64 {
+        self.packets as f64 * 1e9 / self.cpu_ns.max(1) as f64
+    }
+
+    /// Adds another batch.
+    pub fn add(&mut self, other: &Self) {
+        self.turns += other.turns;
+        self.packets += other.packets;
+        self.octets += other.octets;
+        self.ticks += other.ticks;
+        self.io_ticks += other.io_ticks;
+        self.io_calls += other.io_calls;
+        self.io_readings += other.io_readings;
+        self.cpu_ns += other.cpu_ns;
+        self.instructions = other.instructions.map(|n| n + self.instructions.unwrap_or(0));
     }
 }

@@ -79,6 +79,7 @@ fn write(out: &mut String, r: &Report) -> std::fmt::Result {
         let shown: Vec<_> = list.iter().map(|(what, n)| format!("{what} {n}")).collect();
         if shown.is_empty() { "none".to_owned() } else { shown.join(", ") }
     };
+    workers(out, r)?;
     writeln!(out, "table hits per packet  {}", shares(&r.table_hits))?;
     writeln!(out, "shares of packets      {}", shares(&r.mix))?;
     writeln!(out, "drops                  {}", counts(&r.drops))?;
@@ -86,7 +87,7 @@ fn write(out: &mut String, r: &Report) -> std::fmt::Result {
     let m = &r.machine;
     writeln!(
         out,
-        "machine                {}, core {} of {}, clock {} MHz, load {:.2}, steal {}, governor {}, Linux {}",
+        "machine                {}, {} of {}, clock {} MHz, load {:.2}, steal {}, governor {}, Linux {}",
         m.cpu,
         m.core,
         m.cores,
@@ -133,6 +134,32 @@ fn write_devices(out: &mut String, devices: &Devices) -> std::fmt::Result {
         writeln!(out, "  tx {} packets, {} octets, errors {}", p.tx_packets, p.tx_bytes, p.tx_errors)?;
     }
     Ok(())
+}
+
+fn workers(out: &mut String, r: &Report) -> std::fmt::Result {
+    let Some(hand_off) = &r.hand_off else { return Ok(()) };
+    writeln!(
+        out,
+        "{:10} {:>14} {:>14} {:>14} {:>14} {:>10}",
+        "core", "packets", "cycles/packet", "handed off", "taken over", "steal"
+    )?;
+    for w in &r.workers {
+        let steal = w.steal.map_or_else(|| "unknown".into(), |s| format!("{s:.1} %"));
+        let (packets, cycles) = (w.packets, w.cycles_per_packet);
+        writeln!(
+            out,
+            "{:<10} {packets:>14} {cycles:>14.1} {:>14} {:>14} {steal:>10}",
+            w.core, w.handed_off, w.taken_over
+        )?;
+    }
+    let cost = match (hand_off.direct_cycles_per_packet, hand_off.cycles_per_handed_packet) {
+        (Some(direct), Some(cost)) => {
+            format!(", each costs {cost:.1} cycles (without any, a packet takes {direct:.1})")
+        }
+        _ => String::new(),
+    };
+    writeln!(out, "handed off             {:.1} % of packets{cost}", hand_off.ratio * 100.0)?;
+    writeln!(out)
 }
 
 fn churn(r: &Report) -> String {

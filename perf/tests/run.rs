@@ -193,6 +193,67 @@ fn a_capture_is_replayed() {
     assert!(refused.contains("frame 2") && refused.contains("2000 octets"), "{refused}");
 }
 
+/// Whether two workers can run here; says so when not.
+fn two_cores() -> bool {
+    let cores = marchproxy_cpu::current_affinity().unwrap();
+    if cores.len() < 2 {
+        eprintln!("skipped: two workers want two cores, allowed here: {cores:?}");
+    }
+    cores.len() >= 2
+}
+
+#[test]
+fn two_workers_hand_over_and_lose_nothing() {
+    if !two_cores() {
+        return;
+    }
+    for arguments in [
+        "run balance --workers 2 --packets 20000 --repeat 2 --flows 1000 --sessions 3000 --services 3 --backends 4",
+        "run full --workers 2 --packets 20000 --repeat 2 --flows 2000 --sessions 3000 --rules 200 --routes 100",
+    ] {
+        let report = run(arguments);
+        let scenario = report.scenario.label();
+        holds(&report, scenario, 40_000);
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["machine"]["core"].as_array().unwrap().len(), 2);
+        assert_eq!(report.workers.len(), 2);
+        assert_eq!(report.workers.iter().map(|w| w.packets).sum::<u64>(), 40_000);
+        let (handed, taken) = report.workers.iter().fold((0, 0), |(h, t), w| (h + w.handed_off, t + w.taken_over));
+        assert_eq!(handed, taken, "{scenario}: nothing stays in a ring");
+        let hand_off = report.hand_off.as_ref().unwrap();
+        // The device and the owner's hash agree by chance only: half of the sessions' packets, and of 5 % first ones in full.
+        let wanted = if scenario == "full" { 0.375 } else { 0.5 };
+        assert!((hand_off.ratio - wanted).abs() < 0.06, "{scenario}: {hand_off:?}");
+        assert!(hand_off.direct_cycles_per_packet.unwrap() > 0.0 && hand_off.cycles_per_handed_packet.is_some());
+        assert!(report.workers.iter().all(|w| w.cycles_per_packet > 0.0 && w.packets_per_cpu_second > 0.0));
+        // The rings between workers may run full where a worker is stopped; nothing else may be dropped.
+        let odd = report.drops.keys().find(|why| !["rule_deny", "handoff_queue_full"].contains(why));
+        assert_eq!(odd, None, "{:?}", report.drops);
+        let text = marchproxy_perf::table::render(&report);
+        assert!(text.contains("handed off") && text.contains("cores "), "{text}");
+    }
+}
+
+#[test]
+fn two_workers_without_sessions_have_nothing_to_hand_over() {
+    if !two_cores() {
+        return;
+    }
+    let report = run("run forward --workers 2 --packets 40001 --repeat 1 --flows 1000");
+    holds(&report, "forward", 40_001);
+    let hand_off = report.hand_off.unwrap();
+    assert_eq!((hand_off.ratio, hand_off.cycles_per_handed_packet), (0.0, None));
+    let shares: Vec<_> = report.workers.iter().map(|w| w.packets).collect();
+    assert!(shares.iter().all(|&n| n > 16_000), "the device spreads evenly: {shares:?}");
+    let report = run("run balance --workers 2 --packets 40000 --repeat 1 --sessions 2000 --flows 500 --churn 50000");
+    assert!(report.churn_per_s > 10_000.0 && report.mix["first"] > 0.0, "{}", report.churn_per_s);
+    assert_eq!(report.residue, 0);
+    let refused = refusal("run police --workers 2 --packets 1000 --sessions 100 --flows 50");
+    assert!(refused.contains("a policer on a node with 2 workers") && refused.contains("one worker"), "{refused}");
+    let refused = refusal("run forward --workers 2 --core 0");
+    assert!(refused.contains("--core") && refused.contains("as many different cores"), "{refused}");
+}
+
 #[test]
 fn wrong_options_are_named() {
     for (arguments, words) in [
@@ -203,7 +264,9 @@ fn wrong_options_are_named() {
         ("run balance --services 400 --backends 400", &["--backends", "4000"]),
         ("run rules --rules 3", &["--rules", "found 3", "8 to"]),
         ("run forward --duration 0", &["--duration", "positive"]),
-        ("run forward --core 9999", &["--core 9999", "allowed here"]),
+        ("run forward --core 9999", &["--core: found 9999", "allowed here"]),
+        ("run forward --workers 0", &["0", "workers"]),
+        ("run forward --workers 255", &["--workers: found 255", "at most", "allowed here"]),
         ("run forward --packet 65", &["65", "imix", "pcap:FILE"]),
         ("run forward --packet pcap:", &["wants a file"]),
         ("run forward --packet pcap:/nowhere/x.pcap", &["/nowhere/x.pcap"]),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use marchproxy_cpu::TscClock;
 use marchproxy_engine::burst::BURST;
+use marchproxy_engine::reason::DropReason;
 
 use crate::Error;
 use crate::calibrate::{Calibration, Steps};
@@ -23,7 +24,7 @@ use crate::report::Devices;
 use crate::report::{Context, Report, spread};
 use crate::scenario::{self, Params, Scenario};
 use crate::source::{self, DeviceOptions, Source};
-use crate::table;
+use crate::{table, team};
 
 /// Options of `run`.
 #[derive(Debug, Args)]
@@ -54,9 +55,12 @@ pub struct Run {
     /// Packets asked for in a receive call, 1 to 32; the engine is built for full ones
     #[arg(long, value_name = "N", default_value_t = BURST as u8, value_parser = clap::value_parser!(u8).range(1..=BURST as i64))]
     burst: u8,
-    /// Core to run on [default: the last one allowed]
-    #[arg(long, value_name = "N")]
-    core: Option<usize>,
+    /// Workers, each on a core of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    workers: u8,
+    /// Cores to run on, one for each worker [default: the last ones allowed]
+    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    core: Vec<usize>,
     /// Pages of the heap, where buffers and tables are: huge as a driver's, where the kernel grants them, or normal
     #[arg(long, value_enum, default_value_t = Pages::Huge)]
     pages: Pages,
@@ -129,14 +133,20 @@ impl Run {
 
     fn on_memory(&self, params: Params, limits: &Limits, progress: &Progress) -> Result<Report, Error> {
         self.device.refuse()?;
-        let core = process::pin(self.core)?;
+        let cores = process::cores(&self.core, usize::from(self.workers))?;
+        // Whatever is not measured, and a single worker.
+        process::pin(cores.first().copied())?;
         let tsc_hz = TscClock::calibrate().hz();
+        if cores.len() > 1 {
+            return self.measure_team(&params, limits, cores, tsc_hz, progress);
+        }
         let mut bench = scenario::prepare(self.scenario, &params, progress)?;
+        progress.phase("calibrating", 0);
         let calibration = Calibration::default();
         let mut steps = Steps::default();
         calibration.measure(&mut steps);
         let mut probe = Probe::open();
-        let watch = Watch::start(core);
+        let watch = Watch::over(cores);
         let outcome = measure::run(&mut bench, limits, params.seed, &mut probe, progress)?;
         let (machine, noise) = watch.finish(tsc_hz, bench.rig.memory(), spread(&outcome));
         calibration.measure(&mut steps);
@@ -165,8 +175,19 @@ impl Run {
     ) -> Result<Report, Error> {
         use crate::live::{self, Environment, Forwarder};
 
-        let others = process::cores_but(self.core)?;
-        let core = process::pin(self.core)?;
+        let given = [
+            ("churn", self.churn.map(|rate| rate.to_string())),
+            ("workers", (self.workers > 1).then(|| self.workers.to_string())),
+        ];
+        for (option, found) in given {
+            if let Some(found) = found {
+                let allowed = "nothing: on devices one worker takes what they send".into();
+                return Err(Error::Option { option, found, allowed });
+            }
+        }
+        let asked = process::cores(&self.core, 1)?.first().copied();
+        let others = process::cores_but(asked)?;
+        let core = process::pin(asked)?;
         let clock = TscClock::calibrate();
         let mut plan = scenario::traffic(self.scenario, &params, progress)?;
         let env = Environment::start(&self.device, devices.len(), &others)?;
@@ -194,6 +215,47 @@ impl Run {
             live_sessions: forwarder.sessions().len(),
             table_bytes: forwarder.snapshot().bytes(),
             tsc_hz: clock.hz(),
+        };
+        Ok(Report::new(context, &outcome, machine, noise))
+    }
+
+    fn measure_team(
+        &self,
+        params: &Params,
+        limits: &Limits,
+        cores: Vec<usize>,
+        tsc_hz: u64,
+        progress: &Progress,
+    ) -> Result<Report, Error> {
+        let mut bench = team::measure::prepare(self.scenario, params, &cores, progress)?;
+        progress.phase("calibrating", 0);
+        let calibration = Calibration::default();
+        let mut steps = Steps::default();
+        calibration.measure(&mut steps);
+        let mut watch = Watch::over(cores);
+        let outcome = team::measure::run(&mut bench, limits, progress)?;
+        let switches = outcome.team.iter().flat_map(|team| &team.members).map(|member| member.switches).max();
+        watch.interrupted(switches.unwrap_or_default());
+        let (machine, mut noise) = watch.finish(tsc_hz, bench.rig.memory(), spread(&outcome));
+        let full = DropReason::HandoffQueueFull.index();
+        let lost: u64 = outcome.windows.iter().map(|window| window.counts.drops[full]).sum();
+        if lost > 0 {
+            noise.push(format!(
+                "{lost} packets found the ring to their worker full, as when a worker is stopped for a while"
+            ));
+        }
+        calibration.measure(&mut steps);
+        progress.finish();
+        let context = Context {
+            scenario: self.scenario,
+            backend: Source::Memory.to_string(),
+            devices: None,
+            params: params.clone(),
+            calibration: steps,
+            instructions_reason: Some("not with several workers: waiting for one another would count".into()),
+            live_sessions: bench.rig.sessions().iter().map(|table| table.len()).sum(),
+            table_bytes: bench.rig.snapshot().bytes(),
+            tsc_hz,
         };
         Ok(Report::new(context, &outcome, machine, noise))
     }

@@ -77,7 +77,13 @@ pub fn run(
         packets_per_second: packets as f64 / wall.as_secs_f64().max(f64::MIN_POSITIVE),
     };
     Ok((
-        Outcome { windows, latency: Latency::new()?, interrupted: progress.stopped(), residue: forwarder.residue() },
+        Outcome {
+            windows,
+            latency: Latency::new()?,
+            interrupted: progress.stopped(),
+            residue: forwarder.residue(),
+            team: None,
+        },
         observed,
     ))
 }

@@ -188,12 +188,12 @@ pub fn plan(scenario: Scenario, params: &Params) -> Result<Plan, Error> {
     Ok(plan)
 }
 
-/// Adds the packets of established sessions where the scenario has any. `now` is the node's time, `drops` what it dropped so far.
+/// Adds the packets of established sessions where the scenario has any, whichever table they are in. `now` is the node's time, `drops` what it dropped so far.
 pub fn establish(
     scenario: Scenario,
     params: &Params,
     load: &mut Load,
-    sessions: &Sessions,
+    sessions: &[&Sessions],
     now: u64,
     drops: &BTreeMap<&'static str, u64>,
 ) -> Result<(), Error> {
@@ -230,7 +230,7 @@ fn with_sessions(scenario: Scenario, params: &Params, plan: &mut Plan, progress:
     progress.phase("building the snapshot", 0);
     let mut rig = Rig::new(&plan.tables, plan.capacity, params.burst, params.seed)?;
     warm(&mut rig, progress, "making sessions", &mut plan.first.iter(), plan.first.len())?;
-    establish(scenario, params, &mut plan.load, rig.sessions(), rig.now(), &crate::measure::drops(&rig))?;
+    establish(scenario, params, &mut plan.load, &[rig.sessions()], rig.now(), &crate::measure::drops(&rig))?;
     Ok(rig)
 }
 

@@ -110,7 +110,7 @@ pub fn plan(scenario: Scenario, params: &Params) -> Plan {
 
 /// Adds the packets of the active sessions, drawn at random from all of them: the client's, and the reply of the backend that the node chose.
 pub fn establish(
-    sessions: &Sessions,
+    sessions: &[&Sessions],
     now: u64,
     params: &Params,
     per_mille: u32,
@@ -124,8 +124,11 @@ pub fn establish(
     for &number in numbers.iter().take(params.flows) {
         let tuple = client_tuple(number as usize, params);
         let key = tuple.key(0).flow;
-        let hit = sessions.find(&key, sessions.hash(&key), now);
-        let Some(session) = sessions.get(hit).filter(|_| hit.is_some()) else { continue };
+        let found = sessions.iter().find_map(|table| {
+            let hit = table.find(&key, table.hash(&key), now);
+            table.get(hit).filter(|_| hit.is_some())
+        });
+        let Some(session) = found else { continue };
         let reply = Tuple {
             src: to_ip(session.backend),
             dst: tuple.src,
@@ -138,10 +141,11 @@ pub fn establish(
         templates.push(Template::new(LAN, station, mac(LAN), &reply, Kind::Data, params.packet, &mut rng));
     }
     let found = templates.len() / 2;
-    if found < params.flows || sessions.len() < params.sessions {
+    let live: usize = sessions.iter().map(|table| table.len()).sum();
+    if found < params.flows || live < params.sessions {
         let drops = drops.iter().map(|(why, n)| format!("{why} {n}")).collect::<Vec<_>>();
         let drops = drops.join(", ");
-        return Err(Error::Sessions { found: sessions.len(), wanted: params.sessions, drops });
+        return Err(Error::Sessions { found: live, wanted: params.sessions, drops });
     }
     load.add(per_mille, templates);
     Ok(())

@@ -41,7 +41,9 @@ pub fn owner(snapshot: &Snapshot, key: &FlowKey, workers: usize) -> Option<usize
     Some(of_client(client, key.protocol, workers))
 }
 
-fn of_client((address, port): (Addr, u16), protocol: u8, workers: usize) -> usize {
+/// The owner of the sessions that a client has from one port.
+#[inline]
+pub fn of_client((address, port): (Addr, u16), protocol: u8, workers: usize) -> usize {
     let words = [(address >> 64) as u64, address as u64, u64::from(protocol) << 16 | u64::from(port)];
     (hash(STEER_SEED, &words) % workers.max(1) as u64) as usize
 }
