@@ -8,6 +8,7 @@ pub mod calibrate;
 pub mod cli;
 pub mod command;
 pub mod compare;
+pub mod generate;
 #[cfg(feature = "dpdk")]
 pub mod live;
 pub mod load;

@@ -2,4 +2,5 @@
 
 pub mod amounts;
 pub mod compare;
+pub mod generate;
 pub mod run;
