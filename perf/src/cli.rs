@@ -5,16 +5,22 @@ use clap::{Parser, Subcommand};
 use crate::Error;
 use crate::command::compare::Compare;
 use crate::command::generate::Generate;
+use crate::command::interactive::Interactive;
 use crate::command::run::Run;
 use crate::process;
 use crate::progress::Progress;
 
 /// The testpmd-style performance harness of MarchProxy.
 #[derive(Debug, Parser)]
-#[command(name = "marchproxy-perf", version, after_help = "Example: marchproxy-perf run forward --routes 500000")]
+#[command(name = "marchproxy-perf", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    after_help = "Examples:\n  marchproxy-perf run forward --routes 500000\n  marchproxy-perf -i --backend vdev:net_pcap"
+)]
 pub struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+    #[command(flatten)]
+    interactive: Interactive,
 }
 
 #[derive(Debug, Subcommand)]
@@ -72,9 +78,11 @@ impl Cli {
     pub fn run(&self) -> Result<Done, Error> {
         let progress = Progress::new(process::stop_on_interrupt()?);
         match &self.command {
-            Command::Run(run) => run.run(&progress).map(Done::all),
-            Command::Compare(compare) => compare.run(&progress),
-            Command::Generate(generate) => generate.run(&progress).map(Done::all),
+            Some(Command::Run(run)) => run.run(&progress).map(Done::all),
+            Some(Command::Compare(compare)) => compare.run(&progress),
+            Some(Command::Generate(generate)) => generate.run(&progress).map(Done::all),
+            // A script goes on after a refused command and ends with 1. Without -i the parser wants a command.
+            None => self.interactive.run(&progress).map(|all| Done { text: String::new(), code: u8::from(!all) }),
         }
     }
 }
@@ -83,5 +91,5 @@ impl Cli {
 pub fn parse<I: IntoIterator<Item = &'static str>>(arguments: I) -> Result<Run, String> {
     let words = std::iter::once("marchproxy-perf").chain(arguments);
     let command = Cli::try_parse_from(words).map_err(|error| error.to_string())?.command;
-    if let Command::Run(run) = command { Ok(run) } else { Err("no run".into()) }
+    if let Some(Command::Run(run)) = command { Ok(run) } else { Err("no run".into()) }
 }

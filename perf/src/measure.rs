@@ -18,7 +18,7 @@ use crate::seeded::Rng;
 const WARM_UP: usize = 4;
 
 /// Virtual time after which every session gets a packet again: less than half of the shortest timeout of an established one (7,440 s).
-const KEEP_ALIVE: u64 = 3_000_000_000_000;
+pub const KEEP_ALIVE: u64 = 3_000_000_000_000;
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug)]
