@@ -12,7 +12,13 @@ use crate::progress::Progress;
 
 /// The testpmd-style performance harness of MarchProxy.
 #[derive(Debug, Parser)]
-#[command(name = "marchproxy-perf", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(
+    name = "marchproxy-perf",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true
+)]
 #[command(
     after_help = "Examples:\n  marchproxy-perf run forward --routes 500000\n  marchproxy-perf -i --backend vdev:net_pcap"
 )]

@@ -1,8 +1,5 @@
 //! What the console's worker runs: a node on memory, or one on devices, seen alike.
 
-use std::sync::Arc;
-
-use marchproxy_cpu::TscClock;
 use marchproxy_engine::snapshot::Snapshot;
 use marchproxy_engine::stats::ThreadStats;
 
@@ -31,7 +28,7 @@ pub struct Source {
     pub packet: Size,
     /// DPDK, where there are devices.
     #[cfg(feature = "dpdk")]
-    pub env: Option<Arc<crate::live::Environment>>,
+    pub env: Option<std::sync::Arc<crate::live::Environment>>,
 }
 
 /// All counters at one moment.
@@ -85,7 +82,7 @@ impl Subject {
         if let Some(env) = &source.env {
             let mut plan = scenario::traffic(scenario, &params, progress)?;
             let ports = env.open(&source.devices, &mut plan, source.options.file_packets(), params.seed)?;
-            let clock = TscClock::calibrate();
+            let clock = marchproxy_cpu::TscClock::calibrate();
             let forwarder = crate::live::Forwarder::new(env, ports, &plan, &params, clock, progress)?;
             // Nothing moves before `start`.
             forwarder.open(false);
@@ -108,16 +105,23 @@ impl Subject {
         }
     }
 
-    /// Lets packets of devices in, or keeps them out and finishes what is under way.
-    pub fn open(&mut self, open: bool) {
+    /// Lets packets of devices in.
+    pub fn start(&mut self) {
+        match self {
+            Self::Memory(memory) => memory.bench.rig.settle(),
+            #[cfg(feature = "dpdk")]
+            Self::Live(live) => live.forwarder.open(true),
+        }
+    }
+
+    /// Keeps packets of devices out and finishes what is under way.
+    pub fn stop(&mut self) {
         match self {
             Self::Memory(memory) => memory.bench.rig.settle(),
             #[cfg(feature = "dpdk")]
             Self::Live(live) => {
-                live.forwarder.open(open);
-                if !open {
-                    live.forwarder.settle();
-                }
+                live.forwarder.open(false);
+                live.forwarder.settle();
             }
         }
     }

@@ -100,9 +100,13 @@ fn work(
                 drop(subject.take());
                 Subject::new(source, scenario, burst, progress).map(|made| subject = Some(made))
             }
-            Job::Start | Job::Stop => {
-                running = matches!(job, Job::Start);
-                subject.as_mut().map(|subject| subject.open(running)).ok_or_else(no_node)
+            Job::Start => {
+                running = true;
+                subject.as_mut().map(Subject::start).ok_or_else(no_node)
+            }
+            Job::Stop => {
+                running = false;
+                subject.as_mut().map(Subject::stop).ok_or_else(no_node)
             }
             Job::Read => Ok(()),
         };
