@@ -4,16 +4,29 @@ use clap::{Parser, Subcommand};
 
 use crate::Error;
 use crate::command::compare::Compare;
+use crate::command::generate::Generate;
+use crate::command::interactive::Interactive;
 use crate::command::run::Run;
 use crate::process;
 use crate::progress::Progress;
 
 /// The testpmd-style performance harness of MarchProxy.
 #[derive(Debug, Parser)]
-#[command(name = "marchproxy-perf", version, after_help = "Example: marchproxy-perf run forward --routes 500000")]
+#[command(
+    name = "marchproxy-perf",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "Examples:\n  marchproxy-perf run forward --routes 500000\n  marchproxy-perf -i --backend vdev:net_pcap"
+)]
 pub struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+    #[command(flatten)]
+    interactive: Interactive,
 }
 
 #[derive(Debug, Subcommand)]
@@ -39,6 +52,18 @@ enum Command {
                       marchproxy-perf compare tables --routes 500000 --duration 0.5\n  \
                       marchproxy-perf compare tables --only rte_acl --rules 10000 --json")]
     Compare(Compare),
+    /// Write rules, routes, flows or packets that follow from a seed
+    ///
+    /// Rules and routes are documents for `marchctl`; flows and packets are a scenario's. Exit codes: 0 written, 1 refused or failed, 2 wrong
+    /// usage.
+    #[command(
+        name = "gen",
+        after_help = "Examples:\n  marchproxy-perf gen rules --profile fw --count 5000 --seed 7 -o rules.yaml\n  \
+                      marchproxy-perf gen routes --count 500000 --json -o routes.json\n  \
+                      marchproxy-perf gen flows balance --sessions 1000 --count 20\n  \
+                      marchproxy-perf gen pcap full --packet imix -o full.pcap"
+    )]
+    Generate(Generate),
 }
 
 /// What a command leaves behind.
@@ -62,8 +87,11 @@ impl Cli {
     pub fn run(&self) -> Result<Done, Error> {
         let progress = Progress::new(process::stop_on_interrupt()?);
         match &self.command {
-            Command::Run(run) => run.run(&progress).map(Done::all),
-            Command::Compare(compare) => compare.run(&progress),
+            Some(Command::Run(run)) => run.run(&progress).map(Done::all),
+            Some(Command::Compare(compare)) => compare.run(&progress),
+            Some(Command::Generate(generate)) => generate.run(&progress).map(Done::all),
+            // A script goes on after a refused command and ends with 1. Without -i the parser wants a command.
+            None => self.interactive.run(&progress).map(|all| Done { text: String::new(), code: u8::from(!all) }),
         }
     }
 }
@@ -71,8 +99,6 @@ impl Cli {
 /// Reads arguments as the program does, for tests.
 pub fn parse<I: IntoIterator<Item = &'static str>>(arguments: I) -> Result<Run, String> {
     let words = std::iter::once("marchproxy-perf").chain(arguments);
-    match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
-        Command::Run(run) => Ok(run),
-        Command::Compare(_) => Err("no run".into()),
-    }
+    let command = Cli::try_parse_from(words).map_err(|error| error.to_string())?.command;
+    if let Some(Command::Run(run)) = command { Ok(run) } else { Err("no run".into()) }
 }

@@ -11,6 +11,8 @@ pub mod cli;
 pub mod command;
 pub mod compare;
 pub mod latency;
+pub mod console;
+pub mod generate;
 #[cfg(feature = "dpdk")]
 pub mod live;
 pub mod load;
@@ -80,6 +82,16 @@ pub enum Error {
         wanted: usize,
         /// By reason.
         drops: String,
+    },
+    /// A command of the console that can't be.
+    #[error("{command}: found {found}, allowed {allowed}")]
+    Command {
+        /// What was typed.
+        command: String,
+        /// What is in the way.
+        found: String,
+        /// What would do.
+        allowed: String,
     },
     /// DPDK or a device refuses, in its own words.
     #[error("{0}")]

@@ -10,8 +10,10 @@ use marchproxy_perf::cli::Cli;
 fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(done) => {
-            // A reader that has gone away (`| head`) is no failure of ours.
-            let _ = writeln!(std::io::stdout(), "{}", done.text.trim_end());
+            // Nothing to say is no empty line. A reader that has gone away (`| head`) is no failure of ours.
+            if !done.text.is_empty() {
+                let _ = writeln!(std::io::stdout(), "{}", done.text.trim_end());
+            }
             ExitCode::from(done.code)
         }
         Err(error) => {

@@ -137,15 +137,18 @@ impl<R: BufRead> Iterator for Reader<R> {
 }
 
 /// Writes all frames, a microsecond apart.
+pub fn write_all<W: Write, F: AsRef<[u8]>>(to: W, frames: impl IntoIterator<Item = F>) -> io::Result<W> {
+    let mut writer = Writer::new(to)?;
+    for (number, frame) in frames.into_iter().enumerate() {
+        writer.write(number as u64 * 1000, frame.as_ref())?;
+    }
+    writer.finish()
+}
+
+/// Writes all frames to a file.
 pub fn write_file<F: AsRef<[u8]>>(path: &Path, frames: impl IntoIterator<Item = F>) -> Result<(), Error> {
-    let write = || {
-        let mut writer = Writer::new(BufWriter::new(File::create(path)?))?;
-        for (number, frame) in frames.into_iter().enumerate() {
-            writer.write(number as u64 * 1000, frame.as_ref())?;
-        }
-        writer.finish()
-    };
-    write().map(drop).map_err(named(path))
+    let written = File::create(path).and_then(|file| write_all(BufWriter::new(file), frames));
+    written.map(drop).map_err(named(path))
 }
 
 /// Reads all frames.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Shared by everything that takes time.
+#[derive(Clone)]
 pub struct Progress {
     bar: ProgressBar,
     stop: Arc<AtomicBool>,

@@ -162,7 +162,7 @@ pub struct Observed {
 }
 
 /// One port, as its devices count it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct PortReport {
     /// The node's name for it.
     pub name: String,

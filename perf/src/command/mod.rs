@@ -2,4 +2,6 @@
 
 pub mod amounts;
 pub mod compare;
+pub mod generate;
+pub mod interactive;
 pub mod run;

@@ -3,7 +3,7 @@
 mod flows;
 mod full;
 mod services;
-mod topology;
+pub mod topology;
 
 use std::collections::BTreeMap;
 

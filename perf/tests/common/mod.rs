@@ -1,4 +1,6 @@
 //! The program as a child of a test, bounded in time.
+// Each test file uses its part.
+#![allow(dead_code)]
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
