@@ -41,7 +41,6 @@ pub struct Solo {
     pub peer: &'static str,
     pub reason: String,
     pub unit: &'static str,
-    pub keys: usize,
     pub pass: super::duel::Pass,
 }
 
@@ -184,7 +183,7 @@ impl Tables {
         progress.phase("measuring", self.plan.turns.repeats as u64);
         let mut rates = Vec::new();
         for _ in 0..self.plan.turns.repeats {
-            let rate = rate(&mut solo.pass, solo.keys, self.plan.turns.duration);
+            let rate = rate(&mut solo.pass, self.plan.turns.duration);
             if progress.stopped() {
                 outcome.interrupted = true;
                 break;
