@@ -6,8 +6,8 @@ use crate::Error;
 use crate::compare::{Build, Contest};
 use crate::probe::cpu_time;
 
-/// Asks all keys once.
-pub type Pass = Box<dyn FnMut()>;
+/// Asks all keys once and says how many that were.
+pub type Pass = Box<dyn FnMut() -> usize>;
 
 /// A contest of two tables.
 pub struct Duel {
@@ -21,8 +21,6 @@ pub struct Duel {
     pub note: String,
     /// What it took to build both.
     pub build: Build,
-    /// Keys of a pass.
-    pub keys: usize,
     /// Ours.
     pub ours: Pass,
     /// Theirs.
@@ -51,28 +49,27 @@ impl Contest for Duel {
     }
 
     fn ours(&mut self, duration: Duration) -> Result<f64, Error> {
-        Ok(rate(&mut self.ours, self.keys, duration))
+        Ok(rate(&mut self.ours, duration))
     }
 
     fn theirs(&mut self, duration: Duration) -> Result<f64, Error> {
-        Ok(rate(&mut self.theirs, self.keys, duration))
+        Ok(rate(&mut self.theirs, duration))
     }
 }
 
 /// Keys per second of CPU time, over whole passes, one at least. A pass that is not measured fills the caches with this side's lines.
-pub fn rate(pass: &mut Pass, keys: usize, duration: Duration) -> f64 {
+pub fn rate(pass: &mut Pass, duration: Duration) -> f64 {
     pass();
     let (start, from) = (Instant::now(), cpu_time());
-    let mut passes = 0;
+    let mut keys = 0;
     loop {
-        pass();
-        passes += 1;
+        keys += pass();
         if start.elapsed() >= duration {
             break;
         }
     }
     let spent = cpu_time().saturating_sub(from).max(1);
-    (passes * keys) as f64 * 1e9 / spent as f64
+    keys as f64 * 1e9 / spent as f64
 }
 
 /// Compares the answers to all keys; the first that differs is the error.
@@ -104,11 +101,16 @@ mod tests {
     fn whole_passes_are_counted() {
         let passes = std::rc::Rc::new(std::cell::Cell::new(0u64));
         let count = passes.clone();
-        let mut pass: Pass = Box::new(move || count.set(count.get() + 1));
-        assert!(rate(&mut pass, 7, Duration::ZERO) > 0.0);
+        let mut pass: Pass = Box::new(move || {
+            count.set(count.get() + 1);
+            7
+        });
+        assert!(rate(&mut pass, Duration::ZERO) > 0.0);
         assert_eq!(passes.get(), 2, "one to warm up, one measured");
-        rate(&mut pass, 7, Duration::from_millis(1));
+        rate(&mut pass, Duration::from_millis(1));
         assert!(passes.get() > 10);
+        let mut nothing: Pass = Box::new(|| 0);
+        assert!(rate(&mut nothing, Duration::ZERO).abs() < 1e-9, "what stands still has no rate");
     }
 
     #[test]

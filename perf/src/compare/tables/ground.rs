@@ -41,7 +41,6 @@ pub struct Solo {
     pub peer: &'static str,
     pub reason: String,
     pub unit: &'static str,
-    pub keys: usize,
     pub pass: super::duel::Pass,
 }
 
@@ -184,7 +183,7 @@ impl Tables {
         progress.phase("measuring", self.plan.turns.repeats as u64);
         let mut rates = Vec::new();
         for _ in 0..self.plan.turns.repeats {
-            let rate = rate(&mut solo.pass, solo.keys, self.plan.turns.duration);
+            let rate = rate(&mut solo.pass, self.plan.turns.duration);
             if progress.stopped() {
                 outcome.interrupted = true;
                 break;
@@ -220,9 +219,13 @@ fn laid_out<T>(
 /// What DPDK's largest table will need, roughly: two direct tables of 64 MB with what else there is, 2 KB a route (up to three groups of
 /// 1 KB for each IPv6 one), 512 octets a session (two keys, in a table half full), 64 KB a rule for its share of the tries.
 fn megabytes(plan: &Plan) -> usize {
-    let rules = plan.rules.iter().max().copied().unwrap_or(0);
-    let largest = (plan.routes << 11).max(plan.sessions << 9).max(rules << 16);
-    256 + (largest >> 20)
+    let largest = plan.peers.iter().map(|&peer| match peer {
+        "rte_hash" => plan.sessions << 9,
+        "rte_acl" => plan.rules.iter().max().map_or(0, |rules| rules << 16),
+        "rte_meter" | "rte_sched" => 0,
+        _ => plan.routes << 11,
+    });
+    256 + (largest.max().unwrap_or(0) >> 20)
 }
 
 fn free_huge_megabytes() -> usize {

@@ -58,13 +58,13 @@ pub fn duel<T: Theirs>(ground: &Ground) -> Result<Duel, Stop> {
         unit: "look-ups/CPU-s",
         note: T::NOTE.into(),
         build: build(ours_built, (seconds, bytes)),
-        keys: addresses.len(),
         ours: Box::new(move || {
             let mut values = [None; BURST];
             for burst in addresses.chunks(BURST) {
                 ours::routes(&fib, burst, &mut values);
                 black_box(&values);
             }
+            addresses.len()
         }),
         theirs: Box::new(move || {
             let mut hops = [T::Hop::default(); BURST];
@@ -72,6 +72,7 @@ pub fn duel<T: Theirs>(ground: &Ground) -> Result<Duel, Stop> {
                 table.lookup(burst, &mut hops);
                 black_box(&hops);
             }
+            theirs.len()
         }),
     })
 }

@@ -25,7 +25,7 @@ const BACKLOG: usize = 8192;
 const OCTETS: usize = 60;
 /// Packets through the scheduler in a pass.
 const PACKETS: usize = 65_536;
-/// Calls that may bring nothing before a pass is given up, and with it the figure.
+/// Calls that may bring nothing before a pass is given up; it counts what came.
 const IDLE_CALLS: usize = 1_000_000;
 
 /// Packets out and in again, at a constant backlog.
@@ -61,7 +61,6 @@ pub fn solo(ground: &Ground) -> Result<Solo, Stop> {
             CONFIG.pipes
         ),
         unit: "packets/CPU-s",
-        keys: PACKETS,
         pass: Box::new(move || line.pass()),
     })
 }
@@ -75,7 +74,7 @@ struct Line {
 }
 
 impl Line {
-    fn pass(&mut self) {
+    fn pass(&mut self) -> usize {
         let (mut through, mut idle) = (0, 0);
         while through < PACKETS && idle < IDLE_CALLS {
             let mut packets = PacketVec::new();
@@ -85,6 +84,7 @@ impl Line {
             let _ = black_box(self.enqueue(&mut packets));
             through += got;
         }
+        through
     }
 
     /// Puts packets at the next places.
