@@ -48,7 +48,8 @@ enum Command {
     /// Exit codes: 0 all peers measured (also when interrupted or too noisy, which the report says), 1 refused or failed, 2 wrong usage,
     /// 3 a peer is missing; it is named with the reason.
     #[command(after_help = "Examples:\n  marchproxy-perf compare forward --routes 10000 --repeat 5\n  \
-                      marchproxy-perf compare forward --json\n  \
+                      marchproxy-perf compare rules --rules 10000 --profile fw\n  \
+                      marchproxy-perf compare forward --only l3fwd-lpm l3fwd-fib --json\n  \
                       marchproxy-perf compare tables --routes 500000 --duration 0.5\n  \
                       marchproxy-perf compare tables --only rte_acl --rules 10000 --json")]
     Compare(Compare),

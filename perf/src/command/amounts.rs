@@ -12,34 +12,38 @@ use crate::seeded::rules::Profile;
 pub struct Amounts {
     /// Distinct flows the packets are drawn from; with services, active sessions [default: 65536]
     #[arg(long, value_name = "N")]
-    flows: Option<usize>,
+    pub flows: Option<usize>,
     /// Routes, half of each family [default: 16, full 100000]
     #[arg(long, value_name = "N")]
-    routes: Option<usize>,
+    pub routes: Option<usize>,
     /// Rules [default: 1000; rules and full]
     #[arg(long, value_name = "N")]
-    rules: Option<usize>,
+    pub rules: Option<usize>,
     /// Kind of rule list [default: acl; rules and full]
     #[arg(long, value_enum)]
-    profile: Option<Profile>,
+    pub profile: Option<Profile>,
     /// Services, each with an address of both families [default: 16, full 64; balance, police and full]
     #[arg(long, value_name = "N")]
-    services: Option<usize>,
+    pub services: Option<usize>,
     /// Backends of each service, half of each family [default: 16; balance, police and full]
     #[arg(long, value_name = "N")]
-    backends: Option<usize>,
+    pub backends: Option<usize>,
     /// Live sessions [default: 1000000; balance, police and full]
     #[arg(long, value_name = "N")]
-    sessions: Option<usize>,
+    pub sessions: Option<usize>,
     /// Seed of routes, rules, flows and replay
     #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
+    pub seed: u64,
 }
 
 impl Amounts {
     /// The scenario's defaults with the options over them. Options that would change nothing are refused: their author expects something.
     pub fn params(&self, scenario: Scenario, packet: Size, burst: usize) -> Result<Params, Error> {
-        let defaults = scenario.defaults();
+        self.over(&scenario.defaults(), scenario, packet, burst)
+    }
+
+    /// The same over other defaults.
+    pub fn over(&self, defaults: &Params, scenario: Scenario, packet: Size, burst: usize) -> Result<Params, Error> {
         let (services, rules) = (scenario.has_services(), scenario.has_rules());
         let given = [
             ("services", self.services.map(|n| n.to_string()), services),

@@ -4,36 +4,48 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use marchproxy_cpu::TscClock;
+use marchproxy_engine::burst::BURST;
 
 use crate::Error;
 use crate::cli::Done;
+use crate::command::amounts::Amounts;
+use crate::compare::programs::{self, Ground};
 use crate::compare::tables::{self, Plan, Tables};
 use crate::compare::turns::Outcome;
-use crate::compare::{Comparison, Contest, Missing, Turns};
+use crate::compare::{Comparison, Turns, peers};
+use crate::load::Size;
 use crate::machine::Watch;
 use crate::process;
 use crate::progress::Progress;
+use crate::scenario::Scenario;
+use crate::seeded::rules::Profile;
 
 /// Options of `compare`.
 #[derive(Debug, Args)]
 pub struct Compare {
     /// What both sides do
     work: Work,
-    /// Distinct flows the packets are drawn from [default: 65536]
+    /// Distinct flows, each with a frame in the capture file; with services, active sessions [default: 8192; all but tables]
     #[arg(long, value_name = "N")]
     flows: Option<usize>,
     /// Routes, half of each family [default: 16, tables 100000]
     #[arg(long, value_name = "N")]
     routes: Option<usize>,
-    /// Rules of both families [default: 1000 and 10000; tables]
+    /// Rules of both families [default: 1000, tables 1000 and 10000; rules and tables]
     #[arg(long, value_name = "N")]
     rules: Option<usize>,
-    /// Sessions of each family [default: 1000000; tables]
+    /// Kind of rule list [default: acl; rules]
+    #[arg(long, value_enum)]
+    profile: Option<Profile>,
+    /// Live sessions [default: 100000; balance and police]; of each family [default: 1000000; tables]
     #[arg(long, value_name = "N")]
     sessions: Option<usize>,
     /// Keys that are looked up over and over [default: 65536; tables]
     #[arg(long, value_name = "N")]
     keys: Option<usize>,
+    /// Frame size with FCS: 64, 128, 256, 512, 1024, 1280, 1518 or imix (7:4:1 of 64, 570, 1518) [default: 64; all but tables]
+    #[arg(long, value_name = "SIZE")]
+    packet: Option<Size>,
     /// Turns of each peer
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
     repeat: u16,
@@ -57,17 +69,16 @@ pub struct Compare {
 /// Works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Work {
-    /// Longest prefix, TTL, checksum, MAC addresses
+    /// Longest prefix, TTL, checksum, MAC addresses: testpmd, l3fwd, Open vSwitch on DPDK, the kernel
     Forward,
+    /// Established sessions of services: l3fwd's exact match as a lower bound
+    Balance,
+    /// Forwarding under rules: l3fwd's access lists
+    Rules,
+    /// Sessions under policers: qos_meter as a lower bound
+    Police,
     /// Look-ups: routes, sessions, rules, policers against DPDK's libraries
     Tables,
-}
-
-/// A work laid out: who can be measured, who cannot, on what.
-struct Field<'a> {
-    contests: Vec<Box<dyn Contest + 'a>>,
-    missing: Vec<Missing>,
-    rig: String,
 }
 
 impl Work {
@@ -75,16 +86,30 @@ impl Work {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Forward => "forward",
+            Self::Balance => "balance",
+            Self::Rules => "rules",
+            Self::Police => "police",
             Self::Tables => "tables",
         }
     }
 
-    /// The peers there are for it, in the order they are shown.
-    fn peers(self) -> &'static [&'static str] {
+    /// The scenario that whole programs are measured in.
+    const fn scenario(self) -> Option<Scenario> {
         match self {
-            Self::Forward => &["testpmd-io"],
-            Self::Tables => tables::PEERS,
+            Self::Forward => Some(Scenario::Forward),
+            Self::Balance => Some(Scenario::Balance),
+            Self::Rules => Some(Scenario::Rules),
+            Self::Police => Some(Scenario::Police),
+            Self::Tables => None,
         }
+    }
+
+    /// The peers there are for it, in the order they are shown.
+    fn peers(self) -> Vec<&'static str> {
+        self.scenario().map_or_else(
+            || tables::PEERS.to_vec(),
+            |scenario| peers::of(scenario).iter().map(|peer| peer.name()).collect(),
+        )
     }
 }
 
@@ -97,48 +122,65 @@ impl Compare {
             Error::Option { option: "duration", found: self.duration.to_string(), allowed }
         })?;
         let turns = Turns { repeats: usize::from(self.repeat), duration };
-        if self.work == Work::Tables {
-            return self.tables(wanted, turns, progress);
+        match self.work.scenario() {
+            Some(scenario) => self.programs(scenario, &wanted, turns, progress),
+            None => self.tables(wanted, turns, progress),
         }
+    }
+
+    /// Whole programs, each in a process of its own.
+    fn programs(&self, scenario: Scenario, wanted: &[&str], turns: Turns, progress: &Progress) -> Result<Done, Error> {
+        if let Some(keys) = self.keys {
+            let allowed = format!("nothing: compare {} has --flows", self.work.label());
+            return Err(Error::Option { option: "keys", found: keys.to_string(), allowed });
+        }
+        let amounts = Amounts {
+            flows: self.flows,
+            routes: self.routes,
+            rules: self.rules,
+            profile: self.profile,
+            sessions: self.sessions,
+            seed: self.seed,
+            ..Amounts::default()
+        };
+        let packet = self.packet.unwrap_or(Size::Fixed(64));
+        let params = amounts.over(&programs::defaults(scenario), scenario, packet, BURST)?;
+        let others = process::cores_but(self.core)?;
         let core = process::pin(self.core)?;
+        // The workers' core is theirs; this program only waits.
+        let other = process::pin(others.first().copied())?;
+        let ground = Ground::new(scenario, &params, [core, other], progress)?;
+        let (mut contests, mut missing) = ground.contests(wanted, progress)?;
         let tsc_hz = TscClock::calibrate().hz();
-        let mut field = match self.work {
-            Work::Forward => self.forward(&wanted)?,
-            Work::Tables => return Err(Error::Harness("tables take their turns by themselves")),
-        };
         let watch = Watch::start(core);
-        let Outcome { rows, missing, interrupted } = turns.take(self.work.label(), &mut field.contests, progress)?;
-        let (machine, noise) = watch.finish(tsc_hz, &field.rig, Comparison::spread(&rows));
-        field.missing.extend(missing);
-        let comparison = Comparison {
-            work: self.work.label(),
-            rows,
-            missing: field.missing,
-            rig: field.rig,
-            machine,
-            noisy: !noise.is_empty(),
-            noise,
-            interrupted,
-        };
-        comparison.done(self.json)
+        let outcome = turns.take(self.work.label(), &mut contests, progress)?;
+        let (machine, noise) = watch.finish(tsc_hz, "in processes of their own", Comparison::spread(&outcome.rows));
+        missing.extend(outcome.missing);
+        let (work, rig, interrupted) = (self.work.label(), ground.describe(), outcome.interrupted);
+        let noisy = !noise.is_empty();
+        Comparison { work, rows: outcome.rows, missing, rig, machine, noisy, noise, interrupted }.done(self.json)
     }
 
     /// The peers asked for.
     fn wanted(&self) -> Result<Vec<&'static str>, Error> {
-        let all = self.work.peers();
+        let mut all = self.work.peers();
         if let Some(unknown) = self.only.iter().find(|name| !all.contains(&name.as_str())) {
             let allowed = format!("{} (for compare {})", all.join(", "), self.work.label());
             return Err(Error::Option { option: "only", found: unknown.clone(), allowed });
         }
-        let asked = |name: &&str| self.only.is_empty() || self.only.iter().any(|only| only == name);
-        Ok(all.iter().copied().filter(asked).collect())
+        all.retain(|name| self.only.is_empty() || self.only.iter().any(|only| only == name));
+        Ok(all)
     }
 
     /// Tables are in this process, so there is nothing to lay out but their content.
     fn tables(&self, peers: Vec<&'static str>, turns: Turns, progress: &Progress) -> Result<Done, Error> {
-        if let Some(flows) = self.flows {
-            let allowed = "nothing: compare tables has --keys".into();
-            return Err(Error::Option { option: "flows", found: flows.to_string(), allowed });
+        let given = [
+            ("flows", self.flows.map(|flows| flows.to_string())),
+            ("profile", self.profile.map(|profile| format!("{profile:?}").to_lowercase())),
+            ("packet", self.packet.map(|packet| packet.to_string())),
+        ];
+        if let Some((option, Some(found))) = given.into_iter().find(|(_, found)| found.is_some()) {
+            return Err(Error::Option { option, found, allowed: "nothing: compare tables has --keys".into() });
         }
         let tables = Tables::start(Plan {
             routes: self.routes.unwrap_or(Plan::ROUTES),
@@ -157,11 +199,5 @@ impl Compare {
         let (machine, noise) = watch.finish(tsc_hz, "heap", Comparison::spread(&rows));
         let (work, rig) = (self.work.label(), tables.rig.clone());
         Comparison { work, rows, missing, rig, machine, noisy: !noise.is_empty(), noise, interrupted }.done(self.json)
-    }
-
-    /// Whole programs that forward need our own on the same devices.
-    fn forward(&self, wanted: &[&str]) -> Result<Field<'static>, Error> {
-        let allowed = format!("a build whose `run` knows `--backend vdev:...` (asked for: {})", wanted.join(", "));
-        Err(Error::Option { option: "work", found: self.work.label().into(), allowed })
     }
 }

@@ -34,6 +34,9 @@ pub trait Contest {
     fn theirs(&mut self, duration: Duration) -> Result<f64, Error>;
 }
 
+/// The contests of one comparison.
+pub type Contests<'a> = Vec<Box<dyn Contest + 'a>>;
+
 /// How often and how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Turns {
