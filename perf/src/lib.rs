@@ -8,6 +8,7 @@ pub mod calibrate;
 pub mod cli;
 pub mod command;
 pub mod compare;
+pub mod gate;
 #[cfg(feature = "dpdk")]
 pub mod live;
 pub mod load;
@@ -101,6 +102,14 @@ pub enum Error {
         theirs: String,
         /// The answers.
         ours: String,
+    },
+    /// Callgrind did not count.
+    #[error("callgrind did not count scenario {scenario}: {why}")]
+    Callgrind {
+        /// Which scenario.
+        scenario: &'static str,
+        /// What is known.
+        why: String,
     },
     /// A mistake in the harness itself.
     #[error("the harness is wrong: {0}")]

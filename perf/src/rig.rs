@@ -123,13 +123,7 @@ impl Rig {
 
     /// Fills `count` buffers from the load and runs them through the worker: filling is not measured, the turns are.
     pub fn batch(&mut self, load: &mut Load, count: usize, rng: &mut Rng, probe: &mut Probe) -> Batch {
-        for _ in 0..count {
-            let mut buffer = self.buffer();
-            let Some(template) = load.draw(rng) else { break };
-            template.fill(&mut buffer);
-            let port = template.port;
-            self.deliver(port, buffer);
-        }
+        self.fill(load, count, rng);
         let before = self.reading();
         probe.start();
         let start = tsc();
@@ -147,6 +141,33 @@ impl Rig {
             cpu_ns,
             instructions,
         }
+    }
+
+    /// Fills `count` buffers from the load and leaves them on the wires.
+    pub fn fill(&mut self, load: &mut Load, count: usize, rng: &mut Rng) {
+        for _ in 0..count {
+            let mut buffer = self.buffer();
+            let Some(template) = load.draw(rng) else { break };
+            template.fill(&mut buffer);
+            let port = template.port;
+            self.deliver(port, buffer);
+        }
+    }
+
+    /// Runs what is on the wires through the worker and returns how many packets it was. The turns are [`Self::counted_turns`], so that a
+    /// program which counts instructions can tell them from everything else.
+    pub fn counted_batch(&mut self) -> u64 {
+        let before = self.reading().packets;
+        self.counted_turns();
+        let after = self.reading().packets;
+        self.collect(|_| None);
+        after - before
+    }
+
+    /// The turns of a batch and nothing else, under a name that callgrind finds ([`crate::gate::count`]).
+    #[inline(never)]
+    fn counted_turns(&mut self) {
+        while self.turn() > 0 {}
     }
 
     /// Lets the slow path and the stations around work until nothing moves any more.

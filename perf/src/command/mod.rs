@@ -2,4 +2,5 @@
 
 pub mod amounts;
 pub mod compare;
+pub mod gate;
 pub mod run;
