@@ -49,6 +49,8 @@ pub struct Row {
     pub judgement: Judgement,
     /// Harness instructions per packet.
     pub io: f64,
+    /// How much of everything there was.
+    pub parameters: serde_json::Value,
     /// Where it grew, or when there is nothing to compare with the dearest parts; most first.
     pub parts: Vec<Part>,
 }
@@ -144,6 +146,7 @@ fn row(name: &str, old: Option<&Entry>, now: &Entry) -> Row {
         percent,
         judgement,
         io: now.io_instructions_per_packet,
+        parameters: now.parameters.clone(),
         parts,
     }
 }
