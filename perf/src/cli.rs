@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::Error;
 use crate::command::compare::Compare;
 use crate::command::gate::Gate;
+use crate::command::reconf::Reconf;
 use crate::command::run::Run;
 use crate::process;
 use crate::progress::Progress;
@@ -37,6 +38,15 @@ enum Command {
                       marchproxy-perf compare tables --routes 500000 --duration 0.5\n  \
                       marchproxy-perf compare tables --only rte_acl --rules 10000 --json")]
     Compare(Compare),
+    /// Push changes of rules under load: packets lost, time the worker was held up, time until a push has settled
+    ///
+    /// 1, 10, 100 ... rules change at once while packets arrive by the clock. Exit codes: 0 measured, 1 refused or failed, 2 wrong
+    /// usage, 3 measured without the control plane's part (this program was built without `--features control`).
+    #[command(
+        after_help = "Examples:\n  marchproxy-perf reconf\n  marchproxy-perf reconf --rules 1000 --flows 4096 --pushes 100 --json\n  \
+                      marchproxy-perf reconf --profile fw --rate 500000"
+    )]
+    Reconf(Reconf),
     /// Count instructions per packet and compare with the checked-in figures
     ///
     /// Counted by callgrind, to the instruction the same on every run. Exit codes: 0 nothing grew by more than 3 %, 1 something did or has
@@ -72,6 +82,7 @@ impl Cli {
         match &self.command {
             Command::Run(run) => run.run(&progress).map(Done::all),
             Command::Compare(compare) => compare.run(&progress),
+            Command::Reconf(reconf) => reconf.run(&progress),
             Command::Gate(gate) => gate.run(&progress),
         }
     }

@@ -20,6 +20,7 @@ pub mod pcap;
 pub mod probe;
 pub mod process;
 pub mod progress;
+pub mod reconf;
 pub mod report;
 pub mod rig;
 pub mod scenario;
@@ -111,6 +112,9 @@ pub enum Error {
         /// What is known.
         why: String,
     },
+    /// Control's store or dry run refuses what the harness pushes.
+    #[error("control refuses: {0}")]
+    Control(String),
     /// A mistake in the harness itself.
     #[error("the harness is wrong: {0}")]
     Harness(&'static str),

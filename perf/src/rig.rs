@@ -69,6 +69,20 @@ pub struct Rig {
     step: u64,
 }
 
+/// A rig taken apart.
+pub struct Parts {
+    /// Worker, slow path and publisher.
+    pub node: Node<Timed>,
+    /// The wires, by port.
+    pub wires: Vec<Wire>,
+    /// Free buffers.
+    pub stock: Vec<MemoryBuf>,
+    /// Virtual time in nanoseconds.
+    pub now: u64,
+    /// Virtual nanoseconds from one turn of the worker to the next.
+    pub step: u64,
+}
+
 /// The MAC address of the port at an index of the tables' ports (which are in name order, as slots of a new node are).
 pub fn mac(port: u8) -> Mac {
     port_mac(usize::from(port))
@@ -181,6 +195,12 @@ impl Rig {
                 return;
             }
         }
+    }
+
+    /// Takes it apart, for those who run its worker and its slow path on threads of their own.
+    pub fn into_parts(self) -> Parts {
+        let Self { node, wires, stock, now, step, .. } = self;
+        Parts { node, wires, stock, now, step }
     }
 
     /// Counters of the worker.

@@ -3,4 +3,5 @@
 pub mod amounts;
 pub mod compare;
 pub mod gate;
+pub mod reconf;
 pub mod run;
