@@ -4,8 +4,10 @@ use clap::{Parser, Subcommand};
 
 use crate::Error;
 use crate::command::compare::Compare;
+use crate::command::gate::Gate;
 use crate::command::generate::Generate;
 use crate::command::interactive::Interactive;
+use crate::command::reconf::Reconf;
 use crate::command::run::Run;
 use crate::process;
 use crate::progress::Progress;
@@ -65,6 +67,25 @@ enum Command {
                       marchproxy-perf gen pcap full --packet imix -o full.pcap"
     )]
     Generate(Generate),
+    /// Push changes of rules under load: packets lost, time the worker was held up, time until a push has settled
+    ///
+    /// 1, 10, 100 ... rules change at once while packets arrive by the clock. Exit codes: 0 measured, 1 refused or failed, 2 wrong
+    /// usage, 3 measured without the control plane's part (this program was built without `--features control`).
+    #[command(
+        after_help = "Examples:\n  marchproxy-perf reconf\n  marchproxy-perf reconf --rules 1000 --flows 4096 --pushes 100 --json\n  \
+                      marchproxy-perf reconf --profile fw --rate 500000"
+    )]
+    Reconf(Reconf),
+    /// Count instructions per packet and compare with the checked-in figures
+    ///
+    /// Counted by callgrind, to the instruction the same on every run. Exit codes: 0 nothing grew by more than 3 %, 1 something did or has
+    /// no figure, or nothing could be counted, 2 wrong usage, 3 compared but not judged (the file is of another compiler or build), or
+    /// interrupted.
+    #[command(
+        after_help = "Examples:\n  marchproxy-perf gate\n  marchproxy-perf gate --scenario rules --scenario full --json\n  \
+                      marchproxy-perf gate --update && git add perf/gate.json"
+    )]
+    Gate(Gate),
 }
 
 /// What a command leaves behind.
@@ -91,6 +112,8 @@ impl Cli {
             Some(Command::Run(run)) => run.run(&progress).map(Done::all),
             Some(Command::Compare(compare)) => compare.run(&progress),
             Some(Command::Generate(generate)) => generate.run(&progress).map(Done::all),
+            Some(Command::Reconf(reconf)) => reconf.run(&progress),
+            Some(Command::Gate(gate)) => gate.run(&progress),
             // A script goes on after a refused command and ends with 1. Without -i the parser wants a command.
             None => self.interactive.run(&progress).map(|all| Done { text: String::new(), code: u8::from(!all) }),
         }

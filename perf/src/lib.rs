@@ -10,9 +10,10 @@ pub mod churn;
 pub mod cli;
 pub mod command;
 pub mod compare;
-pub mod latency;
 pub mod console;
+pub mod gate;
 pub mod generate;
+pub mod latency;
 #[cfg(feature = "dpdk")]
 pub mod live;
 pub mod load;
@@ -24,6 +25,7 @@ pub mod pcap;
 pub mod probe;
 pub mod process;
 pub mod progress;
+pub mod reconf;
 pub mod report;
 pub mod rig;
 pub mod scenario;
@@ -130,6 +132,17 @@ pub enum Error {
         /// The answers.
         ours: String,
     },
+    /// Callgrind did not count.
+    #[error("callgrind did not count scenario {scenario}: {why}")]
+    Callgrind {
+        /// Which scenario.
+        scenario: &'static str,
+        /// What is known.
+        why: String,
+    },
+    /// Control's store or dry run refuses what the harness pushes.
+    #[error("control refuses: {0}")]
+    Control(String),
     /// A mistake in the harness itself.
     #[error("the harness is wrong: {0}")]
     Harness(&'static str),

@@ -85,3 +85,16 @@ pub fn pin(core: Option<usize>) -> Result<usize, Error> {
     marchproxy_cpu::pin_current_thread(core).map_err(system(format!("--core {core} (allowed here: {allowed:?})")))?;
     Ok(core)
 }
+
+/// Keeps the calling thread, and those it will start, off the core that a measured thread is going to have: the last one allowed
+/// unless another is asked for. Returns which. Where there is only one, they share it.
+pub fn leave_core(core: Option<usize>) -> Result<usize, Error> {
+    let system = |what: String| move |source| Error::System { what, source };
+    let allowed = marchproxy_cpu::current_affinity().map_err(system("which cores are allowed".into()))?;
+    let core = core.or(allowed.last().copied()).unwrap_or(0);
+    let others: Vec<usize> = allowed.iter().copied().filter(|&other| other != core).collect();
+    if !others.is_empty() && others.len() < allowed.len() {
+        marchproxy_cpu::set_current_affinity(&others).map_err(system(format!("leaving core {core}")))?;
+    }
+    Ok(core)
+}

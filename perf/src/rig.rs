@@ -89,6 +89,20 @@ pub struct Rig {
     least_step: u64,
 }
 
+/// A rig taken apart.
+pub struct Parts {
+    /// Worker, slow path and publisher.
+    pub node: Node<Timed>,
+    /// The wires, by port.
+    pub wires: Vec<Wire>,
+    /// Free buffers.
+    pub stock: Vec<MemoryBuf>,
+    /// Virtual time in nanoseconds.
+    pub now: u64,
+    /// Virtual nanoseconds from one turn of the worker to the next.
+    pub step: u64,
+}
+
 /// The MAC address of the port at an index of the tables' ports (which are in name order, as slots of a new node are).
 pub fn mac(port: u8) -> Mac {
     port_mac(usize::from(port))
@@ -147,6 +161,28 @@ impl Rig {
         self.meter.take_passages(record);
     }
 
+    /// Fills `count` buffers from the load and leaves them on the wires.
+    pub fn fill(&mut self, load: &mut Load, count: usize, rng: &mut Rng) {
+        self.ends.fill(load, count, rng);
+    }
+
+    /// Runs what is on the wires through the worker and returns how many packets it was. The turns are [`Self::counted_turns`], so that a
+    /// program which counts instructions can tell them from everything else.
+    pub fn counted_batch(&mut self) -> u64 {
+        let before = Batch::reading(&self.meter);
+        self.counted_turns();
+        let queues = Batch::reading(&self.meter).since(&before);
+        self.meter.take_passages(|_, _| {});
+        self.ends.collect(|_| None);
+        queues.packets
+    }
+
+    /// The turns of a batch and nothing else, under a name that callgrind finds ([`crate::gate::count`]).
+    #[inline(never)]
+    fn counted_turns(&mut self) {
+        while self.turn() > 0 {}
+    }
+
     /// Lets the slow path and the stations around work until nothing moves any more.
     pub fn settle(&mut self) {
         for _ in 0..ROUNDS {
@@ -157,6 +193,12 @@ impl Rig {
                 return;
             }
         }
+    }
+
+    /// Takes it apart, for those who run its worker and its slow path on threads of their own.
+    pub fn into_parts(self) -> Parts {
+        let Self { node, ends: Ends { wires, stock, .. }, now, step, .. } = self;
+        Parts { node, wires, stock, now, step }
     }
 
     /// Counters of the worker.

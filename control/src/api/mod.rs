@@ -15,6 +15,7 @@ mod state;
 mod watch;
 
 pub use auth::{CLUSTER_HEADER, NODE_HEADER};
+pub use dry_run::{Checked, NodeTables, dry_run};
 pub use errors::DOMAIN;
 pub use server::{KEEPALIVE, Listener, MESSAGE_MAX, serve};
 pub use settings::{DEFAULT_FILE, Settings, SettingsError, Timings};

@@ -2,6 +2,8 @@
 
 pub mod amounts;
 pub mod compare;
+pub mod gate;
 pub mod generate;
 pub mod interactive;
+pub mod reconf;
 pub mod run;

@@ -206,13 +206,22 @@ pub fn establish(
 
 /// Builds the node and warms it up.
 pub fn prepare(scenario: Scenario, params: &Params, progress: &Progress) -> Result<Bench, Error> {
+    prepare_with_tables(scenario, params, progress).map(|(bench, _)| bench)
+}
+
+/// The same, with the tables the node runs.
+pub fn prepare_with_tables(
+    scenario: Scenario,
+    params: &Params,
+    progress: &Progress,
+) -> Result<(Bench, RuleTables), Error> {
     progress.phase("laying out tables and flows", 0);
     let mut plan = plan(scenario, params)?;
     let mut rig = with_sessions(scenario, params, &mut plan, progress)?;
     let count = plan.load.lasting().count();
     warm(&mut rig, progress, "sending every flow once", &mut plan.load.lasting(), count)?;
     let slots = CounterSlots::of(rig.snapshot());
-    Ok(Bench { rig, load: plan.load, keep_alive: plan.first, slots, churn: params.churn })
+    Ok((Bench { rig, load: plan.load, keep_alive: plan.first, slots, churn: params.churn }, plan.tables))
 }
 
 /// Tables and all the traffic, for a node of somebody else's: replies of services are those that the tables lead to.
