@@ -29,6 +29,7 @@ pub mod seeded;
 pub mod source;
 pub mod table;
 pub mod team;
+pub mod warm;
 
 /// Why there is no measurement.
 #[derive(Debug, thiserror::Error)]
