@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::Error;
 use crate::command::compare::Compare;
+use crate::command::rfc2544::Rfc2544;
 use crate::command::run::Run;
 use crate::process;
 use crate::progress::Progress;
@@ -30,6 +31,15 @@ enum Command {
                       marchproxy-perf run rules --packet pcap:site.pcap\n  \
                       marchproxy-perf run full --packets 1000000")]
     Run(Run),
+    /// Benchmark a scenario by RFC 2544: throughput, latency, back-to-back frames, frame loss
+    ///
+    /// Tester and device under test run on a core each. Exit codes: 0 measured (also when interrupted or too noisy, which the report
+    /// says), 1 refused or failed, 2 wrong usage.
+    #[command(after_help = "Examples:\n  marchproxy-perf rfc2544 --html forward.html\n  \
+                      marchproxy-perf rfc2544 throughput --scenario balance --packet 64,imix --family both --json\n  \
+                      marchproxy-perf rfc2544 latency --packet 64 --trial 60\n  \
+                      marchproxy-perf rfc2544 --quick")]
+    Rfc2544(Rfc2544),
     /// Do the same work as others, in turn within one run, and print the ratio of the rates
     ///
     /// Exit codes: 0 all peers measured (also when interrupted or too noisy, which the report says), 1 refused or failed, 2 wrong usage,
@@ -63,6 +73,7 @@ impl Cli {
         let progress = Progress::new(process::stop_on_interrupt()?);
         match &self.command {
             Command::Run(run) => run.run(&progress).map(Done::all),
+            Command::Rfc2544(rfc2544) => rfc2544.run(&progress),
             Command::Compare(compare) => compare.run(&progress),
         }
     }
@@ -73,6 +84,6 @@ pub fn parse<I: IntoIterator<Item = &'static str>>(arguments: I) -> Result<Run, 
     let words = std::iter::once("marchproxy-perf").chain(arguments);
     match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
         Command::Run(run) => Ok(run),
-        Command::Compare(_) => Err("no run".into()),
+        other => Err(format!("not `run`: {other:?}")),
     }
 }

@@ -10,6 +10,7 @@ pub mod churn;
 pub mod cli;
 pub mod command;
 pub mod compare;
+pub mod html;
 pub mod latency;
 #[cfg(feature = "dpdk")]
 pub mod live;
@@ -23,6 +24,7 @@ pub mod probe;
 pub mod process;
 pub mod progress;
 pub mod report;
+pub mod rfc2544;
 pub mod rig;
 pub mod scenario;
 pub mod seeded;
@@ -92,6 +94,23 @@ pub enum Error {
         devices: String,
         /// How long was waited.
         seconds: f64,
+    },
+    /// Tester and device need a core each.
+    #[error(
+        "tester and device under test need two cores, allowed here: {allowed:?}; on one core the tester would stop the device while it \
+         sends. Allow another (taskset, cpuset), or use `run`, which needs one"
+    )]
+    OneCore {
+        /// The cores there are.
+        allowed: Vec<usize>,
+    },
+    /// Packets that nobody can account for.
+    #[error(
+        "{packets} packets are lost without a reason (negative: invented): counters of tester and device do not add up"
+    )]
+    Residue {
+        /// How many.
+        packets: i64,
     },
     /// Interrupted before anything was measured.
     #[error("interrupted before anything was measured")]

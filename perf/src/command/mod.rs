@@ -2,4 +2,5 @@
 
 pub mod amounts;
 pub mod compare;
+pub mod rfc2544;
 pub mod run;
