@@ -6,6 +6,7 @@ use crate::Error;
 use crate::command::compare::Compare;
 use crate::command::rfc2544::Rfc2544;
 use crate::command::run::Run;
+use crate::command::scale::Scale;
 use crate::process;
 use crate::progress::Progress;
 
@@ -49,6 +50,14 @@ enum Command {
                       marchproxy-perf compare tables --routes 500000 --duration 0.5\n  \
                       marchproxy-perf compare tables --only rte_acl --rules 10000 --json")]
     Compare(Compare),
+    /// Measure how a packet's cost grows with flows, routes, rules, sessions, services or workers
+    ///
+    /// Each size is a `run` of its own, all sizes in turn. Sizes the engine refuses are shown with its words. Exit codes: 0 measured (also
+    /// when interrupted or too noisy, which the report says), 1 refused or failed, 2 wrong usage, 3 of one amount nothing was measured.
+    #[command(after_help = "Examples:\n  marchproxy-perf scale --html growth.html\n  \
+                      marchproxy-perf scale routes --points 4 --repeat 5\n  \
+                      marchproxy-perf scale flows --scenario full --from 1024 --to 262144 --json")]
+    Scale(Scale),
 }
 
 /// What a command leaves behind.
@@ -75,6 +84,7 @@ impl Cli {
             Command::Run(run) => run.run(&progress).map(Done::all),
             Command::Rfc2544(rfc2544) => rfc2544.run(&progress),
             Command::Compare(compare) => compare.run(&progress),
+            Command::Scale(scale) => scale.run(&progress),
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod progress;
 pub mod report;
 pub mod rfc2544;
 pub mod rig;
+pub mod scale;
 pub mod scenario;
 pub mod seeded;
 pub mod source;

@@ -4,3 +4,4 @@ pub mod amounts;
 pub mod compare;
 pub mod rfc2544;
 pub mod run;
+pub mod scale;

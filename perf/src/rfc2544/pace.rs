@@ -20,7 +20,8 @@ pub struct Pace {
 impl Pace {
     /// From `start` on, `rate` packets a second (`None`: no clock) of a counter with `hz` ticks a second.
     pub fn new(start: u64, rate: Option<f64>, hz: u64) -> Self {
-        let scaled = |rate: f64| (rate / hz as f64 * (1u64 << POINT) as f64) as u64;
+        // Rounded up, so that a packet is due when its time has come and not one tick later.
+        let scaled = |rate: f64| (rate / hz as f64 * (1u64 << POINT) as f64).ceil() as u64;
         Self { start, per_tick: rate.map(scaled), slipped: 0 }
     }
 

@@ -244,10 +244,11 @@ fn bursts_table(page: &mut Page, report: &Report) {
                 format!("{:.0}", bursts.mean),
                 format!("{:.1}", bursts.buffer_us),
                 each.join(" "),
+                if bursts.torn > 0 { format!("{} lengths only with pauses", bursts.torn) } else { String::new() },
             ])
         })
         .collect();
-    page.table(&["Size", "Family", "Rate, Mpps", "Frames, median", "Mean", "Buffer, us", "Each"], &rows);
+    page.table(&["Size", "Family", "Rate, Mpps", "Frames, median", "Mean", "Buffer, us", "Each", "Marks"], &rows);
 }
 
 fn loss_table(page: &mut Page, report: &Report) {

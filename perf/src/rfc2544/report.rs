@@ -196,7 +196,7 @@ pub struct LossPoint {
 /// The longest burst at the maximum rate without loss (RFC 2544 s26.4, RFC 9004).
 #[derive(Clone, Debug, Serialize)]
 pub struct Bursts {
-    /// Rate inside the burst.
+    /// Rate inside the bursts, median.
     pub mpps: f64,
     /// Median over the repetitions, in frames.
     pub frames: u64,
@@ -206,6 +206,8 @@ pub struct Bursts {
     pub each: Vec<u64>,
     /// The longest burst tried held: there is no end to measure.
     pub endless: bool,
+    /// Lengths that counted as too long because no burst of them could be sent without a pause.
+    pub torn: usize,
     /// Time the buffers before the device hold at the maximum rate, without what it forwards meanwhile, in microseconds (RFC 9004 s6.4).
     pub buffer_us: f64,
     /// Frames a burst may be off by.

@@ -56,7 +56,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn new() -> Result<Self, Error> {
+    /// Nothing yet.
+    pub fn new() -> Result<Self, Error> {
         // Three digits, and a range that ends where drains do: ten thousand million ticks are seconds.
         let latency = Histogram::new_with_bounds(1, 10_000_000_000, 3)
             .map_err(|_| Error::Harness("the bounds of the latency histogram"))?;

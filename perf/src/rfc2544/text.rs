@@ -148,10 +148,11 @@ fn write_case(out: &mut String, case: &Case) -> fmt::Result {
     }
     if let Some(bursts) = &case.back_to_back {
         let (first, last) = (bursts.each.iter().min().unwrap_or(&0), bursts.each.iter().max().unwrap_or(&0));
+        let torn = if bursts.torn > 0 { format!("; {} lengths only with pauses", bursts.torn) } else { String::new() };
         let end = if bursts.endless { "or more: no burst was too long" } else { "frames" };
         writeln!(
             out,
-            "  back-to-back   {} {end} at {:.3} Mpps (mean {:.0}, {first} to {last} in {}); buffer {:.1} us",
+            "  back-to-back   {} {end} at {:.3} Mpps (mean {:.0}, {first} to {last} in {}); buffer {:.1} us{torn}",
             bursts.frames,
             bursts.mpps,
             bursts.mean,

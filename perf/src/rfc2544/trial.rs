@@ -8,6 +8,7 @@ use marchproxy_engine::reason::DropReason;
 use serde::Serialize;
 
 use super::device::{Device, Interruptions, Loopback, NodeDevice, drive, is_loss};
+use super::search::Verdict;
 use super::tester::{Ask, Tally, Tester};
 use crate::load::{FCS, Load, Template, WIRE_OVERHEAD};
 use crate::progress::Progress;
@@ -17,6 +18,9 @@ use crate::{Error, measure};
 
 /// Share of the asked packets that the tester must really have offered.
 const KEPT: f64 = 0.999;
+
+/// Longest pause inside a burst, in seconds: the device would forward some of it meanwhile.
+const GAP: f64 = 25e-6;
 
 /// Longest turn, in seconds, that is still the device's own: a turn takes microseconds, a pause longer than this was taken from it.
 const PAUSE: f64 = 200e-6;
@@ -127,8 +131,11 @@ impl Trial {
         let scheduled = tally.offered + tally.slipped;
         let kept = tally.offered as f64 / scheduled.max(1) as f64;
         let slow = kept < KEPT && ask.rate.is_some();
+        let torn = ask.count.is_some() && tally.longest_pause as f64 > GAP * cores.hz as f64;
         let invalid = if tally.backwards > 0 {
             Some(format!("{} packets came before they were sent: the cores' counters differ", tally.backwards))
+        } else if torn {
+            Some(format!("the tester paused for {:.2} ms in the burst", millis(tally.longest_pause)))
         } else {
             slow.then(|| {
                 format!(
@@ -184,6 +191,20 @@ impl Trial {
         }
         let lost = self.offered.saturating_sub(self.received + meant);
         self.loss_percent = lost as f64 * 100.0 / self.offered.max(1) as f64;
+    }
+}
+
+impl Trial {
+    /// What the trial says about its load. A tester that came late offered less than asked for, and a device that loses packets even
+    /// then is too slow; but not when what filled up is the ring that the tester should have emptied.
+    pub fn verdict(&self, allowed: f64) -> Verdict {
+        let own_fault = self.invalid.is_some() && self.lost.contains_key(DropReason::TxQueueFull.label());
+        match self.loss_percent > allowed {
+            true if own_fault => Verdict::Invalid,
+            true => Verdict::Lost,
+            false if self.invalid.is_some() => Verdict::Invalid,
+            false => Verdict::Held,
+        }
     }
 }
 
@@ -333,7 +354,50 @@ fn choose(allowed: &[usize], device: Option<usize>, tester: Option<usize>) -> Re
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    /// A trial of 1,000 packets of which some came back.
+    fn trial(received: u64, slipped: u64, drops: &[(DropReason, u64)], missed: u64) -> Trial {
+        let mut tally = Tally::new().unwrap();
+        (tally.offered, tally.received, tally.slipped, tally.missed) = (1000, received, slipped, missed);
+        (tally.octets, tally.ticks) = (60_000, 1_000_000);
+        let ask = Ask { rate: Some(1e6), duration: Duration::from_millis(1), count: None };
+        let cores = Cores { tester: 0, device: 1, hz: 1_000_000_000 };
+        let mut trial = Trial::new(ask, &tally, Interruptions::default(), cores);
+        let mut counts = [0; DropReason::COUNT];
+        for (reason, count) in drops {
+            counts[reason.index()] = *count;
+        }
+        trial.account(missed, &counts);
+        trial
+    }
+
+    #[test]
+    fn losses_are_named_and_verdicts_of_policy_are_none() {
+        let clean = trial(1000, 0, &[], 0);
+        assert_eq!((clean.verdict(0.0), clean.lost.len()), (Verdict::Held, 0));
+        assert!((clean.offered_mpps - 1.0).abs() < 1e-9 && (clean.frame_octets - 64.0).abs() < 1e-9);
+        assert!((clean.gbit(1.0) - 0.672).abs() < 1e-9);
+        let denied = trial(980, 0, &[(DropReason::RuleDeny, 20)], 0);
+        assert_eq!(denied.verdict(0.0), Verdict::Held);
+        assert_eq!(denied.denied["rule_deny"], 20);
+        let lossy = trial(970, 0, &[(DropReason::SessionTableFull, 10), (DropReason::RuleDeny, 15)], 5);
+        assert!((lossy.loss_percent - 1.5).abs() < 1e-9);
+        assert_eq!(lossy.lost.into_iter().collect::<Vec<_>>(), [("rx_missed", 5), ("session_table_full", 10)]);
+    }
+
+    #[test]
+    fn a_late_tester_makes_no_verdict_but_that_of_a_device_too_slow_even_then() {
+        assert_eq!(trial(1000, 1, &[], 0).verdict(0.0), Verdict::Held);
+        let late = trial(1000, 100, &[], 0);
+        assert_eq!(late.verdict(0.0), Verdict::Invalid);
+        assert!(late.invalid.unwrap().contains("90.9 %"));
+        assert_eq!(trial(900, 100, &[], 100).verdict(0.1), Verdict::Lost);
+        assert_eq!(trial(900, 100, &[(DropReason::TxQueueFull, 100)], 0).verdict(0.1), Verdict::Invalid);
+        assert_eq!(trial(900, 0, &[(DropReason::TxQueueFull, 100)], 0).verdict(0.1), Verdict::Lost);
+    }
 
     #[test]
     fn two_cores_are_chosen_or_the_reason_is_said() {
