@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use marchproxy_cpu::TscClock;
+use marchproxy_engine::burst::BURST;
 
 use super::amounts::Amounts;
 use super::run::Pages;
@@ -132,7 +133,7 @@ impl Rfc2544 {
         }
         let mut loss_percent = self.loss.clone();
         loss_percent.sort_by(f64::total_cmp);
-        let params = self.amounts.params(self.scenario, packets.first().copied().unwrap_or(Size::Imix))?;
+        let params = self.amounts.params(self.scenario, packets.first().copied().unwrap_or(Size::Imix), BURST)?;
         Ok(Work {
             test: self.test,
             scenario: self.scenario,
