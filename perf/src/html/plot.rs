@@ -150,9 +150,9 @@ impl Plot {
             let area = SVGBackend::with_string(&mut out, SIZE).into_drawing_area();
             let chart = ChartBuilder::on(&area)
                 .margin_top(10)
-                .margin_right(24)
-                .x_label_area_size(58)
-                .y_label_area_size(78)
+                .margin_right(30)
+                .x_label_area_size(64)
+                .y_label_area_size(92)
                 .build_cartesian_2d(x, y);
             let mut chart = drawn(chart)?;
             let mesh = chart
@@ -160,10 +160,10 @@ impl Plot {
                 .light_line_style(TRANSPARENT)
                 .bold_line_style(GRID)
                 .axis_style(MUTED)
-                .label_style(text(18, MUTED))
+                .label_style(text(21, MUTED))
                 .x_desc(&self.x.label)
                 .y_desc(&self.y.label)
-                .axis_desc_style(text(19, INK))
+                .axis_desc_style(text(22, INK))
                 .draw();
             drawn(mesh)?;
             for series in &self.series {

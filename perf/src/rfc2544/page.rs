@@ -81,7 +81,7 @@ fn tiles(report: &Report) -> Vec<(String, String, String)> {
             tiles.push((
                 format!("p99 latency at half of it, {of}"),
                 format!("{:.1}", step.trial.latency.p99_us),
-                "us".into(),
+                "\u{b5}s".into(),
             ));
         }
         if let Some(bursts) = &case.back_to_back {
@@ -225,7 +225,7 @@ fn latency_table(page: &mut Page, report: &Report) {
             rows.push(row(case, load, trial.offered_mpps, &trial.latency, text::marks(trial)));
         }
     }
-    let head = ["Size", "Family", "Load", "Mpps", "Min, us", "Mean", "p50", "p90", "p99", "p99.9", "Max", "Marks"];
+    let head = ["Size", "Family", "Load", "Mpps", "Min, \u{b5}s", "Mean", "p50", "p90", "p99", "p99.9", "Max", "Marks"];
     page.table(&head, &rows);
 }
 
@@ -248,7 +248,7 @@ fn bursts_table(page: &mut Page, report: &Report) {
             ])
         })
         .collect();
-    page.table(&["Size", "Family", "Rate, Mpps", "Frames, median", "Mean", "Buffer, us", "Each", "Marks"], &rows);
+    page.table(&["Size", "Family", "Rate, Mpps", "Frames, median", "Mean", "Buffer, \u{b5}s", "Each", "Marks"], &rows);
 }
 
 fn loss_table(page: &mut Page, report: &Report) {
