@@ -88,7 +88,7 @@ impl Page {
         self.facts(&[
             ("CPU", machine.cpu.clone()),
             ("Flags", machine.flags.join(" ")),
-            ("Cores", format!("{}, measured on core {}", machine.cores, machine.core)),
+            ("Cores", format!("{}, measured on {}", machine.cores, machine.core)),
             ("Counter", format!("{} MHz", machine.tsc_mhz)),
             (
                 "Huge pages",

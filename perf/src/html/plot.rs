@@ -253,8 +253,14 @@ pub fn short(value: f64) -> String {
         size if size >= 1e4 => (value / 1e3, "k"),
         _ => (value, ""),
     };
-    let digits = format!("{scaled:.4}");
-    let digits = digits.trim_end_matches('0').trim_end_matches('.');
+    // Three digits, or all of a whole number.
+    let digits = match scaled.abs() {
+        size if size >= 100.0 => format!("{scaled:.0}"),
+        size if size >= 10.0 => format!("{scaled:.1}"),
+        size if size >= 1.0 => format!("{scaled:.2}"),
+        _ => format!("{scaled:.4}"),
+    };
+    let digits = if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { &digits };
     format!("{digits}{unit}")
 }
 
@@ -279,9 +285,16 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        for (value, text) in
-            [(0.0, "0"), (0.25, "0.25"), (1024.0, "1024"), (65_536.0, "65.536k"), (5e5, "500k"), (1e6, "1M")]
-        {
+        for (value, text) in [
+            (0.0, "0"),
+            (0.25, "0.25"),
+            (1024.0, "1024"),
+            (65_536.0, "65.5k"),
+            (1234.5, "1234"),
+            (0.0125, "0.0125"),
+            (5e5, "500k"),
+            (1e6, "1M"),
+        ] {
             assert_eq!(short(value), text);
         }
     }

@@ -183,7 +183,6 @@ impl Lab {
             tester: Tester::new(sides, returned, seed)?,
             cores,
             switches: 0,
-            seconds: 0.0,
         };
         progress.phase("making sessions", first.len() as u64);
         if !bed.warm(&first, |n| progress.advance(n)) {
@@ -238,7 +237,7 @@ impl Lab {
         let now = self.bed.device.now(tsc());
         let sessions = &self.bed.device.node().worker.pipeline().sessions;
         let drops = self.bed.device.named_drops();
-        scenario::establish(work.scenario, &params, &mut load, sessions, now, &drops)?;
+        scenario::establish(work.scenario, &params, &mut load, &[sessions], now, &drops)?;
         let load = if family == Family::Both { load } else { load.only(family == Family::V6) };
         if load.is_empty() {
             return Err(Error::Option {

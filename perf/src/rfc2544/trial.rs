@@ -256,8 +256,6 @@ pub struct Bed {
     pub cores: Cores,
     /// Involuntary switches of the device's thread in all trials.
     pub switches: u64,
-    /// Seconds of all trials.
-    pub seconds: f64,
 }
 
 impl Bed {
@@ -273,7 +271,6 @@ impl Bed {
         trial.account(missed, &std::array::from_fn(|i| after[i] - before[i]));
         trial.residue = self.device.residue(self.tester.pushed, self.tester.pulled);
         self.switches += interruptions.switches;
-        self.seconds += trial.seconds;
         if trial.residue != 0 {
             return Err(Error::Residue { packets: trial.residue });
         }

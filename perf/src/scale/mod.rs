@@ -120,7 +120,6 @@ pub fn run(work: &Work, runner: &Runner, progress: &Progress) -> Result<Report, 
         let points = fit::sizes(first, last, work.points).into_iter().map(Point::new).collect();
         amounts.push(Amount { what, scenario, points, growth: None });
     }
-    let watch = Watch::start(marchproxy_cpu::current_affinity().unwrap_or_default().last().copied().unwrap_or(0));
     let count = amounts.iter().map(|amount| amount.points.len()).sum::<usize>() * work.repeats;
     progress.phase("measuring", count as u64);
     let mut last = None;
@@ -156,9 +155,10 @@ pub fn run(work: &Work, runner: &Runner, progress: &Progress) -> Result<Report, 
     let switches = all().map(|figures| figures.switches).sum();
     let memory = last.as_ref().map_or("none", |figures| &figures.session_memory);
     let hz = last.as_ref().map_or(0, |figures| figures.tsc_mhz * 1_000_000);
-    // Each measurement judges its own interruptions; here they are only added up.
-    let (mut machine, _) = watch.conclude(hz, memory, None, switches, f64::MAX);
-    machine.core = last.as_ref().map_or(machine.core, |figures| figures.core);
+    // Each measurement judges its own time and interruptions; here they are only added up.
+    let mut watch = Watch::over(last.as_ref().map_or_else(Vec::new, |figures| figures.cores.clone()));
+    watch.interrupted(switches);
+    let (machine, _) = watch.finish(hz, memory, None);
     let noise = noise(&amounts);
     Ok(Report {
         backend: "memory",

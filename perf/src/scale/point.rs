@@ -45,7 +45,7 @@ pub struct Figures {
     pub tsc_mhz: u64,
     /// Where it ran.
     #[serde(skip)]
-    pub core: usize,
+    pub cores: Vec<usize>,
 }
 
 impl Figures {
@@ -64,7 +64,10 @@ impl Figures {
             switches: machine["involuntary_switches"].as_u64().unwrap_or(0),
             session_memory: machine["hugepages"]["sessions"].as_str().unwrap_or("unknown").to_owned(),
             tsc_mhz: machine["tsc_mhz"].as_u64().unwrap_or(0),
-            core: machine["core"].as_u64().unwrap_or(0) as usize,
+            cores: match &machine["core"] {
+                Value::Array(cores) => cores.iter().filter_map(Value::as_u64).map(|core| core as usize).collect(),
+                core => core.as_u64().map(|core| core as usize).into_iter().collect(),
+            },
         })
     }
 }

@@ -90,7 +90,9 @@ pub struct Growth {
     pub factor: f64,
     /// The same with each cost in steps of its own calibration.
     pub calibrated_factor: f64,
-    /// What it may be.
+    /// Rate at the largest through rate at the smallest: what more workers are for.
+    pub rate_factor: f64,
+    /// What the factor may be.
     pub limit: f64,
     /// Whether it is.
     pub holds: bool,
@@ -114,6 +116,7 @@ impl Growth {
             span: (first.n, last.n),
             factor,
             calibrated_factor: calibrated(last) / calibrated(first).max(f64::MIN_POSITIVE),
+            rate_factor: last.median(|f| f.mpps) / first.median(|f| f.mpps).max(f64::MIN_POSITIVE),
             limit,
             holds: factor <= limit,
             fit: fit::fit(&costs),

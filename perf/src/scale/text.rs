@@ -26,8 +26,8 @@ pub fn growth(growth: &Growth) -> String {
         },
     );
     format!(
-        "x{:.2} from {first} to {last}, {verdict} the limit of x{}; scaled by calibration x{:.2}; {fit}",
-        growth.factor, growth.limit, growth.calibrated_factor
+        "x{:.2} from {first} to {last}, {verdict} the limit of x{}; scaled by calibration x{:.2}; rate x{:.2}; {fit}",
+        growth.factor, growth.limit, growth.calibrated_factor, growth.rate_factor
     )
 }
 
@@ -58,7 +58,7 @@ fn write(out: &mut String, report: &Report) -> fmt::Result {
     let m = &report.machine;
     writeln!(
         out,
-        "machine  {}, core {} of {}, clock {} MHz, load {:.2}, governor {}, Linux {}; {} measurements of each size in turn",
+        "machine  {}, {} of {}, clock {} MHz, load {:.2}, governor {}, Linux {}; {} measurements of each size in turn",
         m.cpu,
         m.core,
         m.cores,
