@@ -298,7 +298,7 @@ impl Surroundings for Bed {
 
 /// The tester alone: what it can offer, and what rings and tester add to every latency.
 pub struct Bench {
-    /// Moves descriptors only.
+    /// Swaps addresses only.
     pub device: Loopback,
     /// What sends and receives.
     pub tester: Tester,
