@@ -8,7 +8,9 @@ use crate::command::gate::Gate;
 use crate::command::generate::Generate;
 use crate::command::interactive::Interactive;
 use crate::command::reconf::Reconf;
+use crate::command::rfc2544::Rfc2544;
 use crate::command::run::Run;
+use crate::command::scale::Scale;
 use crate::process;
 use crate::progress::Progress;
 
@@ -45,6 +47,15 @@ enum Command {
                       marchproxy-perf run rules --packet pcap:site.pcap\n  \
                       marchproxy-perf run full --packets 1000000")]
     Run(Run),
+    /// Benchmark a scenario by RFC 2544: throughput, latency, back-to-back frames, frame loss
+    ///
+    /// Tester and device under test run on a core each. Exit codes: 0 measured (also when interrupted or too noisy, which the report
+    /// says), 1 refused or failed, 2 wrong usage.
+    #[command(after_help = "Examples:\n  marchproxy-perf rfc2544 --html forward.html\n  \
+                      marchproxy-perf rfc2544 throughput --scenario balance --packet 64,imix --family both --json\n  \
+                      marchproxy-perf rfc2544 latency --packet 64 --trial 60\n  \
+                      marchproxy-perf rfc2544 --quick")]
+    Rfc2544(Rfc2544),
     /// Do the same work as others, in turn within one run, and print the ratio of the rates
     ///
     /// Exit codes: 0 all peers measured (also when interrupted or too noisy, which the report says), 1 refused or failed, 2 wrong usage,
@@ -67,6 +78,14 @@ enum Command {
                       marchproxy-perf gen pcap full --packet imix -o full.pcap"
     )]
     Generate(Generate),
+    /// Measure how a packet's cost grows with flows, routes, rules, sessions, services or workers
+    ///
+    /// Each size is a `run` of its own, all sizes in turn. Sizes the engine refuses are shown with its words. Exit codes: 0 measured (also
+    /// when interrupted or too noisy, which the report says), 1 refused or failed, 2 wrong usage, 3 of one amount nothing was measured.
+    #[command(after_help = "Examples:\n  marchproxy-perf scale --html growth.html\n  \
+                      marchproxy-perf scale routes --points 4 --repeat 5\n  \
+                      marchproxy-perf scale flows --scenario full --from 1024 --to 262144 --json")]
+    Scale(Scale),
     /// Push changes of rules under load: packets lost, time the worker was held up, time until a push has settled
     ///
     /// 1, 10, 100 ... rules change at once while packets arrive by the clock. Exit codes: 0 measured, 1 refused or failed, 2 wrong
@@ -110,8 +129,10 @@ impl Cli {
         let progress = Progress::new(process::stop_on_interrupt()?);
         match &self.command {
             Some(Command::Run(run)) => run.run(&progress).map(Done::all),
+            Some(Command::Rfc2544(rfc2544)) => rfc2544.run(&progress),
             Some(Command::Compare(compare)) => compare.run(&progress),
             Some(Command::Generate(generate)) => generate.run(&progress).map(Done::all),
+            Some(Command::Scale(scale)) => scale.run(&progress),
             Some(Command::Reconf(reconf)) => reconf.run(&progress),
             Some(Command::Gate(gate)) => gate.run(&progress),
             // A script goes on after a refused command and ends with 1. Without -i the parser wants a command.

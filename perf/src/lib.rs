@@ -13,6 +13,7 @@ pub mod compare;
 pub mod console;
 pub mod gate;
 pub mod generate;
+pub mod html;
 pub mod latency;
 #[cfg(feature = "dpdk")]
 pub mod live;
@@ -27,12 +28,15 @@ pub mod process;
 pub mod progress;
 pub mod reconf;
 pub mod report;
+pub mod rfc2544;
 pub mod rig;
+pub mod scale;
 pub mod scenario;
 pub mod seeded;
 pub mod source;
 pub mod table;
 pub mod team;
+pub mod warm;
 
 /// Why there is no measurement.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +109,23 @@ pub enum Error {
         devices: String,
         /// How long was waited.
         seconds: f64,
+    },
+    /// Tester and device need a core each.
+    #[error(
+        "tester and device under test need two cores, allowed here: {allowed:?}; on one core the tester would stop the device while it \
+         sends. Allow another (taskset, cpuset), or use `run`, which needs one"
+    )]
+    OneCore {
+        /// The cores there are.
+        allowed: Vec<usize>,
+    },
+    /// Packets that nobody can account for.
+    #[error(
+        "{packets} packets are lost without a reason (negative: invented): counters of tester and device do not add up"
+    )]
+    Residue {
+        /// How many.
+        packets: i64,
     },
     /// Interrupted before anything was measured.
     #[error("interrupted before anything was measured")]

@@ -23,6 +23,9 @@ pub const FCS: usize = 4;
 /// Preamble and gap: what a frame costs on the wire beyond its size.
 pub const WIRE_OVERHEAD: usize = 20;
 
+/// Sizes of RFC 2544 s9.1.
+const SIZES: [u16; 7] = [64, 128, 256, 512, 1024, 1280, 1518];
+
 /// Sizes of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
@@ -35,6 +38,11 @@ pub enum Size {
 }
 
 impl Size {
+    /// Every size there is (RFC 2544 s9.1 for Ethernet, and the mix).
+    pub fn all() -> Vec<Self> {
+        SIZES.into_iter().map(Self::Fixed).chain([Self::Imix]).collect()
+    }
+
     fn draw(self, rng: &mut Rng) -> usize {
         usize::from(match self {
             Self::Fixed(size) => size,
@@ -48,7 +56,6 @@ impl std::str::FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const SIZES: [u16; 7] = [64, 128, 256, 512, 1024, 1280, 1518];
         match text.parse() {
             Ok(size) if SIZES.contains(&size) => Ok(Self::Fixed(size)),
             _ if text == "imix" => Ok(Self::Imix),
@@ -173,9 +180,14 @@ impl Template {
         Some(FlowKey { src, dst, protocol, sport, dport })
     }
 
+    /// Whether it is IPv6.
+    pub fn is_v6(&self) -> bool {
+        be16(&self.bytes, 12) == ETHERTYPE_IPV6
+    }
+
     /// Changes the source port of a TCP packet, checksum included.
     fn set_source_port(&mut self, port: u16) {
-        let l4 = ETHERNET + if be16(&self.bytes, 12) == 0x86dd { 40 } else { 20 };
+        let l4 = ETHERNET + if self.is_v6() { 40 } else { 20 };
         let mut change = Change::default();
         change.word(be16(&self.bytes, l4), port);
         let sum = change.apply(be16(&self.bytes, l4 + 16));
@@ -337,9 +349,41 @@ impl Load {
         self.classes.iter().any(|c| c.order == Order::Fresh)
     }
 
+    /// The same shares with the packets of one family only.
+    #[must_use]
+    pub fn only(self, v6: bool) -> Self {
+        let mut load = Self::default();
+        for class in &self.classes {
+            let frames = self.templates[class.templates.clone()].iter().filter(|t| t.is_v6() == v6).cloned();
+            load.class(class.per_mille, frames, class.order);
+        }
+        load
+    }
+
     /// The next packet.
     #[inline]
     pub fn draw(&mut self, rng: &mut Rng) -> Option<&Template> {
+        self.pick(rng).and_then(|at| self.at(at))
+    }
+
+    /// A packet that was picked; until then it may be fetched.
+    #[inline]
+    pub fn at(&self, picked: usize) -> Option<&Template> {
+        self.templates.get(picked)
+    }
+
+    /// Starts loading a packet that was picked.
+    #[inline]
+    pub fn prefetch(&self, picked: usize) {
+        if let Some(template) = self.templates.get(picked) {
+            marchproxy_cpu::prefetch_slice(&template.bytes, 0);
+            marchproxy_cpu::prefetch_slice(&template.bytes, 64);
+        }
+    }
+
+    /// Picks the next packet. One of a class of new flows is rewritten here: such a class must have more frames than picks are ahead.
+    #[inline]
+    pub fn pick(&mut self, rng: &mut Rng) -> Option<usize> {
         let mut point = rng.below(self.total);
         for class in &mut self.classes {
             if let Some(rest) = point.checked_sub(class.weight) {
@@ -348,11 +392,11 @@ impl Load {
             }
             let count = class.templates.len();
             if class.order == Order::Random {
-                return self.templates.get(class.templates.start + rng.below(count));
+                return Some(class.templates.start + rng.below(count));
             }
             if class.order == Order::InTurn {
                 class.drawn += 1;
-                return self.templates.get(class.templates.start + (class.drawn - 1) % count);
+                return Some(class.templates.start + (class.drawn - 1) % count);
             }
             let mut at = 0;
             for _ in 0..TRIES {
@@ -366,7 +410,7 @@ impl Load {
                     break;
                 }
             }
-            return self.templates.get(at);
+            return Some(at);
         }
         None
     }

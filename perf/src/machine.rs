@@ -220,6 +220,11 @@ fn chosen(text: &str) -> String {
         .map_or_else(|| "none".into(), |(word, _)| word.into())
 }
 
+/// Clock ticks (10 ms) that the hypervisor took from a core so far; `None` where the kernel does not say.
+pub fn stolen(core: usize) -> Option<u64> {
+    steal_of(&read("/proc/stat"), core).map(|(stolen, _)| stolen)
+}
+
 /// Stolen and all clock ticks of a core (proc(5), /proc/stat).
 fn steal_of(stat: &str, core: usize) -> Option<(u64, u64)> {
     let name = format!("cpu{core}");

@@ -1,5 +1,6 @@
 //! A progress bar on standard error where that is a terminal, and the wish to stop.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,7 +26,7 @@ impl Progress {
     }
 
     /// A new phase of `total` steps; 0 when nobody knows how many.
-    pub fn phase(&self, what: &'static str, total: u64) {
+    pub fn phase(&self, what: impl Into<Cow<'static, str>>, total: u64) {
         let (template, tick) =
             if total == 0 { ("{msg} {spinner}", 100) } else { ("{msg:32} {wide_bar} {percent}% {eta}", 0) };
         if let Ok(style) = ProgressStyle::with_template(template) {

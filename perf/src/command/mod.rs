@@ -6,4 +6,6 @@ pub mod gate;
 pub mod generate;
 pub mod interactive;
 pub mod reconf;
+pub mod rfc2544;
 pub mod run;
+pub mod scale;

@@ -94,7 +94,7 @@ impl FromStr for Packet {
 
 /// Pages of the heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Pages {
+pub enum Pages {
     /// Transparent huge pages
     Huge,
     /// The CPU's normal ones
