@@ -10,9 +10,9 @@ pub mod churn;
 pub mod cli;
 pub mod command;
 pub mod compare;
-pub mod latency;
 pub mod console;
 pub mod generate;
+pub mod latency;
 #[cfg(feature = "dpdk")]
 pub mod live;
 pub mod load;
