@@ -61,7 +61,12 @@ impl Completer for Words {
     type Candidate = String;
 
     fn complete(&self, line: &str, at: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
-        Ok(grammar::complete(line.get(..at).unwrap_or(line)))
+        let (start, mut words) = grammar::complete(line.get(..at).unwrap_or(line));
+        // The only one is whole: on to the next word.
+        if let [word] = words.as_mut_slice() {
+            word.push(' ');
+        }
+        Ok((start, words))
     }
 }
 
