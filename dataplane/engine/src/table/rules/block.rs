@@ -154,34 +154,45 @@ impl Block {
     }
 
     /// Which of the four match (bits 0 to 3), extra conditions aside.
-    // Left to itself the compiler calls it, and then makes no vectors of it.
-    #[allow(clippy::inline_always)]
+    // Left to itself the compiler may call it, and then makes no vectors of it.
+    #[allow(clippy::inline_always, clippy::needless_range_loop)]
     #[inline(always)]
-    pub fn matches(&self, key: &Key) -> u32 {
-        let (src, dst) = (key.words[word::SRC], key.words[word::DST]);
-        let (sport, dport, meta) = (key.words[word::SPORT], key.words[word::DPORT], key.words[word::META]);
+    fn matches(&self, key: &Key) -> u32 {
         let mut miss = [0u64; WIDTH];
-        // Arithmetic on 64-bit lanes without comparisons, each condition 0 when it is met: the compiler makes vectors of the four.
-        for (i, miss) in miss.iter_mut().enumerate() {
-            let (value, mask) = (u64::from(self.value[i]), u64::from(self.mask[i]));
-            let address = beyond(src ^ self.src[i], mask >> META_BITS) | beyond(dst ^ self.dst[i], value >> META_BITS);
-            let header = (meta ^ value) & mask & ((1 << META_BITS) - 1);
-            // Negative when the port is below the first or above the last.
-            let outside = |port: u64, first: u16, last: u16| {
-                port.wrapping_sub(u64::from(first)) | u64::from(last).wrapping_sub(port)
-            };
-            let ports =
-                outside(sport, self.sport[i], self.sport_last[i]) | outside(dport, self.dport[i], self.dport_last[i]);
-            *miss = address | header | ports >> 63;
+        for i in 0..WIDTH {
+            miss[i] = self.miss(i, key);
         }
         (0..WIDTH).fold(0, |found, i| found | u32::from(miss[i] == 0) << i)
+    }
+
+    /// Whether the rule in a place matches, extra conditions aside.
+    #[inline]
+    pub fn accepts(&self, place: usize, key: &Key) -> bool {
+        self.miss(place % WIDTH, key) == 0
+    }
+
+    /// 0 when every condition is met. Arithmetic on 64-bit lanes without comparisons: the compiler makes vectors of the four.
+    #[allow(clippy::inline_always)]
+    #[inline(always)]
+    fn miss(&self, i: usize, key: &Key) -> u64 {
+        let (src, dst) = (key.words[word::SRC], key.words[word::DST]);
+        let (sport, dport, meta) = (key.words[word::SPORT], key.words[word::DPORT], key.words[word::META]);
+        let (value, mask) = (u64::from(self.value[i]), u64::from(self.mask[i]));
+        let address = beyond(src ^ self.src[i], mask >> META_BITS) | beyond(dst ^ self.dst[i], value >> META_BITS);
+        let header = (meta ^ value) & mask & ((1 << META_BITS) - 1);
+        // Negative when the port is below the first or above the last.
+        let outside =
+            |port: u64, first: u16, last: u16| port.wrapping_sub(u64::from(first)) | u64::from(last).wrapping_sub(port);
+        let ports =
+            outside(sport, self.sport[i], self.sport_last[i]) | outside(dport, self.dport[i], self.dport_last[i]);
+        address | header | ports >> 63
     }
 
     /// Place and index of the first match, [`NOTHING`] without one.
     #[inline]
     pub fn first(&self, key: &Key) -> (usize, u32) {
         let found = self.matches(key);
-        let place = (found | 1 << (WIDTH - 1)).trailing_zeros() as usize;
+        let place = (found | 1 << WIDTH).trailing_zeros() as usize;
         (place, select_unpredictable(found == 0, NOTHING, self.index[place % WIDTH]))
     }
 

@@ -11,7 +11,7 @@ use crate::burst::{BURST, Mask, NONE};
 use crate::flow::is_v4;
 
 use super::RuleKey;
-use super::block::{Block, EXTRA, Extra, Key, NOTHING, place, word};
+use super::block::{Block, EXTRA, Extra, Key, NOTHING, WIDTH, place, word};
 use super::record::Field;
 
 /// The parts of a rule list: specific destination, specific source, neither.
@@ -346,17 +346,14 @@ impl Tree {
     /// The first match in a leaf, from the place it names on.
     #[inline(never)]
     fn scan(&self, leaf: Entry, key: &Key) -> u32 {
-        let mut places = !0 << leaf.place();
-        for block in self.blocks.get(leaf.blocks()).unwrap_or(&[]) {
-            let mut found = block.matches(key) & places;
-            places = !0;
-            while found != 0 {
-                let index = block.index(found.trailing_zeros() as usize);
-                match self.extras.get((index & !EXTRA) as usize) {
-                    _ if index & EXTRA == 0 => return index,
-                    Some(extra) if extra.accepts(key) => return extra.rule,
-                    _ => found &= found - 1,
-                }
+        let blocks = self.blocks.get(leaf.blocks()).unwrap_or(&[]);
+        let places = blocks.iter().flat_map(|block| (0..WIDTH).map(move |place| (block, place)));
+        for (block, place) in places.skip(leaf.place()).filter(|(block, place)| block.accepts(*place, key)) {
+            let index = block.index(place);
+            match self.extras.get((index & !EXTRA) as usize) {
+                _ if index & EXTRA == 0 => return index,
+                Some(extra) if extra.accepts(key) => return extra.rule,
+                _ => {}
             }
         }
         NOTHING
