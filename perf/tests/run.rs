@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use marchproxy_engine::tables::{Cidr, PortRange, RuleAction, RuleMatch, RuleSpec, RuleTables};
 use marchproxy_perf::cli::parse;
 use marchproxy_perf::progress::Progress;
 use marchproxy_perf::report::Report;
+use marchproxy_perf::rig::{Capacity, Rig};
 use serde_json::Value;
 
 fn run(arguments: &'static str) -> Report {
@@ -306,7 +308,15 @@ fn the_program_ends_with_the_code_its_help_promises() {
 
 #[test]
 fn what_the_engine_refuses_is_said_in_its_words() {
-    // 60,000 rules take more cache lines per packet than the default budget has.
-    let text = refusal("run rules --rules 60000 --packets 100 --flows 16");
-    assert!(text.contains("the engine refuses these tables") && text.contains("allowed at most"), "{text}");
+    // More combinations of prefixes and ports than one rule may have.
+    let prefix = |n: u8| Cidr { addr: [10, n, 0, 0].into(), len: 16 };
+    let prefixes: Vec<_> = (0..100).map(prefix).collect();
+    let dst_ports = (0..10).map(|n| PortRange { first: n * 2, last: n * 2 }).collect();
+    let matches = RuleMatch { src: prefixes.clone(), dst: prefixes, dst_ports, ..RuleMatch::default() };
+    let rule = RuleSpec { name: "wide".into(), priority: 1, matches, action: RuleAction::Deny, mark: None };
+    let tables = RuleTables { rules: vec![rule], ..RuleTables::default() };
+    let Err(refused) = Rig::new(&tables, Capacity { sessions: 1, step: 1 }, 1) else { panic!("100,000 combinations") };
+    let text = refused.to_string();
+    let words = ["the engine refuses these tables", "rule wide", "found 100000", "allowed at most"];
+    assert!(words.iter().all(|word| text.contains(word)), "{text}");
 }

@@ -11,7 +11,7 @@ use crate::stats::MAX_PORTS;
 use crate::table::fib::Fib;
 use crate::table::filter::AddressFilter;
 use crate::table::policer::{MAX_BURST_OCTETS, PolicerTable};
-use crate::table::rules::Rules;
+use crate::table::rules::{Limits, Refused, Rules};
 use crate::table::services::{Service, Services};
 use crate::tables::{RouteAction, RuleTables};
 
@@ -31,9 +31,9 @@ pub struct Budget {
 }
 
 impl Default for Budget {
-    /// 512 MiB, 1,024 lines (about 10,000 rules), 65,536 counters, 16,384 policers.
+    /// 512 MiB, 64 lines, 65,536 counters, 16,384 policers.
     fn default() -> Self {
-        Self { bytes: 512 << 20, rule_lines: 1024, counters: 1 << 16, policers: 1 << 14, workers: 1 }
+        Self { bytes: 512 << 20, rule_lines: 64, counters: 1 << 16, policers: 1 << 14, workers: 1 }
     }
 }
 
@@ -91,9 +91,9 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
     interfaces(tables, &mut snapshot);
     routes(tables, &mut snapshot);
     let mut counters = Counters::new(tables, &mut snapshot.counter_slots, budget)?;
-    snapshot.rules =
-        Rules::build(&tables.rules, tables.interfaces.len(), budget.bytes, |r| counters.get("rule", &r.name))
-            .map_err(|_| rules_over_budget(tables, budget))?;
+    let limits = Limits { bytes: budget.bytes, lines: budget.rule_lines };
+    snapshot.rules = Rules::build(&tables.rules, limits, |r| counters.get("rule", &r.name))
+        .map_err(|refused| rules_over_budget(tables, refused))?;
     let services = tables
         .services
         .iter()
@@ -124,15 +124,6 @@ fn backends(services: &Services, previous: &Snapshot) -> Vec<Addr> {
 }
 
 fn within_budget(snapshot: &Snapshot, tables: &RuleTables, budget: &Budget) -> Result<(), BuildError> {
-    let lines = snapshot.rules.worst_lines();
-    if lines > budget.rule_lines {
-        return Err(BuildError::OverBudget {
-            object: format!("{} rules", tables.rules.len()),
-            field: "cache lines per packet",
-            found: lines.to_string(),
-            allowed: budget.rule_lines.to_string(),
-        });
-    }
     if snapshot.bytes() > budget.bytes {
         return Err(BuildError::OverBudget {
             object: format!(
@@ -149,13 +140,19 @@ fn within_budget(snapshot: &Snapshot, tables: &RuleTables, budget: &Budget) -> R
     Ok(())
 }
 
-fn rules_over_budget(tables: &RuleTables, budget: &Budget) -> BuildError {
-    BuildError::OverBudget {
-        object: format!("{} rules", tables.rules.len()),
-        field: "bytes",
-        found: "more, because many distinct prefixes and port ranges overlap".into(),
-        allowed: budget.bytes.to_string(),
+/// Rules named in a refusal.
+const NAMED: usize = 8;
+
+fn rules_over_budget(tables: &RuleTables, refused: Refused) -> BuildError {
+    let Refused { field, found, allowed, culprits } = refused;
+    let names = culprits.iter().filter_map(|&rule| tables.rules.get(rule as usize)).map(|rule| rule.name.as_str());
+    let mut named: Vec<_> = names.clone().take(NAMED).collect();
+    let rest = format!("{} more", culprits.len().saturating_sub(NAMED));
+    if culprits.len() > NAMED {
+        named.push(&rest);
     }
+    let object = if culprits.len() == 1 { "rule" } else { "rules" };
+    BuildError::OverBudget { object: format!("{object} {}", named.join(", ")), field, found, allowed }
 }
 
 /// References stay inside their vectors, so that later steps need not ask.

@@ -3,7 +3,7 @@
 //! Reads `head`, `key`, `hit`. Writes `rule`. Balance applies the decision, because a packet earlier in the burst may have made the
 //! session that exempts this one.
 
-use crate::burst::{Burst, NONE};
+use crate::burst::{Burst, Columns, NONE};
 use crate::flow::FlowKey;
 use crate::io::PacketBuf;
 use crate::snapshot::Snapshot;
@@ -15,19 +15,25 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot) {
     if snapshot.rules.is_empty() {
         return;
     }
-    let active = burst.active;
-    let columns = &mut *burst.columns;
-    for lane in active.lanes() {
-        let lane = lane.index();
-        if !columns.hit[lane].is_some() {
-            columns.rule[lane] = classify(snapshot, &columns.head[lane], &columns.key[lane]);
+    let mut lanes = burst.active;
+    let Columns { head, key, hit, rule, .. } = &mut *burst.columns;
+    for lane in burst.active.lanes() {
+        if hit[lane.index()].is_some() {
+            lanes.remove(lane);
         }
+    }
+    if !lanes.is_empty() {
+        snapshot.rules.first_matches(lanes, |lane| rule_key(&head[lane], &key[lane]), rule);
     }
 }
 
 /// Index of the first rule that matches a packet as received, or [`NONE`].
 #[inline]
 pub fn classify(snapshot: &Snapshot, head: &Head, key: &FlowKey) -> u32 {
-    let key = RuleKey { flow: *key, has_ports: head.has_ports(), interface: head.interface };
-    snapshot.rules.first_match(&key).unwrap_or(NONE)
+    snapshot.rules.first_match(&rule_key(head, key)).unwrap_or(NONE)
+}
+
+#[inline]
+fn rule_key(head: &Head, key: &FlowKey) -> RuleKey {
+    RuleKey { flow: *key, has_ports: head.has_ports(), interface: head.interface }
 }
