@@ -58,6 +58,12 @@ impl Mask {
         self.0 |= 1 << lane.index();
     }
 
+    /// Adds a lane where a condition holds, without a branch.
+    #[inline]
+    pub fn insert_if(&mut self, lane: Lane, condition: bool) {
+        self.0 |= u32::from(condition) << lane.index();
+    }
+
     /// Removes a lane.
     #[inline]
     pub fn remove(&mut self, lane: Lane) {

@@ -106,9 +106,9 @@ pub fn establish(rig: &Rig, params: &Params, per_mille: u32, load: &mut Load) ->
         let hit = sessions.find(&key, sessions.hash(&key), rig.now());
         let Some(session) = sessions.get(hit).filter(|_| hit.is_some()) else { continue };
         let reply = Tuple {
-            src: to_ip(session.backend),
+            src: to_ip(session.backend()),
             dst: tuple.src,
-            sport: session.backend_port,
+            sport: session.backend_port(),
             dport: tuple.sport,
             ..tuple
         };
