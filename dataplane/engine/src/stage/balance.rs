@@ -12,7 +12,7 @@ use crate::stage::rule;
 use crate::stats::ThreadStats;
 use crate::table::rules::RuleKey;
 use crate::table::services::{Backend, Service};
-use crate::table::sessions::{Decision, Direction, Hit, NewSession, Refused, Sessions};
+use crate::table::sessions::{Decision, Hit, NewSession, Refused, Sessions};
 use crate::tables::RuleAction;
 
 /// What the stage works on besides the burst.
@@ -101,13 +101,12 @@ fn apply_session(hit: Hit, columns: &mut Columns, lane: usize, context: &mut Con
             object.matched.count(len);
         }
     }
+    // Which direction comes next nobody can predict, so nothing here branches on it: the policer of a reply becomes NONE, all ones.
     let direction = hit.direction();
-    let forward = direction == Direction::Forward;
-    columns.verdict[lane] = Verdict {
-        policer: if forward { decision.policer } else { NONE },
-        mark: decision.mark,
-        rewrite: if forward { Rewrite::Destination } else { Rewrite::Source },
-    };
+    const { assert!(NONE == u32::MAX) };
+    let policer = decision.policer | (direction as u32).wrapping_neg();
+    let rewrite = [Rewrite::Destination, Rewrite::Source][direction as usize];
+    columns.verdict[lane] = Verdict { policer, mark: decision.mark, rewrite };
     if let Some(session) = context.sessions.get(hit) {
         (columns.target[lane], columns.port[lane]) = session.target(direction);
     }

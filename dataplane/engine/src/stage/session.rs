@@ -31,6 +31,7 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, sessions
         let hash = columns.hash[index];
         let hit = sessions.confirm(columns.hit[index], &columns.key[index], hash, now);
         columns.hit[index] = hit;
+        sessions.prefetch_decision(hit);
         found.insert_if(lane, hit.is_some());
     }
     if snapshot.services.is_empty() {

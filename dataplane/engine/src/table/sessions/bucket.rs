@@ -29,21 +29,23 @@ pub struct Bucket {
 const _: () = assert!(size_of::<Bucket>() == 64);
 
 impl Bucket {
-    /// A bit for each place with the tag.
+    /// The places with a tag.
     #[inline]
-    fn matching(&self, tag: u16) -> u32 {
-        let mut places = 0;
-        for (place, &other) in self.tags.iter().enumerate() {
-            places |= u32::from(other == tag) << place;
-        }
-        places
+    fn matching(&self, tag: u16) -> Matches {
+        // Four tags a word; the sum carries into a lane's top bit unless the lane's other bits are zero.
+        let wanted = u64::from(tag) * LANES;
+        let [low, high] = bytemuck::cast::<_, [u64; 2]>(self.tags).map(|tags| {
+            let different = tags ^ wanted;
+            !((different & !TOPS) + !TOPS | different) & TOPS
+        });
+        // Places 0 to 3 at bits 0, 16, 32, 48; places 4 to 7 beside them.
+        Matches(low >> 15 | high >> 14)
     }
 
     /// A free place.
     #[inline]
     fn room(&self) -> Option<usize> {
-        let free = self.matching(0);
-        (free != 0).then_some(free.trailing_zeros() as usize)
+        self.matching(0).next()
     }
 
     fn put(&mut self, place: usize, tag: u16, hit: u32, guest: bool) {
@@ -58,6 +60,28 @@ impl Bucket {
 
     fn holds(&self, hit: Hit) -> Option<usize> {
         self.hits.iter().position(|&other| other == hit.0)
+    }
+}
+
+/// One in each of a word's four lanes.
+const LANES: u64 = 0x0001_0001_0001_0001;
+/// The top bit of each.
+const TOPS: u64 = LANES << 15;
+
+/// Places of a bucket, one bit each.
+struct Matches(u64);
+
+impl Iterator for Matches {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let bit = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
+        Some((bit >> 4 | (bit & 1) << 2) & (PLACES - 1))
     }
 }
 
@@ -92,9 +116,8 @@ impl Buckets {
     pub fn guess(&self, hash: u64) -> Hit {
         let at = self.candidates(hash);
         let Some(home) = self.list.get(at.home) else { return Hit::MISS };
-        let places = home.matching(at.tag);
-        if places != 0 {
-            return Hit(home.hits[places.trailing_zeros() as usize & (PLACES - 1)]);
+        if let Some(place) = home.matching(at.tag).next() {
+            return Hit(home.hits[place]);
         }
         if home.away != 0 {
             prefetch_slice(&self.list, at.other);
@@ -108,13 +131,9 @@ impl Buckets {
         let at = self.candidates(hash);
         for bucket in [at.home, at.other] {
             let Some(bucket) = self.list.get(bucket) else { return Hit::MISS };
-            let mut places = bucket.matching(at.tag);
-            while places != 0 {
-                let hit = Hit(bucket.hits[places.trailing_zeros() as usize & (PLACES - 1)]);
-                if accept(hit) {
-                    return hit;
-                }
-                places &= places - 1;
+            let found = bucket.matching(at.tag).map(|place| Hit(bucket.hits[place])).find(|&hit| accept(hit));
+            if let Some(hit) = found {
+                return hit;
             }
             if bucket.away == 0 {
                 break;
@@ -197,5 +216,27 @@ impl Buckets {
     #[cfg(test)]
     pub fn used(&self) -> usize {
         self.list.iter().map(|b| b.hits.iter().filter(|&&hit| hit != 0).count()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn matching_compares_every_tag(tags in any::<[u16; PLACES]>(), tag in any::<u16>(), same in any::<u8>()) {
+            for wanted in [tag, 0, 1, 0x7fff, 0x8000, 0xffff] {
+                let mut bucket = Bucket::zeroed();
+                for place in 0..PLACES {
+                    bucket.tags[place] = if same >> place & 1 == 1 { wanted } else { tags[place] };
+                }
+                let mut found: Vec<usize> = bucket.matching(wanted).collect();
+                found.sort_unstable();
+                let expected: Vec<usize> = (0..PLACES).filter(|&place| bucket.tags[place] == wanted).collect();
+                prop_assert_eq!(found, expected);
+            }
+        }
     }
 }

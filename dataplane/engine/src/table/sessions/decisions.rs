@@ -2,7 +2,7 @@
 //! and the session's own line needs two octets for it.
 
 use bytemuck::{Pod, Zeroable};
-use marchproxy_cpu::Slab;
+use marchproxy_cpu::{Slab, prefetch_slice};
 
 use crate::burst::{NO_MARK, NONE};
 use crate::hash::mix;
@@ -62,6 +62,12 @@ impl Decisions {
     #[inline]
     pub fn get(&self, place: u16) -> Option<&Decision> {
         self.list.get(usize::from(place))
+    }
+
+    /// Starts loading a place.
+    #[inline]
+    pub fn prefetch(&self, place: u16) {
+        prefetch_slice(&self.list, usize::from(place));
     }
 
     /// The place of a decision with one user more, or [`OWN`] where none is left.

@@ -281,7 +281,8 @@ impl Session {
         let at = direction as usize;
         let addresses = (self.addresses[at + 1] ^ key.src) | (self.addresses[at] ^ key.dst);
         let ports = (self.ports[at + 1] ^ key.sport) | (self.ports[at] ^ key.dport);
-        (addresses == 0) & (ports == 0) & (self.protocol() == key.protocol)
+        // One comparison, one branch.
+        addresses | Addr::from(ports) | Addr::from(self.protocol() ^ key.protocol) == 0
     }
 
     /// A packet of the session passed. True when its state changed.

@@ -25,7 +25,7 @@ use self::decisions::{Decisions, OWN};
 use self::expiry::{Expiry, STEP};
 use self::known::Known;
 use crate::flow::FlowKey;
-use crate::hash::mix;
+use crate::hash::{hash, mix};
 
 /// Version of the layout of [`Session`], [`Origin`] and [`Bucket`]; a successor process adopts only its own. What else there is
 /// follows from them, but for shared decisions: an adopted session is decided anew.
@@ -73,7 +73,7 @@ impl Hit {
     /// The packet's direction.
     #[inline]
     pub const fn direction(self) -> Direction {
-        if self.0 & 1 == 1 { Direction::Reverse } else { Direction::Forward }
+        [Direction::Forward, Direction::Reverse][(self.0 & 1) as usize]
     }
 }
 
@@ -121,6 +121,20 @@ struct Hashes {
     whole: u64,
 }
 
+/// The key of the hashes: a word for each word of a tuple.
+struct Secrets {
+    source: [u64; 2],
+    destination: [u64; 2],
+    rest: u64,
+}
+
+impl Secrets {
+    fn new(secret: u64) -> Self {
+        let word = |number| hash(secret, &[number]);
+        Self { source: [word(1), word(2)], destination: [word(3), word(4)], rest: word(5) }
+    }
+}
+
 /// The table of one worker.
 pub struct Sessions {
     entries: Slab<Session>,
@@ -133,7 +147,7 @@ pub struct Sessions {
     backends: Known,
     expiry: Expiry,
     free: Vec<u32>,
-    secrets: [u64; 5],
+    secrets: Secrets,
     live: usize,
     created: u64,
     changes: u32,
@@ -156,11 +170,6 @@ impl Sessions {
         let Slabs { entries, origins, buckets } = slabs;
         let pairs = entries.len().min(origins.len()).min(MOST - 1);
         let usable = if buckets.len().is_power_of_two() { pairs } else { 0 };
-        let mut word = secret;
-        let secrets = std::array::from_fn(|n| {
-            word = mix(word ^ 0x9E37_79B9_7F4A_7C15, 0xD6E8_FEB8_6659_FD93 + n as u64);
-            word
-        });
         Self {
             decisions: Decisions::new(usable),
             expiry: Expiry::new(usable),
@@ -170,7 +179,7 @@ impl Sessions {
             buckets: Buckets::new(buckets),
             services: Known::new(),
             backends: Known::new(),
-            secrets,
+            secrets: Secrets::new(secret),
             live: 0,
             created: 0,
             changes: 0,
@@ -255,6 +264,14 @@ impl Sessions {
     pub fn decision(&self, entry: usize) -> Option<&Decision> {
         let session = self.entries.get(entry)?;
         self.decisions.get(session.decision).or_else(|| Some(&self.origins.get(entry)?.decision))
+    }
+
+    /// Starts loading what was decided about the session of a hit.
+    #[inline]
+    pub fn prefetch_decision(&self, hit: Hit) {
+        if let Some(session) = self.get(hit) {
+            self.decisions.prefetch(session.decision);
+        }
     }
 
     /// Where the session in an entry began.
@@ -441,10 +458,10 @@ impl Sessions {
     /// Both families go the same way, so there is no branch to guess; the secrets differ by place, so ends can't be exchanged.
     #[inline]
     fn hashes(&self, key: &FlowKey) -> Hashes {
-        let [a, b, c, d, e] = self.secrets;
-        let source = mix((key.src >> 64) as u64 ^ a, key.src as u64 ^ b);
-        let destination = mix((key.dst >> 64) as u64 ^ c, key.dst as u64 ^ d);
+        let address = |addr: u128, [high, low]: [u64; 2]| mix((addr >> 64) as u64 ^ high, addr as u64 ^ low);
+        let source = address(key.src, self.secrets.source);
+        let destination = address(key.dst, self.secrets.destination);
         let rest = u64::from(key.protocol) << 32 | u64::from(key.sport) << 16 | u64::from(key.dport);
-        Hashes { source, destination, whole: mix(source ^ destination, rest ^ e) }
+        Hashes { source, destination, whole: mix(source ^ destination, rest ^ self.secrets.rest) }
     }
 }
