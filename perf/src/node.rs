@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use marchproxy_cpu::{MemoryOptions, Pages, Slab};
+use marchproxy_cpu::{MemoryOptions, MemoryReport, Pages};
 use marchproxy_engine::io::Mac;
 use marchproxy_engine::ledger::{Backend, HandedOff, Ledger};
 use marchproxy_engine::pipeline::Pipeline;
@@ -12,7 +12,7 @@ use marchproxy_engine::slow::{SlowPath, WorkerLink};
 use marchproxy_engine::snapshot::Snapshot;
 use marchproxy_engine::stats::{ThreadStats, Totals};
 use marchproxy_engine::table::neighbours::NeighbourTable;
-use marchproxy_engine::table::sessions::Sessions;
+use marchproxy_engine::table::sessions::{Sessions, Slabs};
 use marchproxy_engine::tables::RuleTables;
 use marchproxy_engine::worker::{Command, Worker};
 use marchproxy_engine::{Budget, build};
@@ -175,13 +175,16 @@ pub fn session_table(count: usize) -> Result<(Sessions, String), Error> {
     // No load uses the secret's strength, and a fixed one keeps runs comparable.
     const SECRET: u64 = 0x5eed;
     let options = MemoryOptions { huge: true, numa_node: None };
-    let entries = Slab::memfd("perf-sessions", count.max(1), options)?;
-    let buckets = Slab::memfd("perf-buckets", Sessions::buckets_for(count.max(1)), options)?;
-    let pages = |pages| match pages {
+    let slabs = Slabs::memfd("perf-sessions", count.max(1), options)?;
+    let pages = |report: &MemoryReport| match report.pages {
         Pages::Huge(bytes) => format!("huge pages of {} KiB", bytes >> 10),
         Pages::Normal => "normal pages".into(),
         Pages::Heap => "heap".to_owned(),
     };
-    let memory = format!("entries {}, buckets {}", pages(entries.report().pages), pages(buckets.report().pages));
-    Ok((Sessions::new(entries, buckets, SECRET), memory))
+    let reports = slabs.reports();
+    let memory = match reports.each_ref().map(pages) {
+        [entries, origins, buckets] if entries == origins && entries == buckets => entries,
+        [entries, origins, buckets] => format!("entries {entries}, their origins {origins}, buckets {buckets}"),
+    };
+    Ok((Sessions::new(slabs, SECRET), memory))
 }

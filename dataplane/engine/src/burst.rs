@@ -58,12 +58,6 @@ impl Mask {
         self.0 |= 1 << lane.index();
     }
 
-    /// Adds a lane that is not in it if `really`. No branch.
-    #[inline]
-    pub fn set(&mut self, lane: Lane, really: bool) {
-        self.0 |= u32::from(really) << lane.index();
-    }
-
     /// Removes a lane.
     #[inline]
     pub fn remove(&mut self, lane: Lane) {

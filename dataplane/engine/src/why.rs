@@ -114,16 +114,16 @@ fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>) -> Res
         Some((session, reply)) => {
             step(
                 "session",
-                format!("session {}", to_ip(session.client)),
+                format!("session {}", to_ip(session.client())),
                 format!(
                     "{} to backend {}:{}, {}",
                     if reply { "reply" } else { "established" },
-                    to_ip(session.backend),
-                    session.backend_port,
+                    to_ip(session.backend()),
+                    session.backend_port(),
                     session.state().label()
                 ),
             );
-            if reply { key.dst } else { session.backend }
+            if reply { key.dst } else { session.backend() }
         }
         None => new_flow(snapshot, question, &mut step)?,
     };

@@ -13,7 +13,7 @@ use crate::ports::PortSlot;
 use crate::reason::DropReason;
 use crate::snapshot::Snapshot;
 use crate::stats::{MAX_PORTS, ThreadStats};
-use crate::table::sessions::Session;
+use crate::table::sessions::{Decision, Session, Sessions};
 
 /// Packets taken from the inject ring in one turn.
 const INJECTS_PER_TURN: usize = 64;
@@ -55,9 +55,18 @@ pub struct SessionPage {
     /// Whether the end was reached.
     pub done: bool,
     /// Live sessions; filled up to its capacity.
-    pub sessions: Vec<Session>,
+    pub sessions: Vec<Listed>,
     /// Time of the answer in the worker's nanoseconds.
     pub now: u64,
+}
+
+/// A session of the list.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed {
+    /// Itself.
+    pub session: Session,
+    /// What was decided about it when it last had a packet.
+    pub decision: Decision,
 }
 
 impl SessionPage {
@@ -252,8 +261,8 @@ impl<K: Backend> Worker<K> {
         let mut done = false;
         if let Some(key) = page.only {
             let hit = sessions.find(&key, sessions.hash(&key), now);
-            if let Some(session) = sessions.get(hit).filter(|_| hit.is_some() && page.sessions.capacity() > 0) {
-                page.sessions.push(*session);
+            if page.sessions.capacity() > 0 {
+                page.sessions.extend(listed(sessions, hit.entry(), now));
             }
             done = true;
         } else {
@@ -262,9 +271,7 @@ impl<K: Backend> Worker<K> {
                     done = true;
                     break;
                 }
-                if let Some(session) = sessions.at(page.cursor).filter(|s| !s.expired(now)) {
-                    page.sessions.push(*session);
-                }
+                page.sessions.extend(listed(sessions, page.cursor, now));
                 page.cursor += 1;
             }
         }
@@ -276,4 +283,10 @@ impl<K: Backend> Worker<K> {
             self.page = Some(page);
         }
     }
+}
+
+/// The live session of an entry, if there is one.
+fn listed(sessions: &Sessions, entry: usize, now: u64) -> Option<Listed> {
+    let session = *sessions.at(entry).filter(|s| !s.expired(now))?;
+    Some(Listed { session, decision: *sessions.decision(entry)? })
 }

@@ -207,7 +207,7 @@ impl Twins {
             .map(|s| {
                 let [forward, reverse] = [s.forward_key(), s.reverse_key()]
                     .map(|k| format!("{} {} > {} {} ({})", to_ip(k.src), k.sport, to_ip(k.dst), k.dport, k.protocol));
-                format!("{forward} | {reverse} | {:?} seen {}", s.state(), s.last_seen)
+                format!("{forward} | {reverse} | {:?} seen {}", s.state(), s.last_seen())
             })
             .collect();
         let mut theirs: Vec<String> = self

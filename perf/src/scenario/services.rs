@@ -130,9 +130,9 @@ pub fn establish(
         });
         let Some(session) = found else { continue };
         let reply = Tuple {
-            src: to_ip(session.backend),
+            src: to_ip(session.backend()),
             dst: tuple.src,
-            sport: session.backend_port,
+            sport: session.backend_port(),
             dport: tuple.sport,
             ..tuple
         };

@@ -9,7 +9,7 @@ use marchproxy_engine::flow::{Addr, FlowKey, from_ip, to_ip};
 use marchproxy_engine::snapshot::{ObjectKind, Snapshot};
 use marchproxy_engine::table::sessions::Session;
 use marchproxy_engine::why::{Question, why};
-use marchproxy_engine::worker::SessionPage;
+use marchproxy_engine::worker::{Listed, SessionPage};
 use marchproxy_proto::v1;
 
 use super::Shared;
@@ -58,7 +58,7 @@ impl<D: Driver> Shared<D> {
         for (number, line) in self.lines.iter().enumerate() {
             let page =
                 line.sessions(SessionPage::new(1, Some(key))).map_err(|silent| format!("worker {number}: {silent}"))?;
-            if let Some(session) = page.sessions.first() {
+            if let Some(Listed { session, .. }) = page.sessions.first() {
                 return Ok(Some((*session, session.forward_key() != key)));
             }
         }
@@ -85,12 +85,12 @@ impl<D: Driver> Shared<D> {
             while !page.done {
                 page.sessions.clear();
                 page = line.sessions(page).map_err(|silent| format!("worker {number}: {silent}"))?;
-                let ours = page.sessions.iter().filter(|s| wanted.is_none_or(|slot| s.service_counter == slot));
-                for session in ours {
+                let ours = page.sessions.iter().filter(|s| wanted.is_none_or(|slot| s.decision.service == slot));
+                for Listed { session, decision } in ours {
                     total += 1;
                     if sessions.len() < limit {
-                        let service = name(ObjectKind::Service, session.service_counter);
-                        let backend = name(ObjectKind::Backend, session.backend_counter);
+                        let service = name(ObjectKind::Service, decision.service);
+                        let backend = name(ObjectKind::Backend, decision.backend);
                         sessions.push(describe(number, session, page.now, service, &backend));
                     }
                 }
@@ -126,19 +126,19 @@ impl<D: Driver> Shared<D> {
 }
 
 fn describe(worker: usize, session: &Session, now: u64, service: String, backend: &str) -> v1::Session {
-    let backend_address = endpoint(session.backend, session.backend_port);
+    let backend_address = endpoint(session.backend(), session.backend_port());
     v1::Session {
         worker: worker as u32,
-        protocol: protocol_name(session.protocol),
-        client: endpoint(session.client, session.client_port),
-        service_address: endpoint(session.service, session.service_port),
+        protocol: protocol_name(session.protocol()),
+        client: endpoint(session.client(), session.client_port()),
+        service_address: endpoint(session.service(), session.service_port()),
         backend: match backend.split_once('/') {
             Some((_, name)) => format!("{name} ({backend_address})"),
             None => backend_address,
         },
         service,
         state: session.state().label().into(),
-        idle_s: now.saturating_sub(session.last_seen) as f64 / 1e9,
+        idle_s: session.idle(now) as f64 / 1e9,
         timeout_s: session.state().timeout() as f64 / 1e9,
     }
 }

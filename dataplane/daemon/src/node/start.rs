@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
-use marchproxy_cpu::{MemoryError, MemoryOptions, MemoryReport, Pages, Slab, TscClock};
+use marchproxy_cpu::{MemoryError, MemoryOptions, MemoryReport, Pages, TscClock};
 use marchproxy_engine::ledger::{Backend, HandedOff, Ledger};
 use marchproxy_engine::pipeline::Pipeline;
 use marchproxy_engine::ports::PortFacts;
 use marchproxy_engine::slow::{SlowPath, WorkerLink};
 use marchproxy_engine::stats::{MAX_PORTS, ThreadStats};
 use marchproxy_engine::table::neighbours::NeighbourTable;
-use marchproxy_engine::table::sessions::Sessions;
+use marchproxy_engine::table::sessions::{Sessions, Slabs};
 use marchproxy_engine::worker::Worker;
 use marchproxy_engine::{Budget, Snapshot};
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -203,17 +203,15 @@ fn sessions(worker: usize, core: WorkerCore, settings: &Settings) -> Result<Sess
     rand::fill(&mut secret).map_err(|_| StartError::Random)?;
     let entries = (settings.sessions / settings.cores.len().max(1)).max(1);
     let options = MemoryOptions { huge: settings.hugepages != HugepageMode::Off, numa_node: core.node };
-    let table = Slab::memfd(&format!("marchproxy-sessions-{worker}"), entries, options)?;
-    let buckets = Sessions::buckets_for(entries);
-    let buckets = Slab::memfd(&format!("marchproxy-session-buckets-{worker}"), buckets, options)?;
-    for report in [table.report(), buckets.report()] {
+    let slabs = Slabs::memfd(&format!("marchproxy-sessions-{worker}"), entries, options)?;
+    for report in slabs.reports() {
         tell(worker, &report);
         if settings.hugepages == HugepageMode::Required && !matches!(report.pages, Pages::Huge(_)) {
             let shortfall = report.shortfall.unwrap_or_default();
             return Err(StartError::Place(format!("memory.hugepages: required, but {shortfall}")));
         }
     }
-    Ok(Sessions::new(table, buckets, u64::from_ne_bytes(secret)))
+    Ok(Sessions::new(slabs, u64::from_ne_bytes(secret)))
 }
 
 fn tell(worker: usize, report: &MemoryReport) {

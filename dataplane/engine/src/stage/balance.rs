@@ -1,17 +1,18 @@
 //! balance: applies sessions and rules, and gives new flows of services a backend (`BEHAVIOUR.md` 5 to 7), strictly in lane order.
 //!
-//! Reads `head`, `key`, `hash`, `hit`, `rule`. Writes `verdict`, `target`, `port`. Ends lanes that a rule denies or that get no
+//! Reads `head`, `key`, `hit`, `rule`. Writes `verdict`, `target`, `port`. Ends lanes that a rule denies or that get no
 //! session.
 
 use crate::burst::{Burst, Columns, Fate, NO_MARK, NONE, Rewrite, Verdict};
+use crate::flow::FlowKey;
 use crate::io::PacketBuf;
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::Snapshot;
 use crate::stage::rule;
 use crate::stats::ThreadStats;
 use crate::table::rules::RuleKey;
-use crate::table::services::Service;
-use crate::table::sessions::{Direction, Hit, NewSession, Refused, Session, Sessions};
+use crate::table::services::{Backend, Service};
+use crate::table::sessions::{Decision, Hit, NewSession, Refused, Sessions};
 use crate::tables::RuleAction;
 
 /// What the stage works on besides the burst.
@@ -38,8 +39,8 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
         let mut judged = true;
         if context.sessions.changes() != looked_up && columns.head[index].has_session() {
             // An earlier packet of the burst made or ended a session: the look-up may no longer hold.
-            let (before, key) = (columns.hit[index], &columns.key[index]);
-            columns.hit[index] = context.sessions.find(key, columns.hash[index], context.now);
+            let before = columns.hit[index];
+            columns.hit[index] = look_up_again(before, &columns.key[index], context);
             judged = !before.is_some();
         }
         let hit = columns.hit[index];
@@ -64,6 +65,15 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
     }
 }
 
+/// What a look-up finds now. Most hits still hold, and most misses still are of addresses without a session.
+fn look_up_again(before: Hit, key: &FlowKey, context: &Context<'_>) -> Hit {
+    if context.sessions.holds(before, key) {
+        return before;
+    }
+    let (hash, known) = context.sessions.hash_known(key);
+    if known { context.sessions.find(key, hash, context.now) } else { Hit::MISS }
+}
+
 enum Applied {
     /// The session decided.
     Done,
@@ -73,62 +83,73 @@ enum Applied {
     Gone,
 }
 
+#[inline]
 fn apply_session(hit: Hit, columns: &mut Columns, lane: usize, context: &mut Context<'_>) -> Applied {
     let head = &columns.head[lane];
-    let Some(session) = context.sessions.get_mut(hit) else { return Applied::Gone };
-    if session.generation != context.generation
-        && let Some(ended) = redecide(session, head.has_ports(), context.snapshot, context.generation, context.stats)
-    {
-        context.sessions.remove(hit);
-        return ended;
+    let Some(mut decision) = context.sessions.decision(hit.entry()) else { return Applied::Gone };
+    if decision.generation != context.generation {
+        match redecide(hit, head.has_ports(), context) {
+            Ok(()) => {}
+            Err(ended) => return ended,
+        }
+        let Some(anew) = context.sessions.decision(hit.entry()) else { return Applied::Gone };
+        decision = anew;
     }
-    let direction = hit.direction();
-    let flags = if session.protocol == 6 { head.flags_or_type } else { 0 };
-    session.touch(context.now, direction, flags);
     let len = usize::from(head.l3_len);
-    for counter in [session.rule_counter, session.service_counter, session.backend_counter] {
+    for counter in [decision.rule, decision.service, decision.backend] {
         if let Some(object) = context.stats.object(counter) {
             object.matched.count(len);
         }
     }
-    let forward = direction == Direction::Forward;
-    columns.verdict[lane] = Verdict {
-        policer: if forward { session.policer } else { NONE },
-        mark: session.mark,
-        rewrite: if forward { Rewrite::Destination } else { Rewrite::Source },
-    };
-    (columns.target[lane], columns.port[lane]) =
-        if forward { (session.backend, session.backend_port) } else { (session.service, session.service_port) };
+    // Which direction comes next nobody can predict, so nothing here branches on it: the policer of a reply becomes NONE, all ones.
+    let direction = hit.direction();
+    const { assert!(NONE == u32::MAX) };
+    let policer = decision.policer | (direction as u32).wrapping_neg();
+    let rewrite = [Rewrite::Destination, Rewrite::Source][direction as usize];
+    columns.verdict[lane] = Verdict { policer, mark: decision.mark, rewrite };
+    if let Some(session) = context.sessions.get(hit) {
+        (columns.target[lane], columns.port[lane]) = session.target(direction);
+    }
+    context.sessions.touch(hit, context.now, head.flags_or_type);
     Applied::Done
 }
 
-/// First touch after a push: rules and service anew, binding kept. `Some` when the session ends.
+/// First touch after a push: rules and service anew, binding kept. `Err` when the session ends.
 #[cold]
-fn redecide(
-    session: &mut Session,
-    has_ports: bool,
-    snapshot: &Snapshot,
-    generation: u64,
-    stats: &ThreadStats,
-) -> Option<Applied> {
-    let interface = snapshot.interface_at(session.client_place(), session.client_vlan).unwrap_or(NONE);
-    let key = RuleKey { flow: session.forward_key(), has_ports, interface };
-    let rule = snapshot.rules.first_match(&key).unwrap_or(NONE);
-    let Some((counter, mark)) = permitted(snapshot, rule, stats) else { return Some(Applied::Denied) };
-    let service = snapshot.services.lookup(session.service, session.protocol, session.service_port);
-    let Some(service) = service else { return Some(Applied::Gone) };
-    decide(session, service, counter, mark);
-    session.generation = generation;
-    None
+fn redecide(hit: Hit, has_ports: bool, context: &mut Context<'_>) -> Result<(), Applied> {
+    let decided = decide_again(hit, has_ports, context);
+    match &decided {
+        Ok(decision) => context.sessions.decide(hit, decision),
+        Err(_) => context.sessions.remove(hit),
+    }
+    decided.map(|_| ())
 }
 
-fn decide(session: &mut Session, service: &Service, rule_counter: u32, rule_mark: Option<u8>) {
-    let backend = service.backend_at(session.backend, session.backend_port, session.service_port);
-    session.policer = service.policer.unwrap_or(NONE);
-    session.mark = rule_mark.or(service.mark).unwrap_or(NO_MARK);
-    session.rule_counter = rule_counter;
-    session.service_counter = service.counter;
-    session.backend_counter = backend.map_or(NONE, |b| b.counter);
+fn decide_again(hit: Hit, has_ports: bool, context: &Context<'_>) -> Result<Decision, Applied> {
+    let (snapshot, sessions) = (context.snapshot, &*context.sessions);
+    let (Some(session), Some(origin)) = (sessions.get(hit), sessions.origin(hit.entry())) else {
+        return Err(Applied::Gone);
+    };
+    let interface = snapshot.interface_at(origin.client_place(), origin.client_vlan).unwrap_or(NONE);
+    let key = RuleKey { flow: session.forward_key(), has_ports, interface };
+    let rule = snapshot.rules.first_match(&key).unwrap_or(NONE);
+    let rule = permitted(snapshot, rule, context.stats).ok_or(Applied::Denied)?;
+    let service = snapshot.services.lookup(session.service(), session.protocol(), session.service_port());
+    let service = service.ok_or(Applied::Gone)?;
+    let backend = service.backend_at(session.backend(), session.backend_port(), session.service_port());
+    Ok(decide(context.generation, service, backend, rule))
+}
+
+fn decide(generation: u64, service: &Service, backend: Option<&Backend>, (rule, mark): (u32, Option<u8>)) -> Decision {
+    Decision {
+        generation,
+        rule,
+        service: service.counter,
+        backend: backend.map_or(NONE, |b| b.counter),
+        policer: service.policer.unwrap_or(NONE),
+        mark: mark.or(service.mark).unwrap_or(NO_MARK),
+        ..Decision::default()
+    }
 }
 
 /// The counter and mark of the rule that permits, or `None` when the packet is denied (and counted as such).
@@ -193,19 +214,17 @@ fn judge(
         flags: if head.has_ports() { head.flags_or_type } else { 0 },
         place: (place, head.vlan),
         now: context.now,
+        decision: decide(context.generation, service, Some(backend), (rule_counter, rule_mark)),
     };
-    let hit = context.sessions.create(&new).map_err(|refused| {
+    context.sessions.create(&new).map_err(|refused| {
         Fate::Drop(match refused {
             Refused::Conflict => DropReason::NatConflict,
             Refused::Full => DropReason::SessionTableFull,
         })
     })?;
     context.stats.sessions_created.add(1);
-    if let Some(session) = context.sessions.get_mut(hit) {
-        decide(session, service, rule_counter, rule_mark);
-        session.generation = context.generation;
-        columns.verdict[lane] = Verdict { policer: session.policer, mark: session.mark, rewrite: Rewrite::Destination };
-    }
+    let Decision { policer, mark, .. } = new.decision;
+    columns.verdict[lane] = Verdict { policer, mark, rewrite: Rewrite::Destination };
     (columns.target[lane], columns.port[lane]) = (new.backend, new.backend_port);
     Ok(())
 }

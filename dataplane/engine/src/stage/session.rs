@@ -3,35 +3,51 @@
 //! Reads `head`, `key`. Writes `hash`, `hit`. Nothing changes here: hits are applied in lane order by balance, so that a packet
 //! sees what the packets before it in the same burst did.
 
-use crate::burst::Burst;
+use crate::burst::{Burst, Mask};
 use crate::io::PacketBuf;
 use crate::snapshot::Snapshot;
 use crate::table::sessions::{Hit, Sessions};
 
-/// Runs the stage.
+/// Runs the stage. Every step goes over all lanes before the next one needs what it started to load.
 pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, sessions: &Sessions, now: u64) {
     let active = burst.active;
     let columns = &mut *burst.columns;
-    if snapshot.services.is_empty() && sessions.is_empty() {
-        for lane in active.lanes() {
-            columns.hit[lane.index()] = Hit::MISS;
-        }
+    let (mut candidates, mut found) = (Mask::default(), Mask::default());
+    for lane in active.lanes() {
+        let index = lane.index();
+        columns.hit[index] = Hit::MISS;
+        let (hash, known) = sessions.hash_known(&columns.key[index]);
+        columns.hash[index] = hash;
+        candidates.insert_if(lane, known & columns.head[index].has_session());
+    }
+    for lane in candidates.lanes() {
+        sessions.prefetch_bucket(columns.hash[lane.index()]);
+    }
+    for lane in candidates.lanes() {
+        columns.hit[lane.index()] = sessions.guess(columns.hash[lane.index()]);
+    }
+    for lane in candidates.lanes() {
+        let index = lane.index();
+        let hash = columns.hash[index];
+        let hit = sessions.confirm(columns.hit[index], &columns.key[index], hash, now);
+        columns.hit[index] = hit;
+        sessions.prefetch_decision(hit);
+        found.insert_if(lane, hit.is_some());
+    }
+    if snapshot.services.is_empty() {
         return;
     }
-    for lane in active.lanes() {
-        let lane = lane.index();
-        columns.hash[lane] = sessions.hash(&columns.key[lane]);
-        sessions.prefetch_buckets(columns.hash[lane]);
-    }
-    for lane in active.lanes() {
-        sessions.prefetch_entry(columns.hash[lane.index()]);
-    }
-    for lane in active.lanes() {
-        let lane = lane.index();
-        columns.hit[lane] = if columns.head[lane].has_session() {
-            sessions.find(&columns.key[lane], columns.hash[lane], now)
-        } else {
-            Hit::MISS
-        };
+    // What is left and goes to a service will likely make a session: rules come first, and meanwhile its lines arrive.
+    let mut nth = 0;
+    for lane in active.without(found).lanes() {
+        let (head, key) = (&columns.head[lane.index()], &columns.key[lane.index()]);
+        if !snapshot.services.is_address(key.dst) || !head.has_session() {
+            continue;
+        }
+        let service = snapshot.services.lookup(key.dst, key.protocol, key.dport);
+        if let Some(backend) = service.and_then(|service| service.pick(key)) {
+            sessions.prefetch_creation(nth, &backend.reply_to(key));
+            nth += 1;
+        }
     }
 }

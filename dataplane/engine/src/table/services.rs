@@ -35,6 +35,20 @@ pub struct Backend {
     pub counter: u32,
 }
 
+impl Backend {
+    /// The tuple of its replies to a client's packet.
+    #[inline]
+    pub fn reply_to(&self, key: &FlowKey) -> FlowKey {
+        FlowKey {
+            src: self.address,
+            dst: key.src,
+            protocol: key.protocol,
+            sport: self.port.unwrap_or(key.dport),
+            dport: key.sport,
+        }
+    }
+}
+
 impl Service {
     /// From its specification; `counter` gives the slot of the service, then of each backend by name.
     pub fn new(spec: &ServiceSpec, mut counter: impl FnMut(Option<&BackendSpec>) -> u32) -> Self {

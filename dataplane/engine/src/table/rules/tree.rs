@@ -239,7 +239,7 @@ impl Tree {
                 prefetch_slice(&self.entries, slot);
                 start.push(Entry::visit(index, slot), true);
             }
-            v6.set(lane, !v4);
+            v6.insert_if(lane, !v4);
             keys[index] = key;
         }
         self.walk(&keys, &mut starts[0], &mut best);

@@ -1,0 +1,396 @@
+//! What the table keeps of a session: one line that every packet touches, one that only its beginning and its end do.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::decisions::Decision;
+use crate::flow::{Addr, FlowKey, is_v4};
+use crate::ports::PortSlot;
+
+/// Nanoseconds per second.
+pub(super) const SECOND: u64 = 1_000_000_000;
+
+/// One session, the line that packets touch.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct Session {
+    /// Service, client, backend. In this order destination and source of a packet are neighbours in either direction, and both directions are
+    /// compared by the same instructions: which one comes next nobody can predict.
+    addresses: [Addr; 3],
+    /// Ports of the same; the echo identifier stands for the client's, 0 for the others.
+    ports: [u16; 3],
+    /// Place of its decision among the shared ones; beyond their number: it has one of its own.
+    pub(super) decision: u16,
+    /// Nanoseconds of the last packet, shifted by [`STATUS_BITS`], and below them the status.
+    clock: u64,
+}
+
+const _: () = assert!(size_of::<Session>() == 64);
+
+/// Bits of [`Session::clock`] below the time: three of code, two of FINs seen. 56 bits of nanoseconds last two years; differences are taken modulo
+/// that, so a node may run longer than this.
+const STATUS_BITS: u32 = 8;
+const STATUS: u64 = (1 << STATUS_BITS) - 1;
+
+// Codes of a status; the protocol follows from it.
+const FREE: u8 = 0;
+const UDP: u8 = 1;
+const ECHO: u8 = 2;
+const ECHO_V6: u8 = 3;
+const OPENING: u8 = 4;
+const ESTABLISHED: u8 = 5;
+const CLOSING: u8 = 6;
+const CLOSED: u8 = 7;
+const CODE: u8 = 7;
+const FINS_SHIFT: u32 = 3;
+
+/// Protocol number by code, an octet each.
+const PROTOCOLS: u64 = u64::from_le_bytes([0, 17, 1, 58, 6, 6, 6, 6]);
+
+const STATES: [State; 8] = [
+    State::Closed,
+    State::Udp,
+    State::Icmp,
+    State::Icmp,
+    State::Opening,
+    State::Established,
+    State::Closing,
+    State::Closed,
+];
+
+/// Timeouts by code, shifted like the clock.
+const TIMEOUTS: [i64; 8] = {
+    let mut shifted = [0; 8];
+    let mut code = 1;
+    while code < 8 {
+        shifted[code] = (STATES[code].timeout() << STATUS_BITS) as i64;
+        code += 1;
+    }
+    shifted
+};
+
+/// Where a session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// UDP.
+    Udp,
+    /// ICMP echo.
+    Icmp,
+    /// TCP, client's SYN seen, handshake not finished.
+    Opening,
+    /// TCP, open.
+    Established,
+    /// TCP, one side sent FIN.
+    Closing,
+    /// TCP, both sides sent FIN, or one RST.
+    Closed,
+}
+
+impl State {
+    /// The name shown to people.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Icmp => "icmp",
+            Self::Opening => "opening",
+            Self::Established => "established",
+            Self::Closing => "closing",
+            Self::Closed => "closed",
+        }
+    }
+
+    /// Idle time after which the session is gone, in nanoseconds. RFC 4787 REQ-5, RFC 5508 REQ-1, RFC 5382 REQ-5.
+    pub const fn timeout(self) -> u64 {
+        SECOND
+            * match self {
+                Self::Udp => 300,
+                Self::Icmp => 60,
+                Self::Opening | Self::Closed => 30,
+                Self::Established => 7440,
+                Self::Closing => 240,
+            }
+    }
+}
+
+/// TCP flag bits.
+pub mod tcp {
+    /// Finish.
+    pub const FIN: u8 = 1;
+    /// Synchronise.
+    pub const SYN: u8 = 2;
+    /// Reset.
+    pub const RST: u8 = 4;
+    /// Acknowledge.
+    pub const ACK: u8 = 16;
+}
+
+/// Which way a packet of a session goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Client to backend.
+    Forward,
+    /// Backend to client.
+    Reverse,
+}
+
+/// What a new session starts from.
+#[derive(Clone, Copy, Debug)]
+pub struct NewSession {
+    /// The client's tuple towards the service.
+    pub key: FlowKey,
+    /// Backend address.
+    pub backend: Addr,
+    /// Backend port.
+    pub backend_port: u16,
+    /// TCP flags of the first packet.
+    pub flags: u8,
+    /// Where the client is.
+    pub place: (PortSlot, u16),
+    /// Now.
+    pub now: u64,
+    /// What was decided about it.
+    pub decision: Decision,
+}
+
+impl NewSession {
+    /// The tuple of the backend's packets.
+    #[inline]
+    pub fn reverse_key(&self) -> FlowKey {
+        FlowKey {
+            src: self.backend,
+            dst: self.key.src,
+            protocol: self.key.protocol,
+            sport: self.backend_port,
+            dport: self.key.sport,
+        }
+    }
+}
+
+impl Session {
+    /// A session as its first packet makes it.
+    pub(super) fn new(new: &NewSession, decision: u16) -> Self {
+        let key = &new.key;
+        let mut session = Self {
+            addresses: [key.dst, key.src, new.backend],
+            ports: [key.dport, key.sport, new.backend_port],
+            decision,
+            clock: new.now << STATUS_BITS | u64::from(first_code(key, new.flags)),
+        };
+        // The first packet's FIN counts, too.
+        session.touch(new.now, Direction::Forward, new.flags);
+        session
+    }
+
+    /// Client address.
+    #[inline]
+    pub fn client(&self) -> Addr {
+        self.addresses[1]
+    }
+
+    /// Service address.
+    #[inline]
+    pub fn service(&self) -> Addr {
+        self.addresses[0]
+    }
+
+    /// Backend address.
+    #[inline]
+    pub fn backend(&self) -> Addr {
+        self.addresses[2]
+    }
+
+    /// Client port, or the echo identifier.
+    #[inline]
+    pub fn client_port(&self) -> u16 {
+        self.ports[1]
+    }
+
+    /// Service port; 0 for echo.
+    #[inline]
+    pub fn service_port(&self) -> u16 {
+        self.ports[0]
+    }
+
+    /// Backend port; 0 for echo.
+    #[inline]
+    pub fn backend_port(&self) -> u16 {
+        self.ports[2]
+    }
+
+    /// Protocol number.
+    #[inline]
+    pub fn protocol(&self) -> u8 {
+        (PROTOCOLS >> (u32::from(self.code()) * 8)) as u8
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> State {
+        STATES[usize::from(self.code())]
+    }
+
+    /// Nanoseconds of the last packet, modulo 2^56.
+    #[inline]
+    pub fn last_seen(&self) -> u64 {
+        self.clock >> STATUS_BITS
+    }
+
+    /// Nanoseconds since the last packet; 0 when time went back.
+    #[inline]
+    pub fn idle(&self, now: u64) -> u64 {
+        self.shifted_idle(now).max(0) as u64 >> STATUS_BITS
+    }
+
+    /// Whether it has been idle too long.
+    #[inline]
+    pub fn expired(&self, now: u64) -> bool {
+        self.shifted_idle(now) > TIMEOUTS[usize::from(self.code())]
+    }
+
+    /// Whether a session lives in the entry.
+    #[inline]
+    pub fn is_used(&self) -> bool {
+        self.code() != FREE
+    }
+
+    /// The tuple of the client's packets.
+    #[inline]
+    pub fn forward_key(&self) -> FlowKey {
+        self.key(0)
+    }
+
+    /// The tuple of the backend's packets.
+    #[inline]
+    pub fn reverse_key(&self) -> FlowKey {
+        self.key(1)
+    }
+
+    /// What a packet's rewritten end becomes: the backend for the client's packets, the service for the backend's.
+    #[inline]
+    pub fn target(&self, direction: Direction) -> (Addr, u16) {
+        let at = 2 - 2 * direction as usize;
+        (self.addresses[at], self.ports[at])
+    }
+
+    #[inline]
+    pub(super) fn free(&mut self) {
+        self.clock = 0;
+    }
+
+    /// Whether a tuple is the session's in a direction.
+    #[inline]
+    pub(super) fn is(&self, key: &FlowKey, direction: Direction) -> bool {
+        let at = direction as usize;
+        let addresses = (self.addresses[at + 1] ^ key.src) | (self.addresses[at] ^ key.dst);
+        let ports = (self.ports[at + 1] ^ key.sport) | (self.ports[at] ^ key.dport);
+        // One comparison, one branch.
+        addresses | Addr::from(ports) | Addr::from(self.protocol() ^ key.protocol) == 0
+    }
+
+    /// A packet of the session passed. True when its state changed.
+    #[inline]
+    pub(super) fn touch(&mut self, now: u64, direction: Direction, flags: u8) -> bool {
+        let status = (self.clock & STATUS) as u8;
+        self.clock = now << STATUS_BITS | u64::from(status);
+        let code = status & CODE;
+        // Nearly all packets: no TCP, or an open session going on.
+        if code < OPENING || (code == ESTABLISHED && flags & (tcp::FIN | tcp::RST) == 0) {
+            return false;
+        }
+        let next = next_status(status, direction, flags);
+        self.clock = now << STATUS_BITS | u64::from(next);
+        next != status
+    }
+
+    #[inline]
+    fn key(&self, at: usize) -> FlowKey {
+        FlowKey {
+            src: self.addresses[at + 1],
+            dst: self.addresses[at],
+            protocol: self.protocol(),
+            sport: self.ports[at + 1],
+            dport: self.ports[at],
+        }
+    }
+
+    #[inline]
+    fn code(&self) -> u8 {
+        self.clock as u8 & CODE
+    }
+
+    #[inline]
+    fn shifted_idle(&self, now: u64) -> i64 {
+        (now << STATUS_BITS).wrapping_sub(self.clock & !STATUS) as i64
+    }
+}
+
+fn first_code(key: &FlowKey, flags: u8) -> u8 {
+    match key.protocol {
+        6 if flags & tcp::RST != 0 => CLOSED,
+        6 if flags & (tcp::SYN | tcp::ACK) == tcp::SYN => OPENING,
+        6 => ESTABLISHED,
+        17 => UDP,
+        _ if is_v4(key.src) => ECHO,
+        _ => ECHO_V6,
+    }
+}
+
+fn next_status(status: u8, direction: Direction, flags: u8) -> u8 {
+    let (mut code, mut fins) = (status & CODE, status >> FINS_SHIFT);
+    let forward = direction == Direction::Forward;
+    if flags & tcp::RST != 0 {
+        return CLOSED | fins << FINS_SHIFT;
+    }
+    if forward && flags & (tcp::SYN | tcp::ACK) == tcp::SYN && code == CLOSED {
+        code = OPENING;
+        fins = 0;
+    }
+    if flags & tcp::FIN != 0 {
+        fins |= if forward { 1 } else { 2 };
+        code = if fins == 3 { CLOSED } else { CLOSING };
+    }
+    if forward && flags & (tcp::SYN | tcp::ACK) == tcp::ACK && code == OPENING {
+        code = ESTABLISHED;
+    }
+    code | fins << FINS_SHIFT
+}
+
+/// The rest of a session: read and written when it begins, ends, is decided anew or listed.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct Origin {
+    /// The decision, where no shared place was left for it.
+    pub(super) decision: Decision,
+    /// Nanoseconds of the first packet.
+    pub created: u64,
+    /// Odd: the session is being written. Grows with each use of the entry.
+    sequence: u32,
+    /// VLAN the client's packets came on.
+    pub client_vlan: u16,
+    client_place: u8,
+    padding: [u8; 17],
+}
+
+const _: () = assert!(size_of::<Origin>() == 64);
+
+impl Origin {
+    /// The port the client is behind.
+    pub fn client_place(&self) -> PortSlot {
+        PortSlot::from_index(usize::from(self.client_place))
+    }
+
+    /// Whether the session was written whole.
+    pub fn is_whole(&self) -> bool {
+        self.sequence.is_multiple_of(2)
+    }
+
+    /// Until [`end`](Self::end) the entry is half written.
+    pub(super) fn begin(&mut self) {
+        self.sequence |= 1;
+    }
+
+    pub(super) fn end(&mut self, new: &NewSession) {
+        self.created = new.now;
+        self.client_vlan = new.place.1;
+        self.client_place = new.place.0.index() as u8;
+        self.sequence = self.sequence.wrapping_add(1);
+    }
+}

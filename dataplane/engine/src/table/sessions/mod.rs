@@ -1,0 +1,467 @@
+//! The session table of one worker: both directions of a service session from one entry.
+//!
+//! A packet reads a bucket's line and an entry's line, and nothing where its addresses belong to no session at all:
+//! - `bucket`: from a tuple's keyed hash to a place, at most 16 of them looked at, so nobody can choose colliding flows;
+//! - `entry`: what every packet needs in one line ([`Session`]), the rest in another ([`Origin`]); plain data in slabs the caller provides;
+//! - `decisions`: what rules and services said, shared by the sessions it is the same for;
+//! - `known`: which addresses sessions have; `expiry`: when to look at which session.
+
+mod bucket;
+mod decisions;
+mod entry;
+mod expiry;
+mod known;
+#[cfg(test)]
+mod tests;
+
+use marchproxy_cpu::{MemoryError, MemoryOptions, MemoryReport, Slab, prefetch_slice};
+
+pub use self::bucket::Bucket;
+pub use self::decisions::Decision;
+pub use self::entry::{Direction, NewSession, Origin, Session, State, tcp};
+
+use self::bucket::Buckets;
+use self::decisions::{Decisions, OWN};
+use self::expiry::{Expiry, STEP};
+use self::known::Known;
+use crate::flow::FlowKey;
+use crate::hash::{hash, mix};
+
+/// Version of the layout of [`Session`], [`Origin`] and [`Bucket`]; a successor process adopts only its own. What else there is
+/// follows from them, but for shared decisions: an adopted session is decided anew.
+pub const LAYOUT_VERSION: u32 = 2;
+
+/// Most entries used: a hit is an entry's number and a direction in 32 bits, and 0 is none.
+const MOST: usize = 1 << 30;
+
+/// Steps of the expiry when there is no free entry for a new session.
+const STEPS_WHEN_FULL: usize = 8;
+
+/// Why a session was not created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The reverse key belongs to another live session.
+    Conflict,
+    /// No free entry, or no place for a key.
+    Full,
+}
+
+/// Where a look-up ended: an entry and a direction, or nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hit(u32);
+
+impl Hit {
+    /// Nothing.
+    pub const MISS: Hit = Hit(0);
+
+    fn new(entry: usize, direction: Direction) -> Self {
+        Self((entry as u32 + 1) << 1 | direction as u32)
+    }
+
+    /// Whether it found a session.
+    #[inline]
+    pub const fn is_some(self) -> bool {
+        self.0 != 0
+    }
+
+    /// Index of the entry; meaningless for a miss.
+    #[inline]
+    pub const fn entry(self) -> usize {
+        (self.0 >> 1).wrapping_sub(1) as usize
+    }
+
+    /// The packet's direction.
+    #[inline]
+    pub const fn direction(self) -> Direction {
+        [Direction::Forward, Direction::Reverse][(self.0 & 1) as usize]
+    }
+}
+
+/// The memory of a table, zeroed: what a successor process adopts.
+pub struct Slabs {
+    /// An entry per session.
+    pub entries: Slab<Session>,
+    /// As many.
+    pub origins: Slab<Origin>,
+    /// [`Sessions::buckets_for`] them.
+    pub buckets: Slab<Bucket>,
+}
+
+impl Slabs {
+    /// On the heap.
+    pub fn heap(sessions: usize) -> Self {
+        Self {
+            entries: Slab::heap(sessions),
+            origins: Slab::heap(sessions),
+            buckets: Slab::heap(Sessions::buckets_for(sessions)),
+        }
+    }
+
+    /// In shared memory; `name` and what it is for show in `/proc/PID/maps`.
+    pub fn memfd(name: &str, sessions: usize, options: MemoryOptions) -> Result<Self, MemoryError> {
+        let buckets = Sessions::buckets_for(sessions);
+        Ok(Self {
+            entries: Slab::memfd(&format!("{name}-entries"), sessions, options)?,
+            origins: Slab::memfd(&format!("{name}-origins"), sessions, options)?,
+            buckets: Slab::memfd(&format!("{name}-buckets"), buckets, options)?,
+        })
+    }
+
+    /// What the memory became: entries, origins, buckets.
+    pub fn reports(&self) -> [MemoryReport; 3] {
+        [self.entries.report(), self.origins.report(), self.buckets.report()]
+    }
+}
+
+/// Keyed hashes of a tuple: of each end's address, which alone tell most packets without a session, and from them of the whole.
+#[derive(Clone, Copy)]
+struct Hashes {
+    source: u64,
+    destination: u64,
+    whole: u64,
+}
+
+/// The key of the hashes: a word for each word of a tuple.
+struct Secrets {
+    source: [u64; 2],
+    destination: [u64; 2],
+    rest: u64,
+}
+
+impl Secrets {
+    fn new(secret: u64) -> Self {
+        let word = |number| hash(secret, &[number]);
+        Self { source: [word(1), word(2)], destination: [word(3), word(4)], rest: word(5) }
+    }
+}
+
+/// The table of one worker.
+pub struct Sessions {
+    entries: Slab<Session>,
+    origins: Slab<Origin>,
+    buckets: Buckets,
+    decisions: Decisions,
+    /// Addresses that packets to services go to.
+    services: Known,
+    /// Addresses that replies come from.
+    backends: Known,
+    expiry: Expiry,
+    free: Vec<u32>,
+    secrets: Secrets,
+    live: usize,
+    created: u64,
+    changes: u32,
+}
+
+impl Sessions {
+    /// Buckets a table for `sessions` sessions needs: two keys each at 60 % load, a power of two.
+    pub fn buckets_for(sessions: usize) -> usize {
+        (sessions * 2 * 10 / 6 / 8 + 1).next_power_of_two()
+    }
+
+    /// A table on the heap.
+    pub fn heap(sessions: usize, secret: u64) -> Self {
+        Self::new(Slabs::heap(sessions), secret)
+    }
+
+    /// An empty table over zeroed slabs. The number of buckets must be a power of two (see [`buckets_for`](Self::buckets_for));
+    /// more than 2^30 - 1 entries are not used.
+    pub fn new(slabs: Slabs, secret: u64) -> Self {
+        let Slabs { entries, origins, buckets } = slabs;
+        let pairs = entries.len().min(origins.len()).min(MOST - 1);
+        let usable = if buckets.len().is_power_of_two() { pairs } else { 0 };
+        Self {
+            decisions: Decisions::new(usable),
+            expiry: Expiry::new(usable),
+            free: (0..usable as u32).rev().collect(),
+            entries,
+            origins,
+            buckets: Buckets::new(buckets),
+            services: Known::new(),
+            backends: Known::new(),
+            secrets: Secrets::new(secret),
+            live: 0,
+            created: 0,
+            changes: 0,
+        }
+    }
+
+    /// Live sessions, expired ones that nobody noticed yet included.
+    pub fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Whether there is none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// Sessions created since the start.
+    pub fn created(&self) -> u64 {
+        self.created
+    }
+
+    /// Grows with each insertion and removal; tells whether earlier look-ups still hold.
+    #[inline]
+    pub fn changes(&self) -> u32 {
+        self.changes
+    }
+
+    /// Keyed hash of a tuple.
+    #[inline]
+    pub fn hash(&self, key: &FlowKey) -> u64 {
+        self.hashes(key).whole
+    }
+
+    /// The same, and whether a session may have the tuple's addresses. False is certain, and costs no line of the table.
+    #[inline]
+    pub fn hash_known(&self, key: &FlowKey) -> (u64, bool) {
+        let hashes = self.hashes(key);
+        (hashes.whole, self.services.may_hold(hashes.destination) | self.backends.may_hold(hashes.source))
+    }
+
+    /// First step of a look-up: starts loading a bucket.
+    #[inline]
+    pub fn prefetch_bucket(&self, hash: u64) {
+        self.buckets.prefetch(hash);
+    }
+
+    /// Second step: the entry it may be, whose line starts loading.
+    #[inline]
+    pub fn guess(&self, hash: u64) -> Hit {
+        let hit = self.buckets.guess(hash);
+        prefetch_slice(&self.entries, hit.entry());
+        hit
+    }
+
+    /// Third step: the live session the tuple belongs to.
+    #[inline]
+    pub fn confirm(&self, guess: Hit, key: &FlowKey, hash: u64, now: u64) -> Hit {
+        if self.holds(guess, key) { self.unless_expired(guess, now) } else { self.find(key, hash, now) }
+    }
+
+    /// Whether a hit leads to the session of this tuple: it may have ended since, and its entry have another.
+    #[inline]
+    pub fn holds(&self, hit: Hit, key: &FlowKey) -> bool {
+        self.entries.get(hit.entry()).is_some_and(|session| session.is(key, hit.direction()))
+    }
+
+    /// The live session a tuple belongs to.
+    #[inline]
+    pub fn find(&self, key: &FlowKey, hash: u64, now: u64) -> Hit {
+        self.unless_expired(self.find_any(key, hash), now)
+    }
+
+    /// The entry of a hit.
+    #[inline]
+    pub fn get(&self, hit: Hit) -> Option<&Session> {
+        self.entries.get(hit.entry())
+    }
+
+    /// What was decided about the session in an entry.
+    #[inline]
+    pub fn decision(&self, entry: usize) -> Option<&Decision> {
+        let session = self.entries.get(entry)?;
+        self.decisions.get(session.decision).or_else(|| Some(&self.origins.get(entry)?.decision))
+    }
+
+    /// Starts loading what was decided about the session of a hit.
+    #[inline]
+    pub fn prefetch_decision(&self, hit: Hit) {
+        if let Some(session) = self.get(hit) {
+            self.decisions.prefetch(session.decision);
+        }
+    }
+
+    /// Where the session in an entry began.
+    pub fn origin(&self, entry: usize) -> Option<&Origin> {
+        self.origins.get(entry)
+    }
+
+    /// A packet of a session passed.
+    #[inline]
+    pub fn touch(&mut self, hit: Hit, now: u64, flags: u8) {
+        let Some(session) = self.entries.get_mut(hit.entry()) else { return };
+        if session.touch(now, hit.direction(), flags) {
+            self.expiry.set(hit.entry(), now.saturating_add(session.state().timeout()));
+        }
+    }
+
+    /// Replaces what was decided about a session.
+    pub fn decide(&mut self, hit: Hit, decision: &Decision) {
+        let entry = hit.entry();
+        let (Some(session), Some(origin)) = (self.entries.get_mut(entry), self.origins.get_mut(entry)) else { return };
+        let before = session.decision;
+        session.decision = self.decisions.take(decision);
+        if session.decision == OWN {
+            origin.decision = *decision;
+        }
+        self.decisions.give_back(before);
+    }
+
+    /// Starts loading what the creation of the `nth` session from now writes: an entry and the bucket of its reverse key.
+    #[inline]
+    pub fn prefetch_creation(&self, nth: usize, reverse: &FlowKey) {
+        self.buckets.prefetch(self.hash(reverse));
+        if let Some(&entry) = self.free.len().checked_sub(nth + 1).and_then(|at| self.free.get(at)) {
+            prefetch_slice(&self.entries, entry as usize);
+            prefetch_slice(&self.origins, entry as usize);
+        }
+    }
+
+    /// Creates a session. Expired sessions in the way are removed.
+    pub fn create(&mut self, new: &NewSession) -> Result<Hit, Refused> {
+        let keys = [new.key, new.reverse_key()];
+        // A session whose two directions look the same could not tell them apart.
+        if keys[0] == keys[1] {
+            return Err(Refused::Conflict);
+        }
+        let hashes = keys.map(|key| self.hashes(&key));
+        for (key, hashes) in keys.iter().zip(&hashes) {
+            let hit = self.find_any(key, hashes.whole);
+            if !hit.is_some() {
+                continue;
+            }
+            if self.get(hit).is_some_and(|s| !s.expired(new.now)) {
+                return Err(Refused::Conflict);
+            }
+            self.remove(hit);
+        }
+        for _ in 0..STEPS_WHEN_FULL {
+            if !self.free.is_empty() {
+                break;
+            }
+            self.expire(new.now, STEP);
+        }
+        let Some(&index) = self.free.last() else { return Err(Refused::Full) };
+        let entry = index as usize;
+        let hits = [Hit::new(entry, Direction::Forward), Hit::new(entry, Direction::Reverse)];
+        if !self.buckets.insert(hashes[0].whole, hits[0]) {
+            return Err(Refused::Full);
+        }
+        if !self.buckets.insert(hashes[1].whole, hits[1]) {
+            self.buckets.remove(hashes[0].whole, hits[0]);
+            return Err(Refused::Full);
+        }
+        self.free.pop();
+        let decision = self.decisions.take(&new.decision);
+        let session = Session::new(new, decision);
+        let origin = &mut self.origins[entry];
+        origin.begin();
+        if decision == OWN {
+            origin.decision = new.decision;
+        }
+        self.entries[entry] = session;
+        origin.end(new);
+        self.services.add(hashes[0].destination);
+        self.backends.add(hashes[1].source);
+        self.expiry.set(entry, new.now.saturating_add(session.state().timeout()));
+        self.live += 1;
+        self.created += 1;
+        self.changes = self.changes.wrapping_add(1);
+        Ok(hits[0])
+    }
+
+    /// Ends a session.
+    pub fn remove(&mut self, hit: Hit) {
+        let entry = hit.entry();
+        let Some(&session) = self.entries.get(entry).filter(|session| session.is_used()) else { return };
+        let (forward, reverse) = (self.hashes(&session.forward_key()), self.hashes(&session.reverse_key()));
+        self.buckets.remove(forward.whole, Hit::new(entry, Direction::Forward));
+        self.buckets.remove(reverse.whole, Hit::new(entry, Direction::Reverse));
+        self.services.remove(forward.destination);
+        self.backends.remove(reverse.source);
+        self.decisions.give_back(session.decision);
+        self.entries[entry].free();
+        self.expiry.clear(entry);
+        self.free.push(entry as u32);
+        self.live -= 1;
+        self.changes = self.changes.wrapping_add(1);
+    }
+
+    /// Looks at the next `n` entries (rounded up to whole steps) and removes the expired ones, at once.
+    pub fn expire(&mut self, now: u64, n: usize) {
+        for _ in 0..n.div_ceil(STEP) {
+            self.expiry.step(now);
+            for entry in self.expiry.due.take() {
+                if self.is_expired(entry as usize, now) {
+                    self.remove(Hit::new(entry as usize, Direction::Forward));
+                }
+            }
+        }
+    }
+
+    /// Expiry in small steps, called once per turn. What a step will touch is being loaded since the last one: found by its deadline, then known
+    /// to be idle, then removed, a turn each.
+    pub fn upkeep(&mut self, now: u64) {
+        for entry in self.expiry.idle.take() {
+            if self.is_expired(entry as usize, now) {
+                self.remove(Hit::new(entry as usize, Direction::Forward));
+            }
+        }
+        for entry in self.expiry.due.take() {
+            if !self.is_expired(entry as usize, now) {
+                continue;
+            }
+            if let Some(session) = self.entries.get(entry as usize) {
+                self.buckets.prefetch(self.hash(&session.forward_key()));
+                self.buckets.prefetch(self.hash(&session.reverse_key()));
+            }
+            self.expiry.idle.push(entry);
+        }
+        self.expiry.step(now);
+        for &entry in &self.expiry.due {
+            prefetch_slice(&self.entries, entry as usize);
+        }
+    }
+
+    /// All live sessions.
+    pub fn iter(&self, now: u64) -> impl Iterator<Item = &Session> {
+        self.entries.iter().filter(move |s| s.is_used() && !s.expired(now))
+    }
+
+    /// Number of entries.
+    pub fn capacity(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The entry at an index, if a session lives there.
+    pub fn at(&self, index: usize) -> Option<&Session> {
+        self.entries.get(index).filter(|s| s.is_used())
+    }
+
+    /// Whether the session of an entry is there and idle too long; corrects the deadline of one that is not.
+    fn is_expired(&mut self, entry: usize, now: u64) -> bool {
+        let Some(session) = self.at(entry) else { return false };
+        let expired = session.expired(now);
+        if !expired {
+            let end = now.saturating_sub(session.idle(now)).saturating_add(session.state().timeout());
+            self.expiry.set(entry, end);
+        }
+        expired
+    }
+
+    #[inline]
+    fn unless_expired(&self, hit: Hit, now: u64) -> Hit {
+        match self.entries.get(hit.entry()) {
+            Some(session) if !session.expired(now) => hit,
+            _ => Hit::MISS,
+        }
+    }
+
+    #[inline]
+    fn find_any(&self, key: &FlowKey, hash: u64) -> Hit {
+        self.buckets.find(hash, |hit| self.holds(hit, key))
+    }
+
+    /// Both families go the same way, so there is no branch to guess; the secrets differ by place, so ends can't be exchanged.
+    #[inline]
+    fn hashes(&self, key: &FlowKey) -> Hashes {
+        let address = |addr: u128, [high, low]: [u64; 2]| mix((addr >> 64) as u64 ^ high, addr as u64 ^ low);
+        let source = address(key.src, self.secrets.source);
+        let destination = address(key.dst, self.secrets.destination);
+        let rest = u64::from(key.protocol) << 32 | u64::from(key.sport) << 16 | u64::from(key.dport);
+        Hashes { source, destination, whole: mix(source ^ destination, rest ^ self.secrets.rest) }
+    }
+}
