@@ -145,10 +145,9 @@ impl Compare {
         };
         let packet = self.packet.unwrap_or(Size::Fixed(64));
         let params = amounts.over(&programs::defaults(scenario), scenario, packet, BURST)?;
-        let others = process::cores_but(self.core)?;
-        let core = process::pin(self.core)?;
-        // The workers' core is theirs; this program only waits.
-        let other = process::pin(others.first().copied())?;
+        // This program only waits and stays unbound: ours refuses a core that is not among those it inherits.
+        let core = process::cores(self.core.as_slice(), 1)?.first().copied().unwrap_or_default();
+        let other = process::cores_but(Some(core))?.first().copied().unwrap_or(core);
         let ground = Ground::new(scenario, &params, [core, other], progress)?;
         let (mut contests, mut missing) = ground.contests(wanted, progress)?;
         let tsc_hz = TscClock::calibrate().hz();
