@@ -18,7 +18,7 @@ use marchproxy_engine::ports::{PortSlot, UNTAGGED};
 use marchproxy_engine::table::fib::Fib;
 use marchproxy_engine::table::neighbours::{MAX_NEIGHBOURS, NeighbourKey, NeighbourTable};
 use marchproxy_engine::table::policer::Colour;
-use marchproxy_engine::table::rules::{RuleKey, Rules};
+use marchproxy_engine::table::rules::{Limits, RuleKey, Rules};
 use marchproxy_engine::table::sessions::Hit;
 use marchproxy_perf::compare::tables::keys::{METER_STEP_US, MeterKeys, NOW, RouteKeys, RuleKeys, SessionKeys, label};
 use marchproxy_perf::compare::tables::ours::{self, BURST};
@@ -73,7 +73,7 @@ fn rules(criterion: &mut Criterion) {
             let table = LazyCell::new(|| {
                 let keys = RuleKeys::new(count, KEYS, v6, SEED).unwrap();
                 let asked: Vec<RuleKey> = keys.tuples.iter().map(|tuple| tuple.key(0)).collect();
-                (Rules::build(&keys.rules, 1, usize::MAX, |_| 0).unwrap(), asked)
+                (Rules::build(&keys.rules, Limits { bytes: usize::MAX, lines: usize::MAX }, |_| 0).unwrap(), asked)
             });
             group.bench_function(BenchmarkId::new(label(v6), count), |bencher| {
                 let (rules, asked) = &*table;

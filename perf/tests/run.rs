@@ -315,7 +315,9 @@ fn what_the_engine_refuses_is_said_in_its_words() {
     let matches = RuleMatch { src: prefixes.clone(), dst: prefixes, dst_ports, ..RuleMatch::default() };
     let rule = RuleSpec { name: "wide".into(), priority: 1, matches, action: RuleAction::Deny, mark: None };
     let tables = RuleTables { rules: vec![rule], ..RuleTables::default() };
-    let Err(refused) = Rig::new(&tables, Capacity { sessions: 1, step: 1 }, 1) else { panic!("100,000 combinations") };
+    let Err(refused) = Rig::new(&tables, Capacity { sessions: 1, step: 1 }, 32, 1) else {
+        panic!("100,000 combinations")
+    };
     let text = refused.to_string();
     let words = ["the engine refuses these tables", "rule wide", "found 100000", "allowed at most"];
     assert!(words.iter().all(|word| text.contains(word)), "{text}");

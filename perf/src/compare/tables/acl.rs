@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use marchproxy_dpdk::table::{Acl, AclKey, AclRule, Family};
-use marchproxy_engine::table::rules::{RuleKey, Rules};
+use marchproxy_engine::table::rules::{Limits, RuleKey, Rules};
 use marchproxy_engine::tables::{Cidr, PortRange, RuleMatch};
 
 use super::duel::{Duel, agree};
@@ -24,7 +24,7 @@ pub fn duel(ground: &Ground, count: usize, v6: bool) -> Result<Duel, Stop> {
     let plan = ground.plan;
     let keys = RuleKeys::new(count, plan.keys, v6, plan.seed)?;
     let start = Instant::now();
-    let rules = Rules::build(&keys.rules, 1, usize::MAX, |_| 0)
+    let rules = Rules::build(&keys.rules, Limits { bytes: usize::MAX, lines: usize::MAX }, |_| 0)
         .map_err(|_| Error::Harness("rules without a limit are never too large"))?;
     let ours_built = (start.elapsed().as_secs_f64(), rules.bytes());
     let lowered: Vec<AclRule> = keys.rules.iter().map(|rule| lower(&rule.matches)).collect();

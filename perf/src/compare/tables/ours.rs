@@ -1,6 +1,7 @@
 //! Our tables as the stages use them: bursts of 32 keys, with the prefetches that the tables offer. The only place of the comparison and of
 //! the benches that knows how a burst is looked up.
 
+use marchproxy_engine::burst::{Mask, NONE};
 use marchproxy_engine::flow::{Addr, FlowKey};
 use marchproxy_engine::table::fib::{Fib, Found};
 use marchproxy_engine::table::policer::{Colour, Policer};
@@ -28,8 +29,11 @@ pub fn routes(fib: &Fib, addresses: &[Addr], values: &mut [Option<u32>; BURST]) 
 /// The indexes of the first matching rules (stage rule).
 #[inline]
 pub fn rules(rules: &Rules, keys: &[RuleKey], found: &mut [Option<u32>; BURST]) {
-    for (key, found) in keys.iter().zip(found) {
-        *found = rules.first_match(key);
+    let mut indexes = [NONE; BURST];
+    let lanes = Mask::first(keys.len().min(BURST));
+    rules.first_matches(lanes, |lane| keys[lane], &mut indexes);
+    for (index, found) in indexes.iter().zip(found) {
+        *found = (*index != NONE).then_some(*index);
     }
 }
 

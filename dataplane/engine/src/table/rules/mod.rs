@@ -17,6 +17,8 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
+use marchproxy_cpu::prefetch_slice;
+
 use crate::burst::{BURST, Mask};
 use crate::flow::FlowKey;
 use crate::tables::{Cidr, PortRange, RuleAction, RuleSpec};
@@ -35,8 +37,9 @@ pub struct RuleKey {
     pub interface: u32,
 }
 
-/// A rule as the snapshot holds it.
+/// A rule as the snapshot holds it: one cache line.
 #[derive(Debug, Clone)]
+#[repr(align(64))]
 pub struct Rule {
     /// Its name.
     pub name: String,
@@ -49,6 +52,8 @@ pub struct Rule {
     /// Counter slot.
     pub counter: u32,
 }
+
+const _: () = assert!(size_of::<Rule>() == 64);
 
 /// The rules of a snapshot, in order.
 #[derive(Debug, Clone, Default)]
@@ -96,6 +101,10 @@ impl Rules {
     #[inline]
     pub fn first_matches(&self, lanes: Mask, key: impl Fn(usize) -> RuleKey, out: &mut [u32; BURST]) {
         self.tree.first_matches(lanes, key, out);
+        // The next stage reads what they decide.
+        for lane in lanes.lanes() {
+            prefetch_slice(&self.rules, out[lane.index()] as usize);
+        }
     }
 
     /// By index.
