@@ -43,13 +43,13 @@ pub fn sessions(sessions: &Sessions, keys: &[FlowKey], now: u64, hits: &mut [Hit
     let mut hashes = [0; BURST];
     for (key, hash) in keys.iter().zip(&mut hashes) {
         *hash = sessions.hash(key);
-        sessions.prefetch_buckets(*hash);
+        sessions.prefetch_bucket(*hash);
     }
-    for hash in &hashes[..keys.len().min(BURST)] {
-        sessions.prefetch_entry(*hash);
+    for (hash, hit) in hashes.iter().zip(&mut *hits).take(keys.len()) {
+        *hit = sessions.guess(*hash);
     }
     for ((key, hash), hit) in keys.iter().zip(hashes).zip(hits) {
-        *hit = sessions.find(key, hash, now);
+        *hit = sessions.confirm(*hit, key, hash, now);
     }
 }
 
