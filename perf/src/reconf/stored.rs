@@ -63,11 +63,14 @@ impl Stored {
 
     async fn store(&self) -> Result<Checked, Error> {
         let newest = self.store.current(DEFAULT_CLUSTER).await.map_err(refused)?;
-        let newest = newest.map(|stored| stored.document).unwrap_or_else(|| v1::Document {
-            api_version: API_VERSION.to_owned(),
-            cluster: DEFAULT_CLUSTER.to_owned(),
-            ..v1::Document::default()
-        });
+        let newest = newest.map_or_else(
+            || v1::Document {
+                api_version: API_VERSION.to_owned(),
+                cluster: DEFAULT_CLUSTER.to_owned(),
+                ..v1::Document::default()
+            },
+            |stored| stored.document,
+        );
         let document = model::merge(&newest, &self.wish).map_err(|found| {
             refused(found.first().map_or_else(|| "nothing in particular".to_owned(), ToString::to_string))
         })?;
@@ -105,6 +108,7 @@ impl Source for Stored {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "passed to map_err by name")]
 fn refused(why: impl ToString) -> Error {
     Error::Control(why.to_string())
 }

@@ -12,6 +12,10 @@ use crate::table::sessions::{Hit, Sessions};
 pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, sessions: &Sessions, now: u64) {
     let active = burst.active;
     let columns = &mut *burst.columns;
+    if sessions.is_empty() && snapshot.services.is_empty() {
+        columns.hit.fill(Hit::MISS);
+        return;
+    }
     let (mut candidates, mut found) = (Mask::default(), Mask::default());
     for lane in active.lanes() {
         let index = lane.index();
