@@ -1,7 +1,7 @@
 //! Which service an (address, protocol, port) belongs to, and which addresses are services' at all.
 
 use crate::flow::{Addr, FlowKey, from_ip, is_v4};
-use crate::hash::hash;
+use crate::hash::{hash, mix};
 use crate::table::ring::Ring;
 use crate::tables::{BackendSpec, PortRange, ServiceProtocol, ServiceSpec};
 
@@ -111,6 +111,8 @@ pub struct Services {
     slots: Box<[u32]>,
     /// The service addresses, sorted.
     addresses: Vec<Addr>,
+    /// Open addressing over the same, at most a quarter full; `::`, which no packet is sent to, is a free place.
+    address_set: Box<[Addr]>,
 }
 
 impl Services {
@@ -144,7 +146,8 @@ impl Services {
             }
             slots[slot] = index as u32 + 1;
         }
-        Self { list: services.into_boxed_slice(), entries, slots, addresses }
+        let address_set = address_set(&addresses);
+        Self { list: services.into_boxed_slice(), entries, slots, addresses, address_set }
     }
 
     /// Whether there is none.
@@ -176,7 +179,15 @@ impl Services {
     /// Whether the address is a service's, whatever the protocol.
     #[inline]
     pub fn is_address(&self, address: Addr) -> bool {
-        self.addresses.binary_search(&address).is_ok()
+        let mask = self.address_set.len().wrapping_sub(1);
+        let mut slot = address_hash(address) as usize & mask;
+        loop {
+            match self.address_set.get(slot) {
+                None | Some(0) => return false,
+                Some(found) if *found == address => return true,
+                Some(_) => slot = (slot + 1) & mask,
+            }
+        }
     }
 
     /// All service addresses, sorted.
@@ -189,6 +200,7 @@ impl Services {
         self.list.iter().map(Service::bytes).sum::<usize>()
             + self.entries.len() * size_of::<Entry>()
             + size_of_val(&*self.slots)
+            + (self.addresses.len() + self.address_set.len()) * size_of::<Addr>()
     }
 
     #[inline]
@@ -207,6 +219,24 @@ impl Services {
             slot = (slot + 1) & mask;
         }
     }
+}
+
+fn address_set(addresses: &[Addr]) -> Box<[Addr]> {
+    let mut set = vec![0; (addresses.len() * 4).next_power_of_two().max(2)].into_boxed_slice();
+    let mask = set.len() - 1;
+    for &address in addresses {
+        let mut slot = address_hash(address) as usize & mask;
+        while set[slot] != 0 {
+            slot = (slot + 1) & mask;
+        }
+        set[slot] = address;
+    }
+    set
+}
+
+#[inline]
+fn address_hash(address: Addr) -> u64 {
+    mix((address >> 64) as u64 ^ 0x9E37_79B9_7F4A_7C15, address as u64 ^ 0xD6E8_FEB8_6659_FD93)
 }
 
 #[inline]
@@ -254,6 +284,7 @@ mod tests {
         assert_eq!(find("2001:db8::1", 58, 0), None);
         assert_eq!(find("192.0.2.2", 6, 80), None);
         assert!(services.is_address(from_ip("2001:db8::1".parse().unwrap())));
+        assert!(!services.is_address(0) && !Services::default().is_address(1));
     }
 
     #[test]
@@ -272,6 +303,10 @@ mod tests {
         for s in &specs {
             let found = services.lookup(from_ip(s.addresses[0]), 6, 80).unwrap();
             assert_eq!(found.name, s.name);
+            assert!(services.is_address(from_ip(s.addresses[0])));
+        }
+        for stranger in (0..10_000).map(|n| crate::flow::v4(0x0a02_0000 + n)) {
+            assert!(!services.is_address(stranger));
         }
     }
 }
