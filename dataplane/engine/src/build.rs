@@ -31,9 +31,9 @@ pub struct Budget {
 }
 
 impl Default for Budget {
-    /// 512 MiB, 64 lines, 65,536 counters, 16,384 policers.
+    /// 512 MiB, 64 lines, 262,144 counters (100,000 rules and as many backends; 6 MiB a worker), 16,384 policers.
     fn default() -> Self {
-        Self { bytes: 512 << 20, rule_lines: 64, counters: 1 << 16, policers: 1 << 14, workers: 1 }
+        Self { bytes: 512 << 20, rule_lines: 64, counters: 1 << 18, policers: 1 << 14, workers: 1 }
     }
 }
 
