@@ -93,11 +93,13 @@ impl Tree {
         tree.blocks.push(Block::END);
         let mut extras = HashMap::new();
         for family in [false, true] {
-            let records = records(specs, family).map_err(|(rule, count)| Refused {
+            // While building they take about as much as the budget has for what is built.
+            let most = limits.bytes / size_of::<Record>();
+            let records = records(specs, family, most).map_err(|too_many| Refused {
                 field: "combinations of prefixes and ports",
-                found: count.to_string(),
-                allowed: super::record::MAX_RECORDS.to_string(),
-                culprits: vec![rule as u32],
+                found: too_many.found.to_string(),
+                allowed: too_many.allowed.to_string(),
+                culprits: vec![too_many.rule as u32],
             })?;
             let mut builder = Builder {
                 records: &records,
@@ -206,22 +208,34 @@ impl Builder<'_> {
         Ok((root, worst))
     }
 
-    /// A whole subtree below a root entry: again with more room when its worst path is long.
+    /// A whole subtree below a root entry: again with more room when its worst path is long, and the best of all attempts.
     fn place_all(&mut self, list: &[u32], space: Space) -> Result<Built, Refused> {
         let before = (self.tree.entries.len(), self.tree.blocks.len());
-        let mut built = Built::default();
-        for (attempt, copies) in COPIES.into_iter().enumerate() {
-            if attempt > 0 {
-                self.tree.entries.truncate(before.0);
-                self.tree.blocks.truncate(before.1);
-                self.leaves.clear();
-            }
-            built = self.place(list.to_vec(), Place { space, room: list.len() * copies + 64, depth: 0 })?;
-            if built.lines <= self.limits.lines / PARTS {
-                break;
+        let short = self.limits.lines / PARTS;
+        let mut attempt = |copies: usize| {
+            self.tree.entries.truncate(before.0);
+            self.tree.blocks.truncate(before.1);
+            self.leaves.clear();
+            self.place(list.to_vec(), Place { space, room: list.len() * copies + 64, depth: 0 })
+        };
+        let mut best: Option<(usize, usize)> = None;
+        let mut last = Err(Refused { field: "", found: String::new(), allowed: String::new(), culprits: Vec::new() });
+        for copies in COPIES {
+            last = attempt(copies);
+            if let Ok(built) = &last {
+                if built.lines <= short {
+                    return last;
+                }
+                if best.is_none_or(|(lines, _)| built.lines < lines) {
+                    best = Some((built.lines, copies));
+                }
             }
         }
-        Ok(built)
+        match (best, &last) {
+            (None, _) => last,
+            (Some((lines, _)), Ok(built)) if built.lines == lines => last,
+            (Some((_, copies)), _) => attempt(copies),
+        }
     }
 
     fn place(&mut self, mut list: Vec<u32>, at: Place) -> Result<Built, Refused> {

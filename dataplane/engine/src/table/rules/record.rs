@@ -116,8 +116,19 @@ impl Record {
     }
 }
 
-/// The records of one family in the order of their rules, or the index of a rule with too many, and how many.
-pub fn records(specs: &[RuleSpec], v6: bool) -> Result<Vec<Record>, (usize, usize)> {
+/// A rule whose lists multiply out to too many records, by itself or together with those before it.
+#[derive(Debug)]
+pub struct TooMany {
+    /// Its index.
+    pub rule: usize,
+    /// How many there would be.
+    pub found: usize,
+    /// How many there may be.
+    pub allowed: usize,
+}
+
+/// The records of one family in the order of their rules, `most` in all.
+pub fn records(specs: &[RuleSpec], v6: bool, most: usize) -> Result<Vec<Record>, TooMany> {
     let mut out = Vec::with_capacity(specs.len());
     for (rule, spec) in specs.iter().enumerate() {
         let m = &spec.matches;
@@ -126,7 +137,10 @@ pub fn records(specs: &[RuleSpec], v6: bool) -> Result<Vec<Record>, (usize, usiz
         let count =
             [src.len(), dst.len(), sport.len(), dport.len()].iter().fold(1usize, |n, len| n.saturating_mul(*len));
         if count > MAX_RECORDS {
-            return Err((rule, count));
+            return Err(TooMany { rule, found: count, allowed: MAX_RECORDS });
+        }
+        if out.len() + count > most {
+            return Err(TooMany { rule, found: out.len() + count, allowed: most });
         }
         let protocol = m.protocol.map_or((0, 255), |p| (u16::from(p), u16::from(p)));
         let interface = m.in_interface.map_or((0, u16::MAX), |i| (i as u16, i as u16));

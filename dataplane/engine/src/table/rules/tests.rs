@@ -160,7 +160,7 @@ impl Random {
 fn thousands_of_rules_equal_the_scan_within_the_default_budget() {
     let mut random = Random(7);
     let specs: Vec<_> = (0..6000).map(|_| random.rule()).collect();
-    let rules = Rules::build(&specs, Limits { lines: 128, ..NARROW }, |_| 0).unwrap();
+    let rules = Rules::build(&specs, NARROW, |_| 0).unwrap();
     assert!(rules.tree.used.iter().all(|&used| used), "every part has rules");
     let keys: Vec<_> = (0..4000)
         .map(|_| {
@@ -256,14 +256,18 @@ fn lists_are_multiplied_out_up_to_a_limit() {
     let mut nested = prefixes(200);
     nested.extend(v4(0, 8));
     let rule = RuleMatch { src: nested.clone(), dst: nested, dst_ports: touching, ..RuleMatch::default() };
-    assert_eq!(record::records(&[spec(rule)], false).unwrap().len(), 1);
+    assert_eq!(record::records(&[spec(rule)], false, 1).unwrap().len(), 1);
 }
 
 #[test]
 fn too_large_is_refused() {
     let specs: Vec<_> = (0..1000).map(|n| spec(RuleMatch { src: v4(n << 8, 24), ..RuleMatch::default() })).collect();
-    let refused = Rules::build(&specs, Limits { bytes: 10_000, lines: 64 }, |_| 0).unwrap_err();
+    let refused = Rules::build(&specs, Limits { bytes: 200_000, lines: 64 }, |_| 0).unwrap_err();
     assert_eq!(refused.field, "bytes");
     assert!(!refused.culprits.is_empty());
+    // Not even room to look at them: many modest rules may not fill the memory before anything is built.
+    let refused = Rules::build(&specs, Limits { bytes: 9_600, lines: 64 }, |_| 0).unwrap_err();
+    assert_eq!(refused.field, "combinations of prefixes and ports");
+    assert_eq!(refused.culprits.len(), 1);
     assert!(Rules::build(&specs, Limits { bytes: 10_000_000, lines: 64 }, |_| 0).is_ok());
 }
