@@ -90,10 +90,15 @@ impl std::fmt::Display for Cores {
 /// Watches a run from start to end.
 pub struct Watch {
     cores: Vec<usize>,
-    steal: Vec<Option<(u64, u64)>>,
+    /// The kernel's account of all cores when it started.
+    stat: String,
     switches: u64,
     /// What the workers' own threads counted.
     counted: Option<u64>,
+    /// In which time, where it is not all of it.
+    counted_seconds: Option<f64>,
+    /// CPU time of the measurement that is in no process of ours.
+    elsewhere: f64,
     /// CPU time used when it started.
     used: Option<Used>,
     start: std::time::Instant,
@@ -107,9 +112,26 @@ impl Watch {
 
     /// Starts over the cores of several threads, which count for themselves how often they were interrupted.
     pub fn over(cores: Vec<usize>) -> Self {
-        let stat = read("/proc/stat");
-        let steal = cores.iter().map(|&core| steal_of(&stat, core)).collect();
-        Self { cores, steal, switches: switches(), counted: None, used: Used::now(), start: std::time::Instant::now() }
+        Self {
+            cores,
+            stat: read("/proc/stat"),
+            switches: switches(),
+            counted: None,
+            counted_seconds: None,
+            elsewhere: 0.0,
+            used: Used::now(),
+            start: std::time::Instant::now(),
+        }
+    }
+
+    /// Where the measured threads turned out to be.
+    pub fn ran_on(&mut self, cores: Vec<usize>) {
+        self.cores = cores;
+    }
+
+    /// Seconds of CPU time that were spent for the measurement, but by none of this process's children: the kernel's own threads.
+    pub fn spent_elsewhere(&mut self, seconds: f64) {
+        self.elsewhere += seconds;
     }
 
     /// How often the most interrupted of several threads was.
@@ -117,16 +139,21 @@ impl Watch {
         self.counted = Some(switches);
     }
 
+    /// The same of threads that ran for a part of the time only, in seconds.
+    pub fn interrupted_during(&mut self, switches: u64, seconds: f64) {
+        (self.counted, self.counted_seconds) = (Some(switches), Some(seconds));
+    }
+
     /// The fingerprint at the end of the run, and every reason to doubt its figures. `spread` is that of the repeats in percent.
     pub fn finish(&self, tsc_hz: u64, sessions: &str, spread: Option<f64>) -> (Machine, Vec<String>) {
         let stat = read("/proc/stat");
-        let stolen = |(&core, &before): (&usize, &Option<(u64, u64)>)| match (before, steal_of(&stat, core)) {
+        let stolen = |&core: &usize| match (steal_of(&self.stat, core), steal_of(&stat, core)) {
             (Some((stolen, all)), Some((stolen_now, all_now))) if all_now > all => {
                 Some((stolen_now - stolen) as f64 * 100.0 / (all_now - all) as f64)
             }
             _ => None,
         };
-        let steal_per_core: Vec<_> = self.cores.iter().zip(&self.steal).map(stolen).collect();
+        let steal_per_core: Vec<_> = self.cores.iter().map(stolen).collect();
         let core = match self.cores[..] {
             [core] => Cores::One(core),
             _ => Cores::Several(self.cores.clone()),
@@ -135,7 +162,10 @@ impl Watch {
         governors.dedup();
         let info = read("/proc/cpuinfo");
         let seconds = self.start.elapsed().as_secs_f64();
-        let others = self.used.zip(Used::now()).map(|(before, now)| now.others_since(&before, seconds));
+        let others = self.used.zip(Used::now()).map(|(before, now)| {
+            let now = Used { own: now.own + self.elsewhere, ..now };
+            now.others_since(&before, seconds)
+        });
         let machine = Machine {
             cpu: field(&info, "model name").unwrap_or("unknown").to_owned(),
             flags: marchproxy_cpu::features(),
@@ -152,7 +182,7 @@ impl Watch {
             hypervisor: field(&info, "flags").is_some_and(|flags| flags.split(' ').any(|f| f == "hypervisor")),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
         };
-        let doubts = doubts(&machine, seconds, spread);
+        let doubts = doubts(&machine, self.counted_seconds.unwrap_or(seconds), spread);
         (machine, doubts)
     }
 }
