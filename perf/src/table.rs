@@ -169,7 +169,7 @@ fn churn(r: &Report) -> String {
 }
 
 fn latency(r: &Report) -> String {
-    let Some(Summary { ticks, ns, .. }) = &r.latency else { return "none was sent".into() };
+    let Some(Summary { ticks, ns, .. }) = &r.latency else { return missing_latency(r).into() };
     let row = [
         ("p50", ticks.p50, ns.p50),
         ("p90", ticks.p90, ns.p90),
@@ -179,6 +179,10 @@ fn latency(r: &Report) -> String {
     ];
     let each: Vec<_> = row.iter().map(|(what, ticks, ns)| format!("{what} {ns:.0} ns ({ticks})")).collect();
     format!("{} (ticks)", each.join(", "))
+}
+
+fn missing_latency(r: &Report) -> &'static str {
+    if r.devices.is_some() { "not measured on devices (rfc2544 measures end to end)" } else { "none was sent" }
 }
 
 fn repeats(r: &Report) -> String {

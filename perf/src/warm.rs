@@ -2,9 +2,7 @@
 //! part, whatever the wires are.
 
 use crate::load::Template;
-
-/// Packets sent at once while tables are filled: fewer than may wait for one neighbour.
-const GENTLE: usize = 32;
+use crate::rig::{ROUNDS, gently};
 
 /// A node with the stations around it, all on this thread.
 pub trait Surroundings {
@@ -22,8 +20,7 @@ pub trait Surroundings {
 
     /// Lets the slow path and the stations around work until nothing moves any more.
     fn settle(&mut self) {
-        // A bound against a node that talks to itself for ever; a neighbour needs three rounds.
-        for _ in 0..64 {
+        for _ in 0..ROUNDS {
             while self.turn() > 0 {}
             let taken = self.slow_turn();
             let injected = self.turn();
@@ -36,20 +33,11 @@ pub trait Surroundings {
     /// Sends frames a few at a time, all of them: neighbours get resolved, sessions made. False when `done`, told of each few, wants no
     /// more.
     fn warm<'a>(&mut self, frames: impl IntoIterator<Item = &'a Template>, mut done: impl FnMut(u64) -> bool) -> bool {
-        let mut frames = frames.into_iter();
-        loop {
-            let mut count = 0;
-            for template in frames.by_ref().take(GENTLE) {
+        gently(frames, &mut done, |frames| {
+            for template in frames {
                 self.send(template);
-                count += 1;
             }
             self.settle();
-            if count == 0 {
-                return true;
-            }
-            if !done(count) {
-                return false;
-            }
-        }
+        })
     }
 }

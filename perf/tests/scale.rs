@@ -51,11 +51,11 @@ fn growth_over_flows_has_points_a_factor_and_a_law() {
 }
 
 #[test]
-fn a_size_the_engine_refuses_is_shown_with_its_words() {
-    // The default budget ends below 60,000 rules.
-    let (code, out, err) = scale("rules --from 100 --to 60000 --points 2 --packets 3000 --repeat 1");
+fn a_size_that_is_refused_is_shown_with_its_words() {
+    // There are 4,000 neighbours for backends, four of each service.
+    let (code, out, err) = scale("services --from 2 --to 1500 --points 2 --packets 3000 --repeat 1");
     assert_eq!(code, Some(0), "{err}");
-    assert!(out.contains("60000 refused: the engine refuses these tables") && out.contains("allowed"), "{out}");
+    assert!(out.contains("1500 refused: --backends: found 1500 services") && out.contains("allowed"), "{out}");
     assert!(out.contains("fewer than two sizes"), "{out}");
 }
 
@@ -64,6 +64,7 @@ fn where_nothing_can_be_measured_the_command_fails() {
     let (code, out, _) = scale("services --from 5000 --to 6000 --points 2 --packets 3000 --repeat 1");
     assert_eq!(code, Some(1), "{out}");
     assert!(out.contains("refused: --services"), "{out}");
+    assert!(!out.contains("machine"), "{out}");
 }
 
 #[test]
@@ -73,6 +74,8 @@ fn wrong_options_are_named() {
         ("all --from 5", &["--from", "found 5"]),
         ("flows --from 10 --to 5", &["--from", "found 10"]),
         ("flows --html /nonexistent/page.html", &["--html"]),
+        ("flows --profile fw", &["--profile", "found fw", "no rules"]),
+        ("workers --core 1", &["--core", "found 1", "each worker"]),
     ] {
         let (code, _, err) = scale(arguments);
         assert_eq!(code, Some(1), "{arguments}: {err}");

@@ -151,8 +151,12 @@ impl Compare {
         let ground = Ground::new(scenario, &params, [core, other], progress)?;
         let (mut contests, mut missing) = ground.contests(wanted, progress)?;
         let tsc_hz = TscClock::calibrate().hz();
-        let watch = Watch::start(core);
+        let mut watch = Watch::start(core);
         let outcome = turns.take(self.work.label(), &mut contests, progress)?;
+        // This thread only waits. Our worker counts for itself; who disturbs the others shows in the CPU time of everybody else.
+        let (switches, seconds) = ground.switches();
+        watch.interrupted_during(switches, seconds);
+        watch.spent_elsewhere(contests.iter().map(|contest| contest.elsewhere()).sum());
         let (machine, noise) = watch.finish(tsc_hz, "in processes of their own", Comparison::spread(&outcome.rows));
         missing.extend(outcome.missing);
         let (work, rig, interrupted) = (self.work.label(), ground.describe(), outcome.interrupted);

@@ -54,7 +54,7 @@ pub struct Scale {
     /// Seed of everything random
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Core to run on [default: the last one allowed]
+    /// Core to run on, but for several workers [default: the last one allowed]
     #[arg(long, value_name = "N")]
     core: Option<usize>,
     /// Write a page with plots, too
@@ -126,11 +126,14 @@ impl Scale {
             Some(packets) => ["--packets".to_owned(), packets.to_string()],
             None => ["--duration".to_owned(), self.duration.to_string()],
         });
-        if let Some(core) = self.core {
-            options.extend(["--core".to_owned(), core.to_string()]);
+        let profile = self.profile.map(|profile| format!("{profile:?}").to_lowercase());
+        if let Some(found) = profile.clone().filter(|_| !amounts.iter().any(|(_, scenario)| scenario.has_rules())) {
+            let allowed = "nothing: there are no rules in what is measured here".into();
+            return Err(Error::Option { option: "profile", found, allowed });
         }
-        if let Some(profile) = self.profile {
-            options.extend(["--profile".to_owned(), format!("{profile:?}").to_lowercase()]);
+        if let (Some(core), [(What::Workers, _)]) = (self.core, &amounts[..]) {
+            let allowed = "nothing: each worker has a core of its own, the last ones allowed".into();
+            return Err(Error::Option { option: "core", found: core.to_string(), allowed });
         }
         Ok(Work {
             amounts,
@@ -138,6 +141,8 @@ impl Scale {
             span: (self.from, self.to),
             repeats: usize::from(self.repeat),
             options,
+            of_rules: profile.map_or_else(Vec::new, |profile| vec!["--profile".into(), profile]),
+            of_one_worker: self.core.map_or_else(Vec::new, |core| vec!["--core".into(), core.to_string()]),
             limit: LIMIT,
         })
     }

@@ -66,6 +66,11 @@ impl Ground {
         Ok((contests, missing))
     }
 
+    /// How often our worker was interrupted so far, and in how many seconds of measuring.
+    pub fn switches(&self) -> (u64, f64) {
+        self.ours.switches()
+    }
+
     /// The rig in words.
     pub fn describe(&self) -> String {
         self.rig.describe()
@@ -100,6 +105,10 @@ impl Contest for Against<'_> {
 
     fn note(&self) -> String {
         self.peer.note()
+    }
+
+    fn elsewhere(&self) -> f64 {
+        self.peer.elsewhere()
     }
 
     fn ours(&mut self, duration: Duration) -> Result<f64, Error> {

@@ -30,7 +30,7 @@ fn write(out: &mut String, c: &Comparison) -> std::fmt::Result {
     let m = &c.machine;
     writeln!(
         out,
-        "machine: {}, core {} of {}, clock {} MHz, load {:.2}, steal {}, Linux {}",
+        "machine: {}, {} of {}, clock {} MHz, load {:.2}, steal {}, Linux {}",
         m.cpu,
         m.core,
         m.cores,

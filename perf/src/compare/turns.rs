@@ -27,8 +27,13 @@ pub trait Contest {
         None
     }
 
-    /// Our rate over `duration`. An error ends the whole comparison.
+    /// Our rate over `duration`. An error ends the contest.
     fn ours(&mut self, duration: Duration) -> Result<f64, Error>;
+
+    /// Seconds of CPU time that threads of the kernel spent for the peer so far.
+    fn elsewhere(&self) -> f64 {
+        0.0
+    }
 
     /// The peer's rate over `duration`. An error makes the peer a missing one.
     fn theirs(&mut self, duration: Duration) -> Result<f64, Error>;
@@ -58,7 +63,8 @@ pub struct Outcome {
 }
 
 impl Turns {
-    /// Measures all contests in turn. A peer that fails is dropped from the following rounds; an interrupt leaves what there is.
+    /// Measures all contests in turn. A contest with a side that fails is dropped from the following rounds; an interrupt leaves what
+    /// there is.
     pub fn take(
         &self,
         work: &'static str,
@@ -66,7 +72,7 @@ impl Turns {
         progress: &Progress,
     ) -> Result<Outcome, Error> {
         let mut rates: Vec<Vec<[f64; 2]>> = contests.iter().map(|_| Vec::new()).collect();
-        let mut failed: Vec<Option<String>> = contests.iter().map(|_| None).collect();
+        let mut failed: Vec<Option<Failure>> = contests.iter().map(|_| None).collect();
         progress.phase("taking turns", (contests.len() * self.repeats) as u64);
         'all: for round in 0..self.repeats {
             for ((contest, rates), failed) in contests.iter_mut().zip(&mut rates).zip(&mut failed) {
@@ -78,36 +84,49 @@ impl Turns {
                 if progress.stopped() {
                     break 'all;
                 }
-                match turn? {
+                match turn {
                     Ok(turn) => rates.push(turn),
-                    Err(reason) => *failed = Some(reason),
+                    Err(failure) => *failed = Some(failure),
                 }
                 progress.advance(1);
             }
         }
         progress.finish();
+        let nothing = rates.iter().all(Vec::is_empty);
         let mut outcome = Outcome { interrupted: progress.stopped(), ..Outcome::default() };
         for ((contest, rates), failed) in contests.iter().zip(&rates).zip(failed) {
             let work = contest.work().unwrap_or(work);
             let row = Row::new(contest.peer(), work, contest.unit(), contest.note(), rates);
             outcome.rows.extend(row.map(|row| Row { build: contest.build(), ..row }));
-            outcome.missing.extend(failed.map(|reason| Missing::new(contest.peer(), reason)));
+            match failed {
+                // Where nothing at all was measured our own failure is all there is to say.
+                Some(Failure::Ours(error)) if nothing => return Err(error),
+                Some(Failure::Ours(error)) => {
+                    outcome.missing.push(Missing::new(format!("ours against {}", contest.peer()), error.to_string()));
+                }
+                Some(Failure::Theirs(error)) => outcome.missing.push(Missing::new(contest.peer(), error.to_string())),
+                None => {}
+            }
         }
         Ok(outcome)
     }
 
-    /// Both sides once, the other one first in every second round: a machine that gets slower all the time favours nobody. The inner error
-    /// is the peer's.
-    fn turn(&self, contest: &mut dyn Contest, round: usize) -> Result<Result<[f64; 2], String>, Error> {
+    /// Both sides once, the other one first in every second round: a machine that gets slower all the time favours nobody.
+    fn turn(&self, contest: &mut dyn Contest, round: usize) -> Result<[f64; 2], Failure> {
         if round.is_multiple_of(2) {
-            let ours = contest.ours(self.duration)?;
-            return Ok(contest.theirs(self.duration).map(|theirs| [ours, theirs]).map_err(|e| e.to_string()));
+            let ours = contest.ours(self.duration).map_err(Failure::Ours)?;
+            return Ok([ours, contest.theirs(self.duration).map_err(Failure::Theirs)?]);
         }
-        match contest.theirs(self.duration) {
-            Ok(theirs) => Ok(Ok([contest.ours(self.duration)?, theirs])),
-            Err(error) => Ok(Err(error.to_string())),
-        }
+        let theirs = contest.theirs(self.duration).map_err(Failure::Theirs)?;
+        Ok([contest.ours(self.duration).map_err(Failure::Ours)?, theirs])
     }
+}
+
+/// Which side ended a contest.
+#[derive(Debug)]
+enum Failure {
+    Ours(Error),
+    Theirs(Error),
 }
 
 #[cfg(test)]
@@ -122,12 +141,13 @@ mod tests {
         name: &'static str,
         log: Vec<char>,
         fails_at: Option<usize>,
+        we_fail_at: Option<usize>,
         stops_at: Option<(usize, Arc<AtomicBool>)>,
     }
 
     impl Half {
         fn new(name: &'static str) -> Self {
-            Self { name, log: Vec::new(), fails_at: None, stops_at: None }
+            Self { name, log: Vec::new(), fails_at: None, we_fail_at: None, stops_at: None }
         }
 
         fn rounds(&self) -> usize {
@@ -149,8 +169,9 @@ mod tests {
         }
 
         fn ours(&mut self, _: Duration) -> Result<f64, Error> {
+            let round = self.log.iter().filter(|side| **side == 'o').count();
             self.log.push('o');
-            Ok(2.0)
+            if self.we_fail_at == Some(round) { Err(Error::Harness("we broke")) } else { Ok(2.0) }
         }
 
         fn theirs(&mut self, _: Duration) -> Result<f64, Error> {
@@ -184,6 +205,21 @@ mod tests {
         assert_eq!(outcome.rows.iter().map(|row| row.peer.as_str()).collect::<Vec<_>>(), ["good"]);
         assert_eq!(outcome.missing, [Missing::new("bad", "the harness is wrong: it broke")]);
         assert_eq!((good.rounds(), bad.rounds()), (3, 1));
+    }
+
+    #[test]
+    fn our_own_failure_keeps_what_was_measured() {
+        let (mut good, mut bad) = (Half::new("good"), Half::new("bad"));
+        bad.we_fail_at = Some(1);
+        let outcome =
+            TURNS.take("forward", &mut [Box::new(&mut bad), Box::new(&mut good)], &Progress::hidden()).unwrap();
+        assert_eq!(outcome.rows.iter().map(|row| row.ratios.len()).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(outcome.missing, [Missing::new("ours against bad", "the harness is wrong: we broke")]);
+
+        let mut broken = Half::new("broken");
+        broken.we_fail_at = Some(0);
+        let error = TURNS.take("forward", &mut [Box::new(&mut broken)], &Progress::hidden()).unwrap_err();
+        assert!(error.to_string().contains("we broke"), "with nothing measured there is only the error");
     }
 
     #[test]

@@ -9,11 +9,11 @@ use marchproxy_engine::burst::BURST;
 use marchproxy_engine::memory::{MemoryBuf, Wire};
 use marchproxy_engine::stats::Counter;
 use marchproxy_engine::worker::Worker;
-use nix::sys::resource::{UsageWho, getrusage};
 use rtrb::Producer;
 
 use crate::backend::Timed;
 use crate::load::Load;
+use crate::machine::switches;
 use crate::seeded::Rng;
 
 /// Slots of each receive ring.
@@ -118,7 +118,7 @@ impl Line {
                 window.gap |= tsc().saturating_sub(last) > gap_ticks;
                 last = self.turn(calm, &mut window);
             }
-            let switches_now = self::switches();
+            let switches_now = crate::machine::switches();
             let preempted = switches_now != switches || window.gap;
             switches = switches_now;
             if preempted {
@@ -198,11 +198,6 @@ impl Line {
         }
         end
     }
-}
-
-/// Times that another thread took the core away from the calling one.
-fn switches() -> u64 {
-    getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.involuntary_context_switches() as u64)
 }
 
 #[cfg(test)]

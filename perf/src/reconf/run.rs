@@ -15,7 +15,7 @@ use super::line::{Line, Shared, Taken};
 use super::source::Source;
 use crate::Error;
 use crate::backend::Timed;
-use crate::machine::{Machine, Watch};
+use crate::machine::{Machine, Watch, switches};
 use crate::process;
 use crate::progress::Progress;
 use crate::rig::Parts;
@@ -167,14 +167,21 @@ pub fn run(
     shared.calm.store(false, Relaxed);
     let sizes = sizes(params.rules);
     progress.phase("pushing", (sizes.len() * wanted.pushes) as u64);
-    let watch = Watch::start(wanted.core);
-    let rows = std::thread::scope(|scope| {
-        let worker = scope.spawn(move || process::pin(Some(wanted.core)).map(|_| line.run(shared)));
+    let mut watch = Watch::over(vec![wanted.core]);
+    let (rows, switches) = std::thread::scope(|scope| {
+        let worker = scope.spawn(move || {
+            process::pin(Some(wanted.core))?;
+            // The kernel counts for each thread, and this one is new.
+            let before = switches();
+            line.run(shared);
+            Ok::<_, Error>(switches() - before)
+        });
         let rows = push.rows(&sizes, source, wanted.pushes, progress);
         shared.stop.store(true, Relaxed);
-        worker.join().map_err(|_| Error::Harness("the worker's thread ended early"))??;
-        rows
+        let switches = worker.join().map_err(|_| Error::Harness("the worker's thread ended early"))??;
+        rows.map(|rows| (rows, switches))
     })?;
+    watch.interrupted(switches);
     progress.finish();
     if rows.is_empty() {
         return Err(Error::Interrupted);

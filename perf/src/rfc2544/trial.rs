@@ -240,6 +240,8 @@ fn side_by_side(
         while !thread.is_finished() {
             tester.drain();
         }
+        // What its last turn sent, after we had looked for the last time. Nobody adds to it any more.
+        while tester.drain() {}
         let driven = thread.join().map_err(|_| Error::Harness("the device's thread panicked"))?;
         generated?;
         driven

@@ -103,8 +103,21 @@ pub struct Work {
     pub repeats: usize,
     /// Options of every `run`.
     pub options: Vec<String>,
+    /// Of those with rules.
+    pub of_rules: Vec<String>,
+    /// Of those with one worker: several are on cores of their own.
+    pub of_one_worker: Vec<String>,
     /// How a cost may grow over the span.
     pub limit: f64,
+}
+
+impl Work {
+    /// Options of the measurements of an amount in a scenario.
+    fn options_of(&self, what: What, scenario: Scenario) -> impl Iterator<Item = &String> {
+        let rules = self.of_rules.iter().filter(move |_| scenario.has_rules());
+        let one_worker = self.of_one_worker.iter().filter(move |_| what != What::Workers);
+        self.options.iter().chain(rules).chain(one_worker)
+    }
 }
 
 /// Measures. An interrupt ends it with what there is.
@@ -123,6 +136,7 @@ pub fn run(work: &Work, runner: &Runner, progress: &Progress) -> Result<Report, 
     let count = amounts.iter().map(|amount| amount.points.len()).sum::<usize>() * work.repeats;
     progress.phase("measuring", count as u64);
     let mut last = None;
+    let mut watch = Watch::over(Vec::new());
     'all: for _ in 0..work.repeats {
         for amount in &mut amounts {
             for point in amount.points.iter_mut().filter(|point| point.refused.is_none()) {
@@ -130,7 +144,7 @@ pub fn run(work: &Work, runner: &Runner, progress: &Progress) -> Result<Report, 
                 arguments.extend(["--repeat".into(), "1".into()]);
                 arguments.extend([format!("--{}", amount.what.option()), point.n.to_string()]);
                 arguments.extend(amount.what.fixed().iter().map(|word| (*word).to_owned()));
-                arguments.extend(work.options.iter().cloned());
+                arguments.extend(work.options_of(amount.what, amount.scenario).cloned());
                 match runner.measure(&arguments, progress)? {
                     Measured::Figures(figures) => {
                         last = Some(figures.clone());
@@ -156,7 +170,7 @@ pub fn run(work: &Work, runner: &Runner, progress: &Progress) -> Result<Report, 
     let memory = last.as_ref().map_or("none", |figures| &figures.session_memory);
     let hz = last.as_ref().map_or(0, |figures| figures.tsc_mhz * 1_000_000);
     // Each measurement judges its own time and interruptions; here they are only added up.
-    let mut watch = Watch::over(last.as_ref().map_or_else(Vec::new, |figures| figures.cores.clone()));
+    watch.ran_on(last.as_ref().map_or_else(Vec::new, |figures| figures.cores.clone()));
     watch.interrupted(switches);
     let (machine, _) = watch.finish(hz, memory, None);
     let noise = noise(&amounts);
@@ -164,7 +178,7 @@ pub fn run(work: &Work, runner: &Runner, progress: &Progress) -> Result<Report, 
         backend: "memory",
         amounts,
         repeats: work.repeats,
-        options: work.options.clone(),
+        options: [&work.options[..], &work.of_rules, &work.of_one_worker].concat(),
         machine,
         noisy: !noise.is_empty(),
         noise,

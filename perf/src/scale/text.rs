@@ -56,6 +56,11 @@ fn write(out: &mut String, report: &Report) -> fmt::Result {
         write_amount(out, amount)?;
     }
     let m = &report.machine;
+    // Where nothing was measured there is nothing to say about where.
+    let measured = report.amounts.iter().flat_map(|amount| &amount.points).any(|point| !point.figures.is_empty());
+    if !measured {
+        return Ok(());
+    }
     writeln!(
         out,
         "machine  {}, {} of {}, clock {} MHz, load {:.2}, governor {}, Linux {}; {} measurements of each size in turn",

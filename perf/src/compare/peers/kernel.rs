@@ -36,6 +36,8 @@ pub struct Kernel {
     /// Commands for `ip -batch` in the router's namespace.
     batch: PathBuf,
     lost: f64,
+    /// CPU time of the threads that forwarded, in seconds.
+    elsewhere: f64,
 }
 
 /// The router's counters and CPU time.
@@ -93,6 +95,8 @@ impl Peer for Kernel {
         let before = read().ok_or_else(gone)?;
         child::pause(duration, progress)?;
         let after = read().ok_or_else(gone)?;
+        // The thread is new in each turn and has worked for nothing else.
+        self.elsewhere += after.nanoseconds as f64 / 1e9;
         sender.check()?;
         let (sent, received) = (after.sent - before.sent, after.received - before.received);
         let seconds = (after.nanoseconds - before.nanoseconds) as f64 / 1e9;
@@ -101,6 +105,10 @@ impl Peer for Kernel {
         }
         self.lost = self.lost.max(received.saturating_sub(sent) as f64 * 100.0 / received.max(1) as f64);
         Ok(sent as f64 / seconds)
+    }
+
+    fn elsewhere(&self) -> f64 {
+        self.elsewhere
     }
 
     fn note(&self) -> String {

@@ -32,6 +32,11 @@ pub trait Peer {
     /// Starts it, lets it work for `duration` and ends it: packets per second of CPU time.
     fn rate(&mut self, rig: &Rig, duration: Duration, progress: &Progress) -> Result<f64, Error>;
 
+    /// Seconds of CPU time that threads of the kernel spent for it so far.
+    fn elsewhere(&self) -> f64 {
+        0.0
+    }
+
     /// Where it does more or less than we do.
     fn note(&self) -> String;
 }

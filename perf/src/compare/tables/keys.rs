@@ -138,11 +138,12 @@ impl SessionKeys {
         Ok(Self { table, known, hits, misses, seconds })
     }
 
-    /// Octets of our table: entries, buckets, list of free entries.
+    /// Octets of our table: entries, where they began, buckets, list of free entries.
     pub fn bytes(&self) -> usize {
-        use marchproxy_engine::table::sessions::{Bucket, Session};
+        use marchproxy_engine::table::sessions::{Bucket, Origin, Session};
         let entries = self.table.capacity();
-        entries * (size_of::<Session>() + size_of::<u32>()) + Sessions::buckets_for(entries) * size_of::<Bucket>()
+        entries * (size_of::<Session>() + size_of::<Origin>() + size_of::<u32>())
+            + Sessions::buckets_for(entries) * size_of::<Bucket>()
     }
 }
 
