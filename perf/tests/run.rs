@@ -24,7 +24,7 @@ fn refusal(arguments: &'static str) -> String {
     }
 }
 
-/// Keys of the contract (design: "marchproxy-perf JSON").
+/// Keys that every report has as JSON: others read them.
 const KEYS: [&str; 12] = [
     "scenario",
     "backend",
