@@ -85,10 +85,12 @@ mod tests {
     use marchproxy_engine::memory::MemoryBuf;
     use marchproxy_engine::packet::Packet;
 
-    fn file(name: &str, frames: &[Vec<u8>]) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("marchproxy-perf-{}-{name}.pcap", std::process::id()));
+    /// What reading a file of these frames says.
+    fn read(name: &str, frames: &[Vec<u8>]) -> Result<Capture, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(format!("{name}.pcap"));
         pcap::write_file(&path, frames).unwrap();
-        path
+        Capture::read(&path)
     }
 
     #[test]
@@ -96,9 +98,7 @@ mod tests {
         let packet = |n: u8| Packet::eth([9; 6], [8; 6]).ipv4([1, 1, 1, n], [2, 2, 2, 2]).udp(1, 2);
         let long = Packet::eth([9; 6], [8; 6]).ip("2a00::1".parse().unwrap(), "2a00::2".parse().unwrap()).udp(1, 2);
         let frames = [packet(0).build(), packet(1).payload(vec![7; 1400]).build(), long.payload(vec![5; 500]).build()];
-        let path = file("order", &frames);
-        let capture = Capture::read(&path).unwrap();
-        std::fs::remove_file(&path).unwrap();
+        let capture = read("order", &frames).unwrap();
         assert_eq!(capture.frames(), 3);
         let (mut load, mut rng) = (capture.load(), Rng::new(1, "draw"));
         let mut buffer = MemoryBuf::empty();
@@ -121,15 +121,11 @@ mod tests {
             ("short", vec![vec![0; 13]], &["frame 1", "13 octets"]),
             ("empty", vec![], &["no frame", "at least one"]),
         ] {
-            let path = file(name, &frames);
-            let error = Capture::read(&path).unwrap_err().to_string();
-            std::fs::remove_file(&path).unwrap();
+            let error = read(name, &frames).unwrap_err().to_string();
             assert!(words.iter().all(|word| error.contains(word)) && error.contains(name), "{error}");
         }
         let mut tagged = vec![0; 1518];
         tagged[12..14].copy_from_slice(&ETHERTYPE_VLAN.to_be_bytes());
-        let path = file("tagged", &[tagged]);
-        assert!(Capture::read(&path).is_ok());
-        std::fs::remove_file(&path).unwrap();
+        assert!(read("tagged", &[tagged]).is_ok());
     }
 }

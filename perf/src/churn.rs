@@ -87,3 +87,57 @@ impl Churned for Alone<'_> {
         self.bench.rig.slow_down(step);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node that does `speed` packets per second with no new flow, and half as many when all are new.
+    struct Steady {
+        speed: f64,
+        share: f64,
+        step: f64,
+    }
+
+    impl Steady {
+        fn now(&self) -> f64 {
+            self.speed * (1.0 - self.share / 2.0)
+        }
+    }
+
+    impl Churned for Steady {
+        fn set_share(&mut self, share: f64) {
+            self.share = share;
+        }
+
+        fn try_batches(&mut self, batches: usize) -> Result<(Batch, f64), Error> {
+            // Turns of 32 packets.
+            let turns = batches as u64 * 100;
+            Ok((Batch { packets: turns * 32, turns, ..Batch::default() }, self.now()))
+        }
+
+        fn slow_down(&mut self, step: f64) {
+            self.step = step;
+        }
+    }
+
+    #[test]
+    fn the_share_settles_where_the_rate_is_reached() {
+        for speed in [3e4, 1e6, 1e8] {
+            let mut node = Steady { speed, share: 0.0, step: 0.0 };
+            calibrate(&mut node, 10_000, &Progress::hidden()).unwrap();
+            let rate = node.share * node.now();
+            assert!((rate - 10_000.0).abs() < 10_000.0 * 2.0 * CLOSE, "{speed}: {rate}");
+            // As many are made during one life as shall be alive.
+            let alive = 32.0 * node.share * LIFE / node.step;
+            assert!((alive - ALIVE as f64).abs() < ALIVE as f64 * 2.0 * CLOSE, "{speed}: {alive}");
+        }
+    }
+
+    #[test]
+    fn more_new_flows_than_packets_are_refused() {
+        let mut node = Steady { speed: 5e3, share: 0.0, step: 0.0 };
+        let error = calibrate(&mut node, 10_000, &Progress::hidden()).unwrap_err().to_string();
+        assert!(error.contains("--churn: found 10000") && error.contains("5000 packets"), "{error}");
+    }
+}

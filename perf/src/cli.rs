@@ -98,8 +98,8 @@ enum Command {
     /// Count instructions per packet and compare with the checked-in figures
     ///
     /// Counted by callgrind, to the instruction the same on every run. Exit codes: 0 nothing grew by more than 3 %, 1 something did or has
-    /// no figure, or nothing could be counted, 2 wrong usage, 3 compared but not judged (the file is of another compiler or build), or
-    /// interrupted.
+    /// no figure, or nothing could be counted, 2 wrong usage, 3 the file is of another compiler or build and nothing
+    /// grew by more than 15 % (more than that is 1), or interrupted.
     #[command(
         after_help = "Examples:\n  marchproxy-perf gate\n  marchproxy-perf gate --scenario rules --scenario full --json\n  \
                       marchproxy-perf gate --update && git add perf/gate.json"

@@ -254,11 +254,12 @@ mod tests {
 
     #[test]
     fn files_are_named_in_errors() {
-        let path = std::env::temp_dir().join(format!("marchproxy-perf-{}.pcap", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("two.pcap");
         write_file(&path, [[1u8; 60], [2; 60]]).unwrap();
         let frames = read_file(&path).unwrap();
-        std::fs::remove_file(&path).unwrap();
         assert_eq!(frames, [Frame { at: 0, data: vec![1; 60] }, Frame { at: 1000, data: vec![2; 60] }]);
+        let path = folder.path().join("none.pcap");
         assert!(read_file(&path).unwrap_err().to_string().contains(path.to_str().unwrap()));
     }
 }

@@ -21,7 +21,7 @@ pub fn with_huge_heap() {
     }
 }
 
-/// The first Ctrl-C asks for an end, the second one makes it.
+/// The first Ctrl-C, SIGTERM or SIGHUP asks for an end, so that what is under way is tidied up; the second one makes it.
 pub fn stop_on_interrupt() -> Result<Arc<AtomicBool>, Error> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();

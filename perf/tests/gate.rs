@@ -46,9 +46,18 @@ fn growth_is_refused_and_the_same_program_counts_the_same() {
     edit(&file, |content| content["rustc"] = "1.0.0".into());
     let (code, text) = gate(&file, &[]);
     assert_eq!(code, Some(3), "{text}");
-    assert!(text.contains("rustc 1.0.0") && text.contains("another compiler"), "{text}");
+    assert!(text.contains("rustc 1.0.0") && text.contains("Compared across compilers"), "{text}");
     let (code, text) = gate(&file, &["--update"]);
     assert_eq!(code, Some(1), "one scenario alone does not change the file's compiler: {text}");
+
+    // 1.04 times 1.12 is beyond what another compiler excuses.
+    edit(&file, |content| {
+        let figure = &mut content["scenarios"]["forward"]["instructions_per_packet"];
+        *figure = (figure.as_f64().unwrap() / 1.12).into();
+    });
+    let (code, text) = gate(&file, &[]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("rustc 1.0.0") && text.contains("15 %") && text.contains("gate --update"), "{text}");
 }
 
 #[test]

@@ -102,7 +102,8 @@ fn a_line_bounds_bursts_and_pages_stand_alone() {
     if !two_cores() {
         return;
     }
-    let page = std::env::temp_dir().join(format!("marchproxy-rfc2544-{}.html", std::process::id()));
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("bursts.html");
     let report = report(&format!("back-to-back --packet 1518 --line 0.01 --flows 100 --html {}", page.display()));
     let case = &report["cases"][0];
     // 10 Mbit/s are 812.7 frames of 1,518 octets a second (RFC 2544 appendix B).
@@ -111,7 +112,6 @@ fn a_line_bounds_bursts_and_pages_stand_alone() {
     let bursts = &case["back_to_back"];
     assert_eq!(bursts["each"].as_array().unwrap().len(), 1, "{bursts}");
     let text = std::fs::read_to_string(&page).unwrap();
-    std::fs::remove_file(&page).unwrap();
     support::is_whole_and_alone(&text);
     assert!(text.contains("Back-to-back frames") && text.contains(report["machine"]["kernel"].as_str().unwrap()));
 }

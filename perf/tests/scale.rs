@@ -18,7 +18,8 @@ fn scale(arguments: &str) -> (Option<i32>, String, String) {
 
 #[test]
 fn growth_over_flows_has_points_a_factor_and_a_law() {
-    let page = std::env::temp_dir().join(format!("marchproxy-scale-{}.html", std::process::id()));
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("growth.html");
     let (code, out, err) = scale(&format!(
         "flows --from 64 --to 1024 --points 3 --packets 9000 --repeat 2 --json --html {}",
         page.display()
@@ -45,7 +46,6 @@ fn growth_over_flows_has_points_a_factor_and_a_law() {
     assert_eq!(growth["holds"].as_bool(), Some(factor <= limit));
     assert!(["logarithm", "power"].contains(&growth["fit"]["law"].as_str().unwrap()), "{growth}");
     let text = std::fs::read_to_string(&page).unwrap();
-    std::fs::remove_file(&page).unwrap();
     support::is_whole_and_alone(&text);
     assert!(text.contains("Cost by flows"));
 }

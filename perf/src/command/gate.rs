@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use crate::Error;
 use crate::cli::Done;
 use crate::gate::baseline::{Baseline, Build, Entry};
-use crate::gate::verdict::{Judgement, LIMIT, Row, Verdict};
+use crate::gate::verdict::{Judgement, LIMIT, LIMIT_ACROSS, Row, Verdict};
 use crate::gate::{callgrind, count};
 use crate::progress::Progress;
 use crate::scenario::Scenario;
@@ -108,17 +108,31 @@ impl Gate {
             }
             (false, 1) => writeln!(
                 out,
-                "\nRefused. If it is worth it, say so in the commit: `marchproxy-perf gate --update` writes the file, commit it along."
+                "\nRefused. If it is worth it, say so in the commit: `marchproxy-perf gate --update` writes the file, commit it along.{}",
+                if verdict.comparable { String::new() } else { format!("\n{}", across(verdict)) }
             ),
-            (false, 3) if !verdict.comparable => writeln!(
-                out,
-                "\nCompared, not judged: another compiler makes other instructions of the same source. Build the commit before \
-                 yours with this compiler, run `marchproxy-perf gate --update` there, and commit the file by itself."
-            ),
+            (false, 3) if !verdict.comparable => {
+                writeln!(
+                    out,
+                    "\nCompared across compilers: nothing grew by more than {LIMIT_ACROSS} %.\n{}",
+                    across(verdict)
+                )
+            }
             (false, _) => writeln!(out, "\nNothing grew by more than {LIMIT} %."),
         };
         out
     }
+}
+
+/// What to do about figures of another build.
+fn across(verdict: &Verdict) -> String {
+    let file = verdict.file_build.as_ref().unwrap_or(&verdict.build);
+    format!(
+        "The file's figures are of {file}, these of {}: another build makes other instructions of the same source, so the limit is \
+         {LIMIT_ACROSS} % instead of {LIMIT} %. For the closer one build the commit before yours as now, run \
+         `marchproxy-perf gate --update` there, and commit the file by itself.",
+        verdict.build
+    )
 }
 
 fn one(scenario: Scenario, scratch: &std::path::Path, progress: &Progress) -> Result<Entry, Error> {

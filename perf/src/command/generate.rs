@@ -1,5 +1,6 @@
 //! `gen`: rules, routes, flows and packets, all from a seed.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
@@ -137,12 +138,17 @@ impl Generate {
             What::Flows { traffic, count, json, to } => {
                 let (plan, _) = traffic.plan(progress)?;
                 let most = count.map_or(usize::MAX, |count| count as usize);
-                to.text(flows::list(plan.load.lasting().take(most), *json)?)
+                progress.phase("writing flows", plan.load.lasting().take(most).count() as u64);
+                to.stream(|out| flows::write(out, plan.load.lasting().take(most), *json, progress))
             }
             What::Pcap { traffic, count, port, to } => {
                 let (mut plan, seed) = traffic.plan(progress)?;
-                let frames = frames(&mut plan, seed, *count as usize, *port)?;
-                to.frames(&frames)
+                if to.output.is_none() && io::stdout().is_terminal() {
+                    let allowed = "-o FILE, or standard output into a file or pipe".into();
+                    return Err(Error::Option { option: "output", found: "a terminal".into(), allowed });
+                }
+                progress.phase("writing packets", u64::from(*count));
+                to.stream(|out| packets(out, &mut plan, seed, u64::from(*count), *port, progress))
             }
         }
     }
@@ -158,29 +164,47 @@ impl Traffic {
     }
 }
 
-fn frames(plan: &mut Plan, seed: u64, count: usize, port: Option<Side>) -> Result<Vec<Vec<u8>>, Error> {
-    /// Draws per frame before a port is said to get none.
-    const PATIENCE: usize = 1000;
+/// Draws frames and writes each at once: a hundred million of them take no memory.
+fn packets(
+    out: &mut dyn Write,
+    plan: &mut Plan,
+    seed: u64,
+    count: u64,
+    port: Option<Side>,
+    progress: &Progress,
+) -> Result<(), Error> {
+    /// Draws in a row without a frame for it, before a port is said to get none.
+    const PATIENCE: u32 = 1_000_000;
     let mut rng = Rng::new(seed, "replay");
-    let mut frames = Vec::with_capacity(count);
-    for _ in 0..count.saturating_mul(PATIENCE) {
-        if frames.len() == count {
-            break;
-        }
+    let mut writer = pcap::Writer::new(out).map_err(output)?;
+    let (mut written, mut missed) = (0, 0);
+    while written < count {
         let template = plan.load.draw(&mut rng).ok_or(Error::Harness("the load sends nothing"))?;
-        match port {
-            None => frames.push(template.frame(port_mac(0))),
-            Some(side) if usize::from(template.port) == side as usize => {
-                frames.push(template.frame(port_mac(side as usize)));
+        let to = match port {
+            None => 0,
+            Some(side) if usize::from(template.port) == side as usize => side as usize,
+            Some(_) => {
+                missed += 1;
+                if missed == PATIENCE {
+                    let allowed = "the other one: the scenario sends next to nothing to this port".into();
+                    return Err(Error::Option { option: "port", found: format!("{port:?}").to_lowercase(), allowed });
+                }
+                continue;
             }
-            Some(_) => {}
+        };
+        missed = 0;
+        // A microsecond apart.
+        writer.write(written * 1000, &template.frame(port_mac(to))).map_err(output)?;
+        written += 1;
+        if written % flows::LOOK == 0 && !progress.advance(flows::LOOK) {
+            return Err(Error::Interrupted);
         }
     }
-    if frames.len() < count {
-        let allowed = "the other one: the scenario sends next to nothing to this port".into();
-        return Err(Error::Option { option: "port", found: format!("{port:?}").to_lowercase(), allowed });
-    }
-    Ok(frames)
+    writer.finish().map(drop).map_err(output)
+}
+
+fn output(source: io::Error) -> Error {
+    Error::System { what: "the output".into(), source }
 }
 
 impl Text {
@@ -197,22 +221,26 @@ impl To {
         Ok(String::new())
     }
 
-    fn frames(&self, frames: &[Vec<u8>]) -> Result<String, Error> {
-        if let Some(file) = &self.output {
-            pcap::write_file(file, frames)?;
-            return Ok(String::new());
+    /// Lets `write` write into the file, or to standard output. Half a file is removed.
+    fn stream(&self, write: impl FnOnce(&mut dyn Write) -> Result<(), Error>) -> Result<String, Error> {
+        let Some(path) = &self.output else {
+            let mut out = io::BufWriter::new(io::stdout().lock());
+            return match write(&mut out).and_then(|()| out.flush().map_err(output)) {
+                // A reader that has gone away (`| head`) is no failure of ours.
+                Err(Error::System { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => Ok(String::new()),
+                result => result.map(|()| String::new()),
+            };
+        };
+        let named = |source| Error::System { what: path.display().to_string(), source };
+        let mut out = io::BufWriter::new(File::create(path).map_err(named)?);
+        let result = write(&mut out).and_then(|()| out.flush().map_err(output)).map_err(|error| match error {
+            Error::System { source, .. } => named(source),
+            other => other,
+        });
+        // Pipes and devices stay.
+        if result.is_err() && path.is_file() {
+            let _ = std::fs::remove_file(path);
         }
-        let stdout = io::stdout();
-        if stdout.is_terminal() {
-            let allowed = "-o FILE, or standard output into a file or pipe".into();
-            return Err(Error::Option { option: "output", found: "a terminal".into(), allowed });
-        }
-        match pcap::write_all(io::BufWriter::new(stdout.lock()), frames).and_then(|mut to| to.flush()) {
-            // A reader that has gone away (`| head`) is no failure of ours.
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                Err(Error::System { what: "standard output".into(), source: error })
-            }
-            _ => Ok(String::new()),
-        }
+        result.map(|()| String::new())
     }
 }

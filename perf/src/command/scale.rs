@@ -14,7 +14,7 @@ use crate::scale::{self, What, Work, page, text};
 use crate::scenario::Scenario;
 use crate::seeded::rules::Profile;
 
-/// Growth over a span that the contract allows (design: "growth over the spans").
+/// Growth of a packet's cost, from the smallest size of a span to the largest, that is allowed.
 const LIMIT: f64 = 2.0;
 
 /// Options of `scale`.

@@ -1,8 +1,10 @@
 //! Example programs of DPDK, built from the distribution's source package of the very DPDK that is installed. Source and programs stay in
 //! a scratch folder; nothing of them is kept in the repository.
 
+use std::ffi::OsString;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,7 +34,7 @@ pub struct Edit {
 /// The executable of an example, built where it is not there yet. `folder` is for logs and half-built things.
 pub fn build(name: &str, edits: &[Edit], folder: &Path, progress: &Progress) -> Result<PathBuf, Error> {
     let version = installed(folder, progress)?;
-    let cache = cache().join(format!("dpdk-{version}"));
+    let cache = cache()?.join(format!("dpdk-{version}"));
     let mut hasher = DefaultHasher::new();
     edits.hash(&mut hasher);
     let program = cache.join(format!("{name}-{:016x}", hasher.finish()));
@@ -83,10 +85,42 @@ fn installed(folder: &Path, progress: &Progress) -> Result<String, Error> {
     Ok(version)
 }
 
-/// $XDG_CACHE_HOME, or else /var/tmp, which outlives a boot.
-fn cache() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty());
-    base.map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from).join("marchproxy-peers")
+/// Where source and programs stay. The programs are run, by root as a rule, so nobody else may be able to put one there.
+fn cache() -> Result<PathBuf, Error> {
+    let me = nix::unistd::geteuid().as_raw();
+    let folder = place(|name| std::env::var_os(name), me);
+    // The XDG base directory specification wants folders that are missing made for their user alone.
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|source| {
+        let what = format!("making the folder {} for programs to compare with", folder.display());
+        Error::System { what, source }
+    })?;
+    private(&folder, me)?;
+    Ok(folder)
+}
+
+/// The user's cache by the XDG base directory specification (which has relative paths ignored), else a folder of the user in /var/tmp,
+/// which outlives a boot.
+fn place(variable: impl Fn(&str) -> Option<OsString>, me: u32) -> PathBuf {
+    let set = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
+    cache.map_or_else(|| format!("/var/tmp/marchproxy-peers-{me}").into(), |cache| cache.join("marchproxy-peers"))
+}
+
+/// Refuses a folder that somebody else could put a program into. A link is refused, too: whoever made it chose the place.
+fn private(folder: &Path, me: u32) -> Result<(), Error> {
+    let facts = fs::symlink_metadata(folder);
+    let facts = facts.map_err(|source| Error::System { what: format!("looking at {}", folder.display()), source })?;
+    let mode = facts.mode() & 0o7777;
+    if facts.is_dir() && facts.uid() == me && mode & 0o022 == 0 {
+        return Ok(());
+    }
+    let kind = if facts.is_dir() { "a folder" } else { "no folder" };
+    Err(Error::Peer(format!(
+        "programs are run from {}: found {kind} of user {} with mode {mode:04o}, allowed a folder of user {me} that nobody else may write \
+         to; remove it, or name another place with XDG_CACHE_HOME",
+        folder.display(),
+        facts.uid()
+    )))
 }
 
 /// The folder of examples in the source package, fetched where it is not there yet.
@@ -173,5 +207,41 @@ mod tests {
         assert!(error.contains("main.c of DPDK 25.11") && error.contains("CHECKSUM"), "{error}");
         let missing = Edit { file: "no.c", ..edit };
         assert!(apply(folder.path(), &missing, "22.11").unwrap_err().to_string().contains("no.c"));
+    }
+
+    #[test]
+    fn programs_stay_in_the_cache_of_their_user() {
+        let set = |pairs: &'static [(&str, &str)]| {
+            place(|name| pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1.into()), 7)
+        };
+        assert_eq!(set(&[("XDG_CACHE_HOME", "/c"), ("HOME", "/h")]), Path::new("/c/marchproxy-peers"));
+        for cache in ["", "relative"] {
+            let variables = [("XDG_CACHE_HOME", cache), ("HOME", "/h")];
+            let place = place(|name| variables.iter().find(|pair| pair.0 == name).map(|pair| pair.1.into()), 7);
+            assert_eq!(place, Path::new("/h/.cache/marchproxy-peers"), "{cache:?}");
+        }
+        assert_eq!(set(&[]), Path::new("/var/tmp/marchproxy-peers-7"));
+    }
+
+    #[test]
+    fn a_folder_that_others_can_change_is_refused() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let base = tempfile::tempdir().unwrap();
+        let me = nix::unistd::geteuid().as_raw();
+        let folder = base.path().join("programs");
+        fs::DirBuilder::new().mode(0o700).create(&folder).unwrap();
+        private(&folder, me).unwrap();
+        let refused = |folder: &Path, user| private(folder, user).unwrap_err().to_string();
+        let error = refused(&folder, me + 1);
+        assert!(error.contains("programs") && error.contains(&format!("folder of user {}", me + 1)), "{error}");
+        for mode in [0o720, 0o702, 0o1777] {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+            let error = refused(&folder, me);
+            assert!(error.contains(&format!("mode {mode:04o}")) && error.contains("XDG_CACHE_HOME"), "{error}");
+        }
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        private(&folder, me).unwrap();
+        symlink(&folder, base.path().join("link")).unwrap();
+        assert!(refused(&base.path().join("link"), me).contains("no folder"));
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::count::{Counted, FUNCTION};
 use super::profile::{self, Profile};
 use crate::Error;
+use crate::compare::child::find;
 use crate::progress::Progress;
 use crate::scenario::Scenario;
 
@@ -27,8 +28,15 @@ pub fn count(scenario: Scenario, scratch: &Path, progress: &Progress) -> Result<
     };
     let program = std::env::current_exe().map_err(system("finding this program"))?;
     let (out, said) = (file("out"), file("stderr"));
-    let mut valgrind = Command::new("valgrind");
-    valgrind
+    let valgrind = find("valgrind").ok_or_else(|| {
+        let what = "starting valgrind (scripts/setup installs it: apt-get install valgrind)".into();
+        Error::System { what, source: std::io::ErrorKind::NotFound.into() }
+    })?;
+    // The kernel kills it when this program dies (see [`crate::compare::child::Child`]); the thread that starts it waits for it.
+    let mut counting = Command::new("setpriv");
+    counting
+        .args(["--pdeathsig", "KILL"])
+        .arg(valgrind)
         .args(["--tool=callgrind", "--collect-atstart=no", "--compress-pos=no", "--dump-instr=no"])
         .arg(format!("--toggle-collect={FUNCTION}"))
         .arg(format!("--callgrind-out-file={}", file("callgrind").display()))
@@ -40,11 +48,7 @@ pub fn count(scenario: Scenario, scratch: &Path, progress: &Progress) -> Result<
         .stdin(Stdio::null())
         .stdout(File::create(&out).map_err(system("a scratch file"))?)
         .stderr(File::create(&said).map_err(system("a scratch file"))?);
-    let mut child = valgrind.spawn().map_err(|source| {
-        let missing = source.kind() == std::io::ErrorKind::NotFound;
-        let hint = if missing { " (scripts/setup installs it: apt-get install valgrind)" } else { "" };
-        Error::System { what: format!("starting valgrind{hint}"), source }
-    })?;
+    let mut child = counting.spawn().map_err(system("starting setpriv (Debian package util-linux) and valgrind"))?;
     let status = wait(&mut child, progress).map_err(system("waiting for valgrind"))?;
     let Some(status) = status else { return Err(Error::Interrupted) };
     let failed = |why: String| Error::Callgrind { scenario: label, why };

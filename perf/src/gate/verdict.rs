@@ -9,6 +9,10 @@ use super::baseline::{Baseline, Build, Entry, LISTED};
 /// Percent a scenario may grow; and shrink without a word.
 pub const LIMIT: f64 = 3.0;
 
+/// The same where the file's figures come from another build. A compiler's next releases move the figures of unchanged source by some
+/// percent either way, so [`LIMIT`] would refuse changes that are not at fault; a stage that does its work twice is still seen.
+pub const LIMIT_ACROSS: f64 = 15.0;
+
 /// Parts shown of a scenario that grew.
 const SHOWN: usize = 10;
 
@@ -22,8 +26,10 @@ pub struct Verdict {
     pub build: Build,
     /// What the file's was; `None` without a file.
     pub file_build: Option<Build>,
-    /// Whether the two are one, and figures can be judged.
+    /// Whether the two are one, and figures can be judged closely.
     pub comparable: bool,
+    /// Percent a scenario was allowed to grow: [`LIMIT`], or [`LIMIT_ACROSS`] when the builds differ.
+    pub limit_percent: f64,
     /// No scenario grew beyond the limit or has no figure to be held against.
     pub passed: bool,
     /// Scenario by scenario.
@@ -93,11 +99,14 @@ impl Verdict {
     /// Judges. `known` are the names of all scenarios.
     pub fn new(file: Option<&Baseline>, counted: &BTreeMap<String, Entry>, known: &[&str], interrupted: bool) -> Self {
         let build = Build::here();
-        let scenarios: Vec<_> =
-            counted.iter().map(|(name, now)| row(name, file.and_then(|f| f.scenarios.get(name)), now)).collect();
+        let comparable = file.is_none_or(|f| f.build == build);
+        let limit = if comparable { LIMIT } else { LIMIT_ACROSS };
+        let old = |name| file.and_then(|f| f.scenarios.get(name));
+        let scenarios: Vec<_> = counted.iter().map(|(name, now)| row(name, old(name), now, limit)).collect();
         let gone: BTreeSet<_> = file.iter().flat_map(|f| f.scenarios.keys().cloned()).collect();
         Self {
-            comparable: file.is_none_or(|f| f.build == build),
+            comparable,
+            limit_percent: limit,
             file_build: file.map(|f| f.build.clone()),
             build,
             passed: scenarios.iter().all(|row| matches!(row.judgement, Judgement::Same | Judgement::Shrank)),
@@ -107,22 +116,22 @@ impl Verdict {
         }
     }
 
-    /// 0 passed, 1 refused; 3 when nothing was refused that could be judged, but not all could.
+    /// 0 passed, 1 refused; 3 when nothing was refused, but not all was judged, or only by the wider limit of another build.
     pub fn code(&self) -> u8 {
-        match (self.comparable, self.passed) {
-            (false, _) => 3,
-            (true, false) => 1,
-            (true, true) => u8::from(self.interrupted) * 3,
+        match (self.passed, self.comparable && !self.interrupted) {
+            (false, _) => 1,
+            (true, false) => 3,
+            (true, true) => 0,
         }
     }
 }
 
-fn row(name: &str, old: Option<&Entry>, now: &Entry) -> Row {
+fn row(name: &str, old: Option<&Entry>, now: &Entry, limit: f64) -> Row {
     let percent = old.map(|old| growth(old.instructions_per_packet, now.instructions_per_packet));
     let judgement = match (old, percent) {
         (Some(old), _) if old.parameters != now.parameters || old.packets != now.packets => Judgement::OtherLoad,
-        (Some(_), Some(percent)) if percent > LIMIT => Judgement::Grew,
-        (Some(_), Some(percent)) if percent < -LIMIT => Judgement::Shrank,
+        (Some(_), Some(percent)) if percent > limit => Judgement::Grew,
+        (Some(_), Some(percent)) if percent < -limit => Judgement::Shrank,
         (Some(_), _) => Judgement::Same,
         (None, _) => Judgement::New,
     };
@@ -202,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn another_compiler_and_an_early_end_are_no_verdict() {
+    fn an_early_end_is_no_pass() {
         let now = BTreeMap::from([("forward".to_owned(), entry(2000.0, &[]))]);
         let mut file = Baseline {
             about: String::new(),
@@ -215,8 +224,23 @@ mod tests {
         assert_eq!(verdict(&file, &now).gone, ["was"]);
         let none = BTreeMap::new();
         assert_eq!(verdict(&file, &none).code(), 3);
-        file.build.rustc = "1.0.0".into();
-        let verdict = verdict(&file, &now);
-        assert_eq!((verdict.code(), verdict.comparable, verdict.passed), (3, false, false));
+    }
+
+    #[test]
+    fn another_compiler_has_a_wider_limit() {
+        let other = Build { rustc: "1.0.0".into(), ..Build::here() };
+        for (now, judgement, code) in [
+            (1150.0, Judgement::Same, 3),
+            (1151.0, Judgement::Grew, 1),
+            (850.0, Judgement::Same, 3),
+            (840.0, Judgement::Shrank, 3),
+        ] {
+            let scenarios = BTreeMap::from([("forward".to_owned(), entry(1000.0, &[]))]);
+            let file = Baseline { about: String::new(), build: other.clone(), scenarios };
+            let counted = BTreeMap::from([("forward".to_owned(), entry(now, &[("parse", 300.0)]))]);
+            let verdict = Verdict::new(Some(&file), &counted, &["forward"], false);
+            assert_eq!((verdict.comparable, verdict.limit_percent), (false, LIMIT_ACROSS));
+            assert_eq!((verdict.scenarios[0].judgement, verdict.code()), (judgement, code), "{now}");
+        }
     }
 }

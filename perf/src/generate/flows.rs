@@ -1,6 +1,6 @@
 //! The flows of a scenario as a list: comma-separated values or JSON lines.
 
-use std::fmt::Write;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use marchproxy_engine::wire::{ETHERNET, ETHERTYPE_IPV6, TCP, UDP, be16, be32, be128};
@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::document::protocol;
 use crate::Error;
 use crate::load::Template;
+use crate::progress::Progress;
 use crate::seeded::rules::Tuple;
 
 /// A line of the list.
@@ -23,10 +24,21 @@ struct Line {
     octets: usize,
 }
 
-/// The list of these frames' flows, in their order; those of packets without ports have port 0.
-pub fn list<'a>(frames: impl Iterator<Item = &'a Template>, json: bool) -> Result<String, Error> {
-    let mut text = if json { String::new() } else { "port,src,dst,protocol,src_port,dst_port,octets\n".into() };
-    for template in frames {
+/// Lines between two looks at the bar and at Ctrl-C.
+pub const LOOK: u64 = 1024;
+
+/// Writes the list of these frames' flows, in their order; those of packets without ports have port 0.
+pub fn write<'a>(
+    out: &mut dyn Write,
+    frames: impl Iterator<Item = &'a Template>,
+    json: bool,
+    progress: &Progress,
+) -> Result<(), Error> {
+    let system = |source| Error::System { what: "the output".into(), source };
+    if !json {
+        writeln!(out, "port,src,dst,protocol,src_port,dst_port,octets").map_err(system)?;
+    }
+    for (number, template) in (1u64..).zip(frames) {
         let frame = template.frame([0; 6]);
         let tuple = tuple(&frame).ok_or(Error::Harness("a generated frame is no IP packet"))?;
         let line = Line {
@@ -39,14 +51,17 @@ pub fn list<'a>(frames: impl Iterator<Item = &'a Template>, json: bool) -> Resul
             octets: frame.len() + crate::load::FCS,
         };
         if json {
-            text.push_str(&serde_json::to_string(&line).map_err(|_| Error::Harness("a flow is no JSON"))?);
-            text.push('\n');
+            let line = serde_json::to_string(&line).map_err(|_| Error::Harness("a flow is no JSON"))?;
+            writeln!(out, "{line}").map_err(system)?;
         } else {
             let Line { port, src, dst, protocol, src_port, dst_port, octets } = line;
-            let _ = writeln!(text, "{port},{src},{dst},{protocol},{src_port},{dst_port},{octets}");
+            writeln!(out, "{port},{src},{dst},{protocol},{src_port},{dst_port},{octets}").map_err(system)?;
+        }
+        if number % LOOK == 0 && !progress.advance(LOOK) {
+            return Err(Error::Interrupted);
         }
     }
-    Ok(text)
+    Ok(())
 }
 
 /// The tuple of a generated frame: untagged, without options. Fragments and ICMP have no ports.
@@ -93,9 +108,14 @@ mod tests {
             (tuple("2a00::1", "2a00::2", 17, 7, 0), Kind::Fragment(64), "wan,2a00::1,2a00::2,udp,0,0,"),
         ] {
             let template = Template::new(1, [2; 6], [4; 6], &sent, kind, Size::Fixed(64), &mut rng);
-            let csv = list([&template].into_iter(), false).unwrap();
+            let list = |json| {
+                let mut out = Vec::new();
+                write(&mut out, [&template].into_iter(), json, &Progress::hidden()).unwrap();
+                String::from_utf8(out).unwrap()
+            };
+            let csv = list(false);
             assert!(csv.lines().nth(1).unwrap().starts_with(expected), "{csv}");
-            let json: serde_json::Value = serde_json::from_str(&list([&template].into_iter(), true).unwrap()).unwrap();
+            let json: serde_json::Value = serde_json::from_str(&list(true)).unwrap();
             assert_eq!(json["src"], sent.src.to_string());
         }
     }
