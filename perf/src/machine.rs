@@ -200,6 +200,11 @@ pub fn huge_pages() -> HugePages {
     }
 }
 
+/// What a report for people says about the reasons to doubt it.
+pub fn too_noisy(reasons: &[String]) -> String {
+    format!("Too noisy for a figure: {}. Stop other work on this machine and run again.", reasons.join("; "))
+}
+
 fn doubts(machine: &Machine, seconds: f64, spread: Option<f64>) -> Vec<String> {
     let mut doubts = Vec::new();
     if let Some(steal) = machine.steal.filter(|&s| s > STEAL_LIMIT) {

@@ -110,11 +110,7 @@ fn write(out: &mut String, r: &Report) -> std::fmt::Result {
         writeln!(out, "\nInterrupted: these are the figures up to then.")?;
     }
     if r.noisy {
-        writeln!(
-            out,
-            "\nToo noisy for a figure: {}. Stop other work on this machine and run again.",
-            r.noise.join("; ")
-        )?;
+        writeln!(out, "\n{}", crate::machine::too_noisy(&r.noise))?;
     }
     Ok(())
 }

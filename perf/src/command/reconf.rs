@@ -119,11 +119,7 @@ fn write(out: &mut String, r: &Report) -> std::fmt::Result {
         writeln!(out, "Interrupted: these are the pushes up to then.")?;
     }
     if r.noisy {
-        writeln!(
-            out,
-            "Too noisy for a figure: {}. Stop other work on this machine and run again.",
-            r.noise.join("; ")
-        )?;
+        writeln!(out, "{}", crate::machine::too_noisy(&r.noise))?;
     }
     Ok(())
 }

@@ -43,11 +43,7 @@ fn write(out: &mut String, c: &Comparison) -> std::fmt::Result {
         writeln!(out, "\nInterrupted: these are the figures up to then.")?;
     }
     if c.noisy {
-        writeln!(
-            out,
-            "\nToo noisy for a figure: {}. Stop other work on this machine and run again.",
-            c.noise.join("; ")
-        )?;
+        writeln!(out, "\n{}", crate::machine::too_noisy(&c.noise))?;
     }
     Ok(())
 }

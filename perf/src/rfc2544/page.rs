@@ -17,7 +17,7 @@ pub fn render(report: &Report) -> Result<String, Error> {
         page.warning("Interrupted: these are the figures up to then.");
     }
     if report.noisy {
-        page.warning(&text::noise(report));
+        page.warning(&crate::machine::too_noisy(&report.noise));
     }
     page.tiles(&tiles(report));
     let shown = |cases: &dyn Fn(&Case) -> bool| report.cases.iter().any(cases);

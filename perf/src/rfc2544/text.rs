@@ -5,6 +5,7 @@ use std::fmt::{self, Write};
 
 use super::report::{Case, Limit, Report};
 use super::trial::Trial;
+use crate::machine::too_noisy;
 
 /// The report as text.
 pub fn render(report: &Report) -> String {
@@ -74,11 +75,6 @@ pub fn machine(report: &Report) -> String {
     )
 }
 
-/// Why the figures are to be doubted, in a sentence.
-pub fn noise(report: &Report) -> String {
-    format!("Too noisy for a figure: {}. Stop other work on this machine and run again.", report.noise.join("; "))
-}
-
 fn write(out: &mut String, report: &Report) -> fmt::Result {
     writeln!(out, "{} ({}), {}", report.methodology, report.scenario.label(), amounts(report))?;
     writeln!(out, "{}", method(report))?;
@@ -91,7 +87,7 @@ fn write(out: &mut String, report: &Report) -> fmt::Result {
         writeln!(out, "\nInterrupted: these are the figures up to then.")?;
     }
     if report.noisy {
-        writeln!(out, "\n{}", noise(report))?;
+        writeln!(out, "\n{}", too_noisy(&report.noise))?;
     }
     Ok(())
 }

@@ -68,7 +68,7 @@ impl What {
         }
     }
 
-    /// First and last size (design: "Loads").
+    /// First and last size, unless options say otherwise.
     pub fn span(self) -> (usize, usize) {
         match self {
             Self::Flows => (64, 65_536),

@@ -24,7 +24,7 @@ pub fn render(report: &Report) -> Result<String, Error> {
         page.warning("Interrupted: these are the figures up to then.");
     }
     if report.noisy {
-        page.warning(&text::noise(report));
+        page.warning(&crate::machine::too_noisy(&report.noise));
     }
     let tiles = report.amounts.iter().filter_map(|amount| {
         let growth = amount.growth?;

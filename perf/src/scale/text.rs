@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::report::{Amount, Growth, Point, Report};
+use crate::machine::too_noisy;
 
 /// The report as text.
 pub fn render(report: &Report) -> String {
@@ -46,11 +47,6 @@ pub fn row(point: &Point) -> Result<[String; 6], String> {
     ])
 }
 
-/// Why the figures are to be doubted, in a sentence.
-pub fn noise(report: &Report) -> String {
-    format!("Too noisy for a figure: {}. Stop other work on this machine and run again.", report.noise.join("; "))
-}
-
 fn write(out: &mut String, report: &Report) -> fmt::Result {
     for amount in &report.amounts {
         write_amount(out, amount)?;
@@ -77,7 +73,7 @@ fn write(out: &mut String, report: &Report) -> fmt::Result {
         writeln!(out, "\nInterrupted: these are the figures up to then.")?;
     }
     if report.noisy {
-        writeln!(out, "\n{}", noise(report))?;
+        writeln!(out, "\n{}", too_noisy(&report.noise))?;
     }
     Ok(())
 }

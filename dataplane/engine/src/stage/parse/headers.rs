@@ -233,8 +233,9 @@ fn layer4(frame: &[u8], head: &mut Head, key: &mut FlowKey) -> Result<(), Fate> 
     Ok(())
 }
 
+/// The packet ends here, under a reason.
 #[inline]
-fn ended<T>(reason: DropReason) -> Result<T, Fate> {
+pub(super) fn ended<T>(reason: DropReason) -> Result<T, Fate> {
     Err(Fate::Drop(reason))
 }
 

@@ -13,6 +13,7 @@ use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::Snapshot;
 use crate::wire::{ICMP, ICMPV6, TCP, UDP};
 
+use headers::ended;
 pub use headers::headers;
 
 /// What the headers of a packet say.
@@ -229,11 +230,6 @@ pub fn is_link_local(addr: Addr) -> bool {
 pub fn link_local(mac: Mac) -> Addr {
     let id = [mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]];
     0xfe80 << 112 | u128::from(u64::from_be_bytes(id))
-}
-
-#[inline]
-fn ended<T>(reason: DropReason) -> Result<T, Fate> {
-    Err(Fate::Drop(reason))
 }
 
 #[cfg(test)]
