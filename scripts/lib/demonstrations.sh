@@ -242,8 +242,9 @@ milliseconds() { awk -v us="$1" 'BEGIN { printf "%.1f ms", us / 1000 }'; }
 
 # --- 9: accounted for
 
-# why ARGUMENTS...: about a packet of the client's to the VIP.
-why() { marchctl why --json --in wan0 --src "$CLIENT4" --dst "$VIP4" --sport 40000 "$@"; }
+# why ARGUMENTS...: about a packet of the client's to the VIP, from a port below those that clients take by themselves: with one of theirs it
+# might belong to a session of the demonstrations before, and then the session decides, no rule.
+why() { marchctl why --json --in wan0 --src "$CLIENT4" --dst "$VIP4" --sport 20000 "$@"; }
 
 # why_rule RULE ARGUMENTS...: whether that rule decides.
 why_rule() {
