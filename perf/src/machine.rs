@@ -200,6 +200,11 @@ pub fn huge_pages() -> HugePages {
     }
 }
 
+/// A share of time that the kernel may not tell, for people.
+pub fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "unknown".into(), |share| format!("{share:.1} %"))
+}
+
 /// What a report for people says about the reasons to doubt it.
 pub fn too_noisy(reasons: &[String]) -> String {
     format!("Too noisy for a figure: {}. Stop other work on this machine and run again.", reasons.join("; "))

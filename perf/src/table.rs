@@ -93,7 +93,7 @@ fn write(out: &mut String, r: &Report) -> std::fmt::Result {
         m.cores,
         m.tsc_mhz,
         m.load,
-        m.steal.map_or_else(|| "unknown".into(), |s| format!("{s:.1} %")),
+        crate::machine::percent(m.steal),
         m.governor.as_deref().unwrap_or("none"),
         m.kernel,
     )?;
@@ -140,7 +140,7 @@ fn workers(out: &mut String, r: &Report) -> std::fmt::Result {
         "core", "packets", "cycles/packet", "handed off", "taken over", "steal"
     )?;
     for w in &r.workers {
-        let steal = w.steal.map_or_else(|| "unknown".into(), |s| format!("{s:.1} %"));
+        let steal = crate::machine::percent(w.steal);
         let (packets, cycles) = (w.packets, w.cycles_per_packet);
         writeln!(
             out,

@@ -36,7 +36,7 @@ fn write(out: &mut String, c: &Comparison) -> std::fmt::Result {
         m.cores,
         m.tsc_mhz,
         m.load,
-        m.steal.map_or_else(|| "unknown".into(), |s| format!("{s:.1} %")),
+        crate::machine::percent(m.steal),
         m.kernel,
     )?;
     if c.interrupted {

@@ -99,7 +99,7 @@ impl Page {
             ),
             ("Governor", machine.governor.clone().unwrap_or_else(|| "none".into())),
             ("Load", format!("{:.2}", machine.load)),
-            ("Stolen time", machine.steal.map_or_else(|| "unknown".into(), |steal| format!("{steal:.1} %"))),
+            ("Stolen time", crate::machine::percent(machine.steal)),
             ("Interruptions", machine.involuntary_switches.to_string()),
             ("Virtual", if machine.hypervisor { "yes" } else { "no" }.into()),
             ("Kernel", format!("Linux {}", machine.kernel)),

@@ -67,7 +67,7 @@ pub fn machine(report: &Report) -> String {
         m.cores,
         m.tsc_mhz,
         m.load,
-        m.steal.map_or_else(|| "unknown".into(), |s| format!("{s:.1} %")),
+        crate::machine::percent(m.steal),
         m.involuntary_switches,
         m.governor.as_deref().unwrap_or("none"),
         if m.hypervisor { "virtual, " } else { "" },
