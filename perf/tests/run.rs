@@ -314,7 +314,14 @@ fn what_the_engine_refuses_is_said_in_its_words() {
     let prefixes: Vec<_> = (0..100).map(prefix).collect();
     let dst_ports = (0..10).map(|n| PortRange { first: n * 2, last: n * 2 }).collect();
     let matches = RuleMatch { src: prefixes.clone(), dst: prefixes, dst_ports, ..RuleMatch::default() };
-    let rule = RuleSpec { name: "wide".into(), priority: 1, matches, action: RuleAction::Deny, mark: None };
+    let rule = RuleSpec {
+        name: "wide".into(),
+        priority: 1,
+        matches,
+        action: RuleAction::Deny,
+        mark: None,
+        ..Default::default()
+    };
     let tables = RuleTables { rules: vec![rule], ..RuleTables::default() };
     let Err(refused) = Rig::new(&tables, Capacity { sessions: 1, step: 1 }, 32, 1) else {
         panic!("100,000 combinations")

@@ -75,7 +75,8 @@ mod tests {
     fn tables(address: &str) -> RuleTables {
         let addresses = vec![Cidr { addr: address.parse().unwrap(), len: 24 }];
         let name = "wan0".to_owned();
-        let interface = InterfaceSpec { name, port: 0, vlan: None, addresses, table: 0, trust_dscp: true };
+        let interface =
+            InterfaceSpec { name, port: 0, vlan: None, addresses, table: 0, trust_dscp: true, ..Default::default() };
         RuleTables { interfaces: vec![interface], ..RuleTables::default() }
     }
 

@@ -84,6 +84,7 @@ async fn an_offer_becomes_an_ack_and_only_what_lacks_is_asked_for() {
         matches: marchproxy_engine::tables::RuleMatch::default(),
         action: marchproxy_engine::tables::RuleAction::Deny,
         mark: None,
+        ..Default::default()
     };
     let second = RuleTables { rules: vec![rule], ..first };
     assert_eq!(stream.push(3, &second).await.len(), 1);

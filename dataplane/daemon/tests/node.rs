@@ -177,7 +177,7 @@ fn cidr(text: &str) -> Cidr {
 
 fn interface(name: &str, port: usize, address: &str) -> InterfaceSpec {
     let addresses = vec![cidr(address)];
-    InterfaceSpec { name: name.into(), port, vlan: None, addresses, table: 0, trust_dscp: true }
+    InterfaceSpec { name: name.into(), port, vlan: None, addresses, table: 0, trust_dscp: true, ..Default::default() }
 }
 
 fn tables() -> RuleTables {
@@ -189,7 +189,14 @@ fn tables() -> RuleTables {
 }
 
 fn deny_all(name: &str) -> RuleSpec {
-    RuleSpec { name: name.into(), priority: 1, matches: RuleMatch::default(), action: RuleAction::Deny, mark: None }
+    RuleSpec {
+        name: name.into(),
+        priority: 1,
+        matches: RuleMatch::default(),
+        action: RuleAction::Deny,
+        mark: None,
+        ..Default::default()
+    }
 }
 
 /// The peer at 198.18.2.2 makes itself known.
@@ -241,6 +248,7 @@ fn a_service_makes_sessions_that_can_be_listed_and_asked_about() {
         port: Some(8080),
         weight: 1,
         draining: false,
+        ..Default::default()
     };
     let service = ServiceSpec {
         name: "web".into(),
@@ -251,6 +259,7 @@ fn a_service_makes_sessions_that_can_be_listed_and_asked_about() {
         backends: vec![backend],
         policer: None,
         mark: None,
+        ..Default::default()
     };
     rig.push(&RuleTables { services: vec![service], ..tables() }).unwrap();
     introduce(&rig);

@@ -36,7 +36,7 @@ pub struct PortSpec {
 }
 
 /// A layer-3 interface on a port, untagged or on one VLAN.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InterfaceSpec {
     /// Unique.
     pub name: String,
@@ -134,7 +134,7 @@ pub struct NextHopSpec {
 }
 
 /// One rule. Empty lists and `None` match everything.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuleSpec {
     /// Unique.
     pub name: String,
@@ -185,16 +185,17 @@ impl PortRange {
 }
 
 /// What a rule decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RuleAction {
     /// Let it pass.
+    #[default]
     Permit,
     /// Drop it, counted under the rule.
     Deny,
 }
 
 /// A service: virtual addresses balanced over backends, mode NAT (destination rewritten there, source rewritten back).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceSpec {
     /// Unique.
     pub name: String,
@@ -215,9 +216,10 @@ pub struct ServiceSpec {
 }
 
 /// Protocol of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ServiceProtocol {
     /// TCP (6).
+    #[default]
     Tcp,
     /// UDP (17).
     Udp,
@@ -250,6 +252,14 @@ pub struct BackendSpec {
     pub weight: u16,
     /// Gets no new sessions; established ones stay.
     pub draining: bool,
+}
+
+impl Default for BackendSpec {
+    /// Weight 1; without a name or address it is no backend yet.
+    fn default() -> Self {
+        let address = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+        Self { name: String::new(), address, port: None, weight: 1, draining: false }
+    }
 }
 
 /// A policer: RFC 2697 single rate three colour marker, colour-blind, counting L3 octets.

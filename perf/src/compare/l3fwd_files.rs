@@ -129,7 +129,7 @@ mod tests {
     fn rule(priority: u32, action: RuleAction, change: impl FnOnce(&mut RuleMatch)) -> RuleSpec {
         let mut matches = RuleMatch::default();
         change(&mut matches);
-        RuleSpec { name: format!("r{priority}"), priority, matches, action, mark: None }
+        RuleSpec { name: format!("r{priority}"), priority, matches, action, mark: None, ..Default::default() }
     }
 
     #[test]

@@ -90,7 +90,8 @@ pub fn under_rules(params: &Params) -> Result<Plan, Error> {
 /// A rule of the harness's own between generated ones.
 pub fn own_rule(name: &str, priority: u32, change: impl FnOnce(&mut RuleSpec)) -> RuleSpec {
     let matches = marchproxy_engine::tables::RuleMatch::default();
-    let mut rule = RuleSpec { name: name.into(), priority, matches, action: RuleAction::Permit, mark: None };
+    let mut rule =
+        RuleSpec { name: name.into(), priority, matches, action: RuleAction::Permit, mark: None, ..Default::default() };
     change(&mut rule);
     rule
 }

@@ -321,6 +321,7 @@ fn forward(scenario: Scenario, params: &Params) -> Plan {
             matches: RuleMatch::default(),
             action: RuleAction::Permit,
             mark: Some(46),
+            ..Default::default()
         });
     }
     let mut rng = Rng::new(params.seed, "flows");

@@ -38,6 +38,7 @@ pub fn specs(params: &Params, policed: bool) -> (Vec<ServiceSpec>, Vec<PolicerSp
         port: Some(BACKEND_PORT),
         weight: 1,
         draining: false,
+        ..Default::default()
     };
     let service = |number: usize| ServiceSpec {
         name: format!("s{number:04}"),
@@ -48,6 +49,7 @@ pub fn specs(params: &Params, policed: bool) -> (Vec<ServiceSpec>, Vec<PolicerSp
         backends: (0..params.backends).map(|b| backend(number, b)).collect(),
         policer: policed.then_some(number),
         mark: None,
+        ..Default::default()
     };
     // 100 Gbit/s and 16 MB: the meter works, nothing is dropped.
     let policer = |number: usize| PolicerSpec {

@@ -44,6 +44,7 @@ pub fn tables(prefixes: &[Cidr], default: bool) -> RuleTables {
         ],
         table: 0,
         trust_dscp: true,
+        ..Default::default()
     };
     let via = |prefix: Cidr, port: u8, number: usize| RouteSpec {
         table: 0,

@@ -106,6 +106,7 @@ pub fn generate(profile: Profile, count: usize, seed: u64, networks: &[Cidr]) ->
             matches,
             action,
             mark: None,
+            ..Default::default()
         });
     }
     rules

@@ -88,6 +88,7 @@ mod tests {
             matches: RuleMatch::default(),
             action: RuleAction::Permit,
             mark: None,
+            ..Default::default()
         };
         RuleTables { rules: rules.iter().map(rule).collect(), ..RuleTables::default() }
     }

@@ -95,7 +95,7 @@ mod tests {
 
     fn backend(last: u8, weight: u16, draining: bool) -> BackendSpec {
         let address = IpAddr::from([10, 0, 20, last]);
-        BackendSpec { name: format!("b{last}"), address, port: None, weight, draining }
+        BackendSpec { name: format!("b{last}"), address, port: None, weight, draining, ..Default::default() }
     }
 
     #[test]

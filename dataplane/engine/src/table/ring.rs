@@ -107,6 +107,7 @@ mod tests {
                 port: Some(80),
                 weight,
                 draining: false,
+                ..Default::default()
             })
             .collect()
     }

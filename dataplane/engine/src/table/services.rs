@@ -258,6 +258,7 @@ mod tests {
             backends: vec![],
             policer: None,
             mark: None,
+            ..Default::default()
         }
     }
 

@@ -26,11 +26,18 @@ pub fn port(name: &str) -> PortSpec {
 
 pub fn interface(name: &str, port: usize, vlan: Option<u16>, addresses: &[&str]) -> InterfaceSpec {
     let addresses = addresses.iter().map(|a| cidr(a)).collect();
-    InterfaceSpec { name: name.into(), port, vlan, addresses, table: 0, trust_dscp: true }
+    InterfaceSpec { name: name.into(), port, vlan, addresses, table: 0, trust_dscp: true, ..Default::default() }
 }
 
 pub fn backend(name: &str, address: &str) -> BackendSpec {
-    BackendSpec { name: name.into(), address: ip(address), port: Some(8080), weight: 1, draining: false }
+    BackendSpec {
+        name: name.into(),
+        address: ip(address),
+        port: Some(8080),
+        weight: 1,
+        draining: false,
+        ..Default::default()
+    }
 }
 
 pub fn service(name: &str, addresses: &[&str], protocol: ServiceProtocol, backends: Vec<BackendSpec>) -> ServiceSpec {
@@ -43,13 +50,14 @@ pub fn service(name: &str, addresses: &[&str], protocol: ServiceProtocol, backen
         backends,
         policer: None,
         mark: None,
+        ..Default::default()
     }
 }
 
 pub fn rule(name: &str, priority: u32, dst_port: Option<u16>, action: RuleAction, mark: Option<u8>) -> RuleSpec {
     let dst_ports = dst_port.map(|p| PortRange { first: p, last: p }).into_iter().collect();
     let matches = RuleMatch { protocol: dst_port.map(|_| 6), dst_ports, ..RuleMatch::default() };
-    RuleSpec { name: name.into(), priority, matches, action, mark }
+    RuleSpec { name: name.into(), priority, matches, action, mark, ..Default::default() }
 }
 
 /// Client side on `wan` (untagged), two backends a family on `lan` VLAN 20; telnet denied, the rest marked AF11 (10).

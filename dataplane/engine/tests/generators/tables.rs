@@ -83,6 +83,7 @@ impl Model {
                 addresses: i.addresses.iter().map(|text| cidr(text)).collect(),
                 table: i.table,
                 trust_dscp: i.trust_dscp,
+                ..Default::default()
             })
             .collect();
         let index_of = |place: usize| self.interfaces.iter().position(|i| i.place == place);
@@ -146,6 +147,7 @@ pub fn models() -> BoxedStrategy<Model> {
             matches: RuleMatch::default(),
             action: RuleAction::Permit,
             mark: None,
+            ..Default::default()
         };
         rules.extend(open.then_some(Rule { spec, place: None }));
         rules
@@ -234,7 +236,10 @@ fn rules() -> impl Strategy<Value = Rule> {
         .prop_map(|(anything, (src, dst, protocol, src_ports, dst_ports), place, action, mark)| {
             let matches = RuleMatch { src, dst, protocol, src_ports, dst_ports, in_interface: None };
             let (matches, place) = if anything { (RuleMatch::default(), None) } else { (matches, place) };
-            Rule { spec: RuleSpec { name: String::new(), priority: 0, matches, action, mark }, place }
+            Rule {
+                spec: RuleSpec { name: String::new(), priority: 0, matches, action, mark, ..Default::default() },
+                place,
+            }
         })
 }
 
@@ -280,6 +285,7 @@ fn service(
                 backends,
                 policer,
                 mark,
+                ..Default::default()
             };
             (present && !spec.addresses.is_empty()).then_some(spec)
         },
@@ -292,7 +298,7 @@ fn backend(protocol: ServiceProtocol) -> impl Strategy<Value = BackendSpec> {
     (address, port, select(vec![1u16, 2, 5]), prop::bool::weighted(0.15)).prop_map(
         move |(address, port, weight, draining)| {
             let port = port.filter(|_| protocol != ServiceProtocol::Icmp);
-            BackendSpec { name: String::new(), address, port, weight, draining }
+            BackendSpec { name: String::new(), address, port, weight, draining, ..Default::default() }
         },
     )
 }

@@ -39,7 +39,7 @@ fn cidr(text: &str) -> Cidr {
 
 fn interface(name: &str, port: usize, vlan: Option<u16>, table: u32, addresses: &[&str]) -> InterfaceSpec {
     let addresses = addresses.iter().map(|text| cidr(text)).collect();
-    InterfaceSpec { name: name.into(), port, vlan, addresses, table, trust_dscp: true }
+    InterfaceSpec { name: name.into(), port, vlan, addresses, table, trust_dscp: true, ..Default::default() }
 }
 
 fn via(table: u32, prefix: &str, hops: &[(&str, usize, u16)]) -> RouteSpec {
@@ -49,7 +49,7 @@ fn via(table: u32, prefix: &str, hops: &[(&str, usize, u16)]) -> RouteSpec {
 }
 
 fn backend(name: &str, address: &str, port: Option<u16>) -> BackendSpec {
-    BackendSpec { name: name.into(), address: ip(address), port, weight: 1, draining: false }
+    BackendSpec { name: name.into(), address: ip(address), port, weight: 1, draining: false, ..Default::default() }
 }
 
 fn service(name: &str, protocol: ServiceProtocol, port: Option<u16>, backends: Vec<BackendSpec>) -> ServiceSpec {
@@ -62,11 +62,12 @@ fn service(name: &str, protocol: ServiceProtocol, port: Option<u16>, backends: V
         backends,
         policer: None,
         mark: None,
+        ..Default::default()
     }
 }
 
 fn rule(name: &str, matches: RuleMatch, action: RuleAction) -> RuleSpec {
-    RuleSpec { name: name.into(), priority: 10, matches, action, mark: None }
+    RuleSpec { name: name.into(), priority: 10, matches, action, mark: None, ..Default::default() }
 }
 
 /// Two ports: servers on VLAN 20 of the first, the world on the second. No rules.

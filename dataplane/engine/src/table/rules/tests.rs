@@ -37,7 +37,7 @@ fn range() -> impl Strategy<Value = PortRange> {
 }
 
 fn spec(matches: RuleMatch) -> RuleSpec {
-    RuleSpec { name: String::new(), priority: 0, action: RuleAction::Permit, mark: None, matches }
+    RuleSpec { name: String::new(), priority: 0, action: RuleAction::Permit, mark: None, matches, ..Default::default() }
 }
 
 prop_compose! {
