@@ -14,7 +14,6 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use marchproxy_cpu::{TscClock, tsc};
 use marchproxy_engine::burst::{BURST, Burst, Fate, NONE};
-use marchproxy_engine::io::PacketVec;
 use marchproxy_engine::memory::MemoryBuf;
 use marchproxy_engine::ports::{PortFacts, PortSlot};
 use marchproxy_engine::stage::{balance, finish, parse, route, rule, session};
@@ -177,8 +176,8 @@ impl Line {
             full(&self.ready).unwrap()
         });
         let from = self.ready[port].len() - BURST;
-        let mut packets: PacketVec<MemoryBuf> = self.ready[port].drain(from..).collect();
-        self.burst.fill(PortSlot::from_index(port), &mut packets);
+        self.burst.receive().extend(self.ready[port].drain(from..));
+        self.burst.begin(PortSlot::from_index(port));
 
         let (clock_cost, snapshot, now, generation) = (self.clock_cost, self.rig.snapshot(), self.rig.now(), 1);
         let (burst, facts, stats, neighbours) = (&mut self.burst, &self.facts, &self.stats, self.rig.neighbours());

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use crate::burst::{Egress, NONE};
 use crate::flow::{Addr, from_ip};
 use crate::ports::{PortSlot, UNTAGGED};
 use crate::slots::{Slot, Slots};
@@ -256,6 +257,7 @@ fn interfaces(tables: &RuleTables, snapshot: &mut Snapshot) {
         }
     }
     snapshot.by_port = by_port;
+    snapshot.trusts_all = snapshot.interfaces.iter().all(|i| i.trust_dscp);
     snapshot.own.sort_unstable();
     snapshot.own.dedup();
     snapshot.broadcasts.sort_unstable();
@@ -290,6 +292,14 @@ fn routes(tables: &RuleTables, snapshot: &mut Snapshot) {
         });
         prefixes.entry(spec.table).or_default().insert(key, index);
     }
+    snapshot.ways = snapshot
+        .routes
+        .iter()
+        .map(|route| match *route {
+            Route::Via { first, count: 1, .. } => snapshot.way(&snapshot.hops[first as usize]),
+            _ => Egress { interface: NONE, ..Egress::default() },
+        })
+        .collect();
     // BTreeMap order equals the dense numbering of `interfaces`.
     snapshot.fibs = prefixes
         .into_values()

@@ -143,6 +143,14 @@ pub enum Rewrite {
     Source,
 }
 
+impl Verdict {
+    /// Whether it leaves the packet as it is.
+    #[inline]
+    pub fn is_default(&self) -> bool {
+        (self.policer == NONE) & (self.mark == NO_MARK) & (self.rewrite == Rewrite::None)
+    }
+}
+
 impl Default for Verdict {
     fn default() -> Self {
         Self { policer: NONE, mark: NO_MARK, rewrite: Rewrite::None }
@@ -158,6 +166,8 @@ pub struct Egress {
     pub next_hop: u128,
     /// Its hash in the neighbour table.
     pub neighbour_hash: u64,
+    /// Largest L3 packet that fits out of the interface.
+    pub mtu: u16,
 }
 
 /// The columns. Each stage's file says which it reads and writes.
@@ -186,14 +196,15 @@ pub struct Columns {
 
 /// One burst. Reused for every receive call; it owns its packets until [`drain`](Self::drain).
 pub struct Burst<B> {
-    packets: [Option<B>; BURST],
-    len: usize,
+    packets: PacketVec<B>,
     /// Where they were received.
     pub port: PortSlot,
     /// Lanes still in the pipeline.
     pub active: Mask,
     /// Lanes of IPv6 packets (parse).
     pub v6: Mask,
+    /// Lanes whose `verdict` says something (balance).
+    pub judged: Mask,
     /// The columns.
     pub columns: Box<Columns>,
 }
@@ -201,11 +212,11 @@ pub struct Burst<B> {
 impl<B: PacketBuf> Default for Burst<B> {
     fn default() -> Self {
         Self {
-            packets: std::array::from_fn(|_| None),
-            len: 0,
+            packets: PacketVec::new(),
             port: PortSlot::default(),
             active: Mask::default(),
             v6: Mask::default(),
+            judged: Mask::default(),
             columns: Box::new(Columns {
                 head: [Head::default(); BURST],
                 key: [FlowKey::default(); BURST],
@@ -223,44 +234,52 @@ impl<B: PacketBuf> Default for Burst<B> {
 }
 
 impl<B: PacketBuf> Burst<B> {
-    /// Takes up to [`BURST`] packets out of a receive vector.
-    pub fn fill(&mut self, port: PortSlot, from: &mut PacketVec<B>) {
-        let n = from.len().min(BURST);
-        for (slot, packet) in self.packets.iter_mut().zip(from.drain(..n)) {
-            *slot = Some(packet);
+    /// Where a receive call puts up to [`BURST`] packets; empty before.
+    #[inline]
+    pub fn receive(&mut self) -> &mut PacketVec<B> {
+        &mut self.packets
+    }
+
+    /// Begins with what was received on a port. More than [`BURST`] packets are not wanted: what is beyond is returned, to be ended.
+    #[inline]
+    pub fn begin(&mut self, port: PortSlot) -> Option<PacketVec<B>> {
+        let rest = (self.packets.len() > BURST).then(|| self.packets.drain(BURST..).collect());
+        for packet in &self.packets {
+            packet.prefetch();
         }
-        self.len = n;
         self.port = port;
-        self.active = Mask::first(n);
+        self.active = Mask::first(self.packets.len());
         self.v6 = Mask::default();
+        self.judged = Mask::default();
+        rest
     }
 
     /// Packets in it.
     #[inline]
     pub fn len(&self) -> usize {
-        self.len
+        self.packets.len()
     }
 
     /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.packets.is_empty()
     }
 
     /// The packet of a lane; empty lanes have none.
     #[inline]
     pub fn packet(&self, lane: Lane) -> Option<&B> {
-        self.packets[lane.index()].as_ref()
+        self.packets.get(lane.index())
     }
 
     /// The packet of a lane, writable, beside the columns.
     #[inline]
     pub fn packet_and_columns(&mut self, lane: Lane) -> Option<(&mut B, &mut Columns)> {
-        Some((self.packets[lane.index()].as_mut()?, &mut self.columns))
+        Some((self.packets.get_mut(lane.index())?, &mut self.columns))
     }
 
     /// The packets by lane, and the columns.
     #[inline]
-    pub fn parts(&mut self) -> (&mut [Option<B>; BURST], &mut Columns) {
+    pub fn parts(&mut self) -> (&mut [B], &mut Columns) {
         (&mut self.packets, &mut self.columns)
     }
 
@@ -288,19 +307,20 @@ impl<B: PacketBuf> Burst<B> {
     where
         K: Backend<Buf = B>,
     {
-        for lane in Mask::first(self.len).lanes() {
-            let index = lane.index();
-            let Some(packet) = self.packets[index].take() else { continue };
-            let out = self.columns.egress[index];
-            match self.columns.fate[index] {
+        let (port, columns) = (self.port, &*self.columns);
+        for (index, packet) in self.packets.drain(..).enumerate() {
+            // Never more than BURST of them.
+            let index = index % BURST;
+            let out = &columns.egress[index];
+            match columns.fate[index] {
                 Fate::Transmit => ledger.transmit(packet, egress(out.interface).0),
                 Fate::Drop(reason) => ledger.drop(packet, reason),
-                Fate::HandOff(worker) => ledger.hand_off(packet, self.port, usize::from(worker)),
+                Fate::HandOff(worker) => ledger.hand_off(packet, port, usize::from(worker)),
                 Fate::Punt(reason) => {
                     let (port, vlan, mtu) = match reason {
                         PuntReason::Neighbour => egress(out.interface),
-                        PuntReason::MtuExceeded => (self.port, self.columns.head[index].vlan, egress(out.interface).2),
-                        _ => (self.port, self.columns.head[index].vlan, 0),
+                        PuntReason::MtuExceeded => (port, columns.head[index].vlan, egress(out.interface).2),
+                        _ => (port, columns.head[index].vlan, 0),
                     };
                     ledger.punt(Punted { packet, reason, port, vlan, next_hop: out.next_hop, mtu });
                 }
@@ -308,7 +328,6 @@ impl<B: PacketBuf> Burst<B> {
                 Fate::Active => ledger.drop(packet, DropReason::PortNotConfigured),
             }
         }
-        self.len = 0;
         self.active = Mask::default();
     }
 }

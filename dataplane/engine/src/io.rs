@@ -35,6 +35,11 @@ pub trait PacketBuf: Send + Sized + 'static {
     fn data(&self) -> &[u8];
     /// The frame, writable.
     fn data_mut(&mut self) -> &mut [u8];
+    /// Length of the frame.
+    #[inline]
+    fn octets(&self) -> usize {
+        self.data().len()
+    }
     /// Bytes free before the frame.
     fn headroom(&self) -> usize;
     /// Bytes free behind the frame.

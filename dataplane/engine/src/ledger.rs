@@ -131,7 +131,7 @@ impl<K: Backend> Ledger<K> {
         self.totals.rx += packets.len() as u64;
         if let Some(counters) = self.stats.ports.get(port.index()) {
             counters.rx.packets.add(packets.len() as u64);
-            counters.rx.bytes.add(packets.iter().map(|p| p.data().len() as u64).sum());
+            counters.rx.bytes.add(packets.iter().map(|p| p.octets() as u64).sum());
         }
     }
 
@@ -160,7 +160,7 @@ impl<K: Backend> Ledger<K> {
         if tx.pending.is_full() {
             flush(tx, port, &self.stats, &mut self.totals);
         }
-        let octets = packet.data().len() as u64;
+        let octets = packet.octets() as u64;
         match tx.pending.try_push(packet) {
             Ok(()) => tx.octets += octets,
             Err(full) => self.drop(full.element(), DropReason::TxQueueFull),
@@ -248,7 +248,7 @@ impl<K: Backend> Ledger<K> {
 
 fn flush<K: Backend>(tx: &mut TxPort<K>, port: PortSlot, stats: &ThreadStats, totals: &mut Totals) {
     let sent = tx.queue.tx_burst(&mut tx.pending) as u64;
-    let left = tx.pending.iter().map(|p| p.data().len() as u64).sum();
+    let left = tx.pending.iter().map(|p| p.octets() as u64).sum();
     totals.tx += sent;
     if let Some(counters) = stats.ports.get(port.index()) {
         counters.tx.packets.add(sent);

@@ -143,6 +143,11 @@ impl PacketBuf for MemoryBuf {
         f.bytes.get_mut(usize::from(f.start)..usize::from(f.start) + usize::from(f.len)).unwrap_or(&mut [])
     }
 
+    #[inline]
+    fn octets(&self) -> usize {
+        self.frame.as_ref().map_or(0, |f| usize::from(f.len))
+    }
+
     fn headroom(&self) -> usize {
         self.frame.as_ref().map_or(0, |f| usize::from(f.start))
     }

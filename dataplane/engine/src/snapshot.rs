@@ -1,5 +1,6 @@
 //! One generation of everything the workers look up: immutable, built off the workers, swapped whole.
 
+use crate::burst::{Egress, NONE};
 use crate::flow::Addr;
 use crate::ports::PortSlot;
 use crate::slots::Slots;
@@ -17,11 +18,15 @@ use crate::tables::PortSpec;
 pub struct Snapshot {
     pub(crate) ports: Vec<(PortSlot, PortSpec)>,
     pub(crate) interfaces: Vec<Interface>,
+    /// Whether every interface keeps the DSCP of what it receives.
+    pub(crate) trusts_all: bool,
     /// Per port slot: (VLAN, interface), sorted.
     pub(crate) by_port: PortInterfaces,
     pub(crate) fibs: Vec<Fib>,
     pub(crate) routes: Vec<Route>,
     pub(crate) hops: Vec<Hop>,
+    /// By route: its next hop where there is but one and never another; otherwise of interface [`NONE`].
+    pub(crate) ways: Vec<Egress>,
     /// Interface addresses, sorted.
     pub(crate) own: Vec<Addr>,
     /// Directed broadcast addresses of connected IPv4 prefixes, sorted.
@@ -194,6 +199,12 @@ impl Snapshot {
         self.by_port.get(port, vlan)
     }
 
+    /// Whether packets are only routed: without rules and services nothing is decided about them.
+    #[inline]
+    pub fn only_routes(&self) -> bool {
+        self.rules.is_empty() && self.services.is_empty()
+    }
+
     /// Whether the port is part of this generation.
     #[inline]
     pub fn knows_port(&self, port: PortSlot) -> bool {
@@ -242,6 +253,18 @@ impl Snapshot {
         self.fibs.get(self.interfaces.get(interface as usize)?.fib as usize)
     }
 
+    /// The next hop of a route that always leads to the same one.
+    #[inline]
+    pub(crate) fn only_way(&self, route: Option<u32>) -> Option<&Egress> {
+        self.ways.get(route? as usize).filter(|way| way.interface != NONE)
+    }
+
+    /// The way over a next hop.
+    pub(crate) fn way(&self, hop: &Hop) -> Egress {
+        let mtu = self.interface(hop.interface).map_or(u16::MAX, |out| out.mtu);
+        Egress { interface: hop.interface, next_hop: hop.address, neighbour_hash: hop.neighbour_hash, mtu }
+    }
+
     /// The hop of a `Via` route for a flow's hash.
     #[inline]
     pub fn hop(&self, first: u32, count: u32, weight: u32, hash: impl FnOnce() -> u64) -> Option<&Hop> {
@@ -271,7 +294,7 @@ impl Snapshot {
     /// Memory the tables take.
     pub fn bytes(&self) -> usize {
         self.fibs.iter().map(Fib::bytes).sum::<usize>()
-            + self.routes.len() * size_of::<Route>()
+            + self.routes.len() * (size_of::<Route>() + size_of::<Egress>())
             + self.hops.len() * size_of::<Hop>()
             + self.rules.bytes()
             + self.services.bytes()

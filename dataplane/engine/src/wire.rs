@@ -67,14 +67,12 @@ pub fn sum(bytes: &[u8]) -> u64 {
     total
 }
 
-/// Folds carries until 16 bits are left (RFC 1071).
+/// Folds carries until 16 bits are left (RFC 1071). A sum added to itself with its halves exchanged has the folded one, end-around
+/// carry included, in its upper half.
 #[inline]
-pub fn fold(mut sum: u64) -> u16 {
-    sum = (sum >> 32) + (sum & 0xffff_ffff);
-    sum = (sum >> 16) + (sum & 0xffff);
-    sum = (sum >> 16) + (sum & 0xffff);
-    sum = (sum >> 16) + (sum & 0xffff);
-    sum as u16
+pub const fn fold(sum: u64) -> u16 {
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// The Internet checksum of `bytes`, plus words already summed (pseudo header).

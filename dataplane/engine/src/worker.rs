@@ -6,7 +6,7 @@ use rtrb::{Consumer, Producer};
 
 use crate::burst::{BURST, Burst};
 use crate::flow::FlowKey;
-use crate::io::{PacketVec, RxQueue};
+use crate::io::RxQueue;
 use crate::ledger::{Backend, HandedOff, Ledger};
 use crate::pipeline::Pipeline;
 use crate::ports::PortSlot;
@@ -89,7 +89,6 @@ pub struct Worker<K: Backend> {
     pipeline: Pipeline,
     ledger: Ledger<K>,
     ports: Vec<(PortSlot, K::Rx)>,
-    received: PacketVec<K::Buf>,
     burst: Burst<K::Buf>,
     commands: Consumer<Command<K>>,
     replies: Producer<Reply<K>>,
@@ -114,7 +113,6 @@ impl<K: Backend> Worker<K> {
             pipeline,
             ledger,
             ports: Vec::with_capacity(MAX_PORTS),
-            received: PacketVec::new(),
             burst: Burst::default(),
             commands,
             replies,
@@ -197,16 +195,12 @@ impl<K: Backend> Worker<K> {
     fn poll(&mut self, index: usize, now: u64) -> usize {
         let Some((port, rx)) = self.ports.get_mut(index) else { return 0 };
         let port = *port;
-        let received = rx.rx_burst(&mut self.received, self.room);
+        let received = rx.rx_burst(self.burst.receive(), self.room);
         if received == 0 {
             return 0;
         }
-        self.ledger.received(port, &self.received);
+        self.ledger.received(port, self.burst.receive());
         self.process(port, now, false);
-        // A queue that gave more than it was asked for: the rest must not be lost.
-        for packet in self.received.drain(..) {
-            self.ledger.drop(packet, DropReason::PortNotConfigured);
-        }
         received
     }
 
@@ -214,11 +208,12 @@ impl<K: Backend> Worker<K> {
     fn take_handed_off(&mut self, index: usize, now: u64) -> usize {
         let Some(ring) = self.inbox.get_mut(index) else { return 0 };
         let Ok(&HandedOff { port, .. }) = ring.peek() else { return 0 };
-        while self.received.len() < self.room && ring.peek().is_ok_and(|next| next.port == port) {
+        let received = self.burst.receive();
+        while received.len() < self.room && ring.peek().is_ok_and(|next| next.port == port) {
             let Ok(handed) = ring.pop() else { break };
-            self.received.push(handed.packet);
+            received.push(handed.packet);
         }
-        let taken = self.received.len();
+        let taken = received.len();
         self.ledger.taken(taken);
         self.process(port, now, true);
         taken
@@ -226,9 +221,13 @@ impl<K: Backend> Worker<K> {
 
     #[inline]
     fn process(&mut self, port: PortSlot, now: u64, handed: bool) {
-        self.burst.fill(port, &mut self.received);
+        let rest = self.burst.begin(port);
         let (snapshot, generation) = (self.reader.current(), self.reader.generation());
         self.pipeline.process(&mut self.burst, snapshot, generation, now, handed, &mut self.ledger);
+        // A queue that gave more than it was asked for: the rest must not be lost.
+        for packet in rest.into_iter().flatten() {
+            self.ledger.drop(packet, DropReason::PortNotConfigured);
+        }
     }
 
     #[cold]

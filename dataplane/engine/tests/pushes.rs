@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::{CLIENT, cidr, interface, introduction, ip, port, rule};
 use marchproxy_engine::build::{Budget, build};
 use marchproxy_engine::burst::Burst;
-use marchproxy_engine::io::{PacketBuf, PacketVec};
+use marchproxy_engine::io::PacketBuf;
 use marchproxy_engine::memory::{MemoryBuf, Wire};
 use marchproxy_engine::packet::Packet;
 use marchproxy_engine::ports::{PortFacts, PortSlot};
@@ -148,9 +148,9 @@ fn a_torn_swap_would_be_noticed() {
     let gateway = marchproxy_engine::flow::from_ip(ip("10.0.2.2"));
     neighbours.set(&NeighbourKey { port: PortSlot::from_index(1), vlan: 0, address: gateway }, GATEWAY);
     let (mut sessions, stats) = (Sessions::heap(16, 1), ThreadStats::new(16));
-    let mut burst = Burst::default();
-    let mut packets: PacketVec<MemoryBuf> = [packet(0)].into_iter().collect();
-    burst.fill(PortSlot::from_index(2), &mut packets);
+    let mut burst: Burst<MemoryBuf> = Burst::default();
+    burst.receive().push(packet(0));
+    burst.begin(PortSlot::from_index(2));
     parse::process(&mut burst, &old, &facts);
     marchproxy_engine::stage::rule::process(&mut burst, &old);
     let mut context =

@@ -101,6 +101,11 @@ impl PacketBuf for Mbuf {
     }
 
     #[inline]
+    fn octets(&self) -> usize {
+        self.data_len() as usize
+    }
+
+    #[inline]
     fn headroom(&self) -> usize {
         self.data_off() as usize
     }

@@ -206,7 +206,9 @@ impl<K: Backend> SlowPath<K> {
         let receiving = subject.head.interface;
         let egress = match route::resolve(snapshot, receiving, key.dst, &key) {
             // Link-local destinations are on the link the cause came from; no table knows them.
-            _ if parse::is_link_local(key.dst) => Egress { interface: receiving, next_hop: key.dst, neighbour_hash: 0 },
+            _ if parse::is_link_local(key.dst) => {
+                Egress { interface: receiving, next_hop: key.dst, ..Egress::default() }
+            }
             Ok(egress) => egress,
             Err(Fate::Punt(PuntReason::RouteReject)) => return self.out.drop(buffer, DropReason::RouteReject),
             Err(Fate::Drop(reason)) => return self.out.drop(buffer, reason),

@@ -31,6 +31,10 @@ pub struct Context<'a> {
 
 /// Runs the stage.
 pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
+    if context.snapshot.only_routes() && context.sessions.is_empty() {
+        burst.columns.verdict.fill(Verdict::default());
+        return;
+    }
     let looked_up = context.sessions.changes();
     let place = burst.port;
     for lane in burst.active.lanes() {
@@ -59,6 +63,8 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
             }
             judge(columns, index, context, place)
         };
+        let judged = !columns.verdict[index].is_default();
+        burst.judged.insert_if(lane, judged);
         if let Err(fate) = outcome {
             burst.settle(lane, fate);
         }
@@ -190,7 +196,6 @@ fn judge(
     }
     let mark = rule_mark.unwrap_or(NO_MARK);
     columns.verdict[lane] = Verdict { mark, ..Verdict::default() };
-    columns.target[lane] = key.dst;
     if !context.snapshot.services.is_address(key.dst) {
         return Ok(());
     }

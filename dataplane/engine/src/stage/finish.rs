@@ -3,7 +3,7 @@
 //! Reads `head`, `key`, `verdict`, `target`, `port`, `egress`. Changes the frame. Ends every lane: transmit, policer drop, or wait
 //! for the next hop's MAC address.
 
-use crate::burst::{Burst, Fate, NO_MARK, NONE, Rewrite, Verdict};
+use crate::burst::{Burst, Egress, Fate, NO_MARK, NONE, Rewrite, Verdict};
 use crate::flow::FlowKey;
 use crate::io::PacketBuf;
 use crate::ports::{PortFacts, UNTAGGED};
@@ -38,39 +38,64 @@ pub struct Context<'a> {
 pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
     // Nothing goes on from here: every lane that is still active ends.
     let active = std::mem::take(&mut burst.active);
+    let judged = active.and(burst.judged);
     let (packets, columns) = burst.parts();
-    for lane in active.lanes() {
+    for lane in active.without(judged).lanes() {
         let index = lane.index();
-        let Some(packet) = &mut packets[index] else { continue };
-        let (head, verdict) = (&columns.head[index], &mut columns.verdict[index]);
-        let egress = &columns.egress[index];
-        let outcome = 'lane: {
-            if verdict.policer != NONE && !police(verdict, usize::from(head.l3_len), context) {
-                break 'lane Fate::Drop(DropReason::PolicerDrop);
-            }
-            let Some(out) = context.snapshot.interface(egress.interface) else {
-                break 'lane Fate::Drop(DropReason::TxPortGone);
-            };
-            if verdict.mark == NO_MARK && !context.snapshot.interface(head.interface).is_none_or(|i| i.trust_dscp) {
-                verdict.mark = 0;
-            }
-            let Some(l3) = make_room(packet, head.l3, out) else { break 'lane Fate::Drop(DropReason::NoHeadroom) };
-            let neighbour = out.neighbour(egress.next_hop);
-            let station = context.neighbours.lookup_word(&neighbour, egress.neighbour_hash);
-            let source = context.facts.mac_word(out.port);
-            let frame = packet.data_mut();
-            layer2(frame, head.v6, out, station.unwrap_or_default(), source);
-            let mut change = Change::default();
-            if verdict.rewrite != Rewrite::None {
-                let l4 = usize::from(head.l4 - u16::from(head.l3)) + l3;
-                let (target, port) = (columns.target[index], columns.port[index]);
-                change = translate(frame, (l3, l4), head, &columns.key[index], verdict.rewrite, target, port);
-            }
-            age_and_mark(frame.get_mut(l3..).unwrap_or(&mut []), head, verdict.mark, change);
-            if station.is_some() { Fate::Transmit } else { Fate::Punt(PuntReason::Neighbour) }
-        };
-        columns.fate[index] = outcome;
+        let Some(packet) = packets.get_mut(index) else { continue };
+        let (head, egress) = (&columns.head[index], &columns.egress[index]);
+        let mark = received_mark(head, context.snapshot);
+        columns.fate[index] = send(packet, head, egress, mark, context, |_, _| Change::default());
     }
+    for lane in judged.lanes() {
+        let index = lane.index();
+        let Some(packet) = packets.get_mut(index) else { continue };
+        let (head, egress) = (&columns.head[index], &columns.egress[index]);
+        let verdict = &mut columns.verdict[index];
+        if verdict.policer != NONE && !police(verdict, usize::from(head.l3_len), context) {
+            columns.fate[index] = Fate::Drop(DropReason::PolicerDrop);
+            continue;
+        }
+        if verdict.mark == NO_MARK {
+            verdict.mark = received_mark(head, context.snapshot);
+        }
+        let (rewrite, target, port) = (verdict.rewrite, columns.target[index], columns.port[index]);
+        let key = &columns.key[index];
+        columns.fate[index] = send(packet, head, egress, verdict.mark, context, |frame, l3| {
+            if rewrite == Rewrite::None {
+                return Change::default();
+            }
+            let l4 = usize::from(head.l4 - u16::from(head.l3)) + l3;
+            translate(frame, (l3, l4), head, key, rewrite, target, port)
+        });
+    }
+}
+
+/// The DSCP of a packet that nothing marked: its own where the receiving interface is trusted, else 0.
+#[inline]
+fn received_mark(head: &Head, snapshot: &Snapshot) -> u8 {
+    if snapshot.trusts_all || snapshot.interface(head.interface).is_none_or(|i| i.trust_dscp) { NO_MARK } else { 0 }
+}
+
+/// Layer-2 header, `translate` (given the frame and the offset of its L3 header), age and mark.
+#[inline(always)]
+fn send<B: PacketBuf>(
+    packet: &mut B,
+    head: &Head,
+    egress: &Egress,
+    mark: u8,
+    context: &Context<'_>,
+    translate: impl FnOnce(&mut [u8], usize) -> Change,
+) -> Fate {
+    let Some(out) = context.snapshot.interface(egress.interface) else { return Fate::Drop(DropReason::TxPortGone) };
+    let Some(l3) = make_room(packet, head.l3, out) else { return Fate::Drop(DropReason::NoHeadroom) };
+    let station = context.neighbours.lookup_word(&out.neighbour(egress.next_hop), egress.neighbour_hash);
+    let source = context.facts.mac_word(out.port);
+    let frame = packet.data_mut();
+    layer2(frame, head.v6, out, station.unwrap_or_default(), source);
+    let change = translate(frame, l3);
+    age_and_mark(frame.get_mut(l3..).unwrap_or(&mut []), head, mark, change);
+    if station.is_some() { Fate::Transmit } else { Fate::Punt(PuntReason::Neighbour) }
 }
 
 /// Meters the packet. False: dropped. The policer's mark wins over the others.

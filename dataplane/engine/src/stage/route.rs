@@ -2,86 +2,126 @@
 //!
 //! Reads `head`, `key`, `verdict`, `target`. Writes `egress`. Ends lanes without a way, or too old or too long for it.
 
-use crate::burst::{BURST, Burst, Columns, Egress, Fate, Rewrite};
+use crate::burst::{BURST, Burst, Columns, Egress, Fate, Mask, Rewrite};
 use crate::flow::{Addr, FlowKey};
 use crate::hash::ECMP_SEED;
 use crate::io::PacketBuf;
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::{Route, Snapshot};
 use crate::stage::parse::Head;
-use crate::table::fib::Found;
+use crate::table::fib::{Fib, Found};
 use crate::table::neighbours::{NeighbourKey, NeighbourTable};
 
-/// Runs the stage. Each loop ends where memory latency begins.
+/// Runs the stage.
 pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, neighbours: &NeighbourTable) {
-    let active = burst.active;
-    let columns = &mut *burst.columns;
-    // Most nodes have one table. Families are taken one after the other: a branch on what alternates at random is a wrong guess
-    // every other time.
-    let only = if let [fib] = &snapshot.fibs[..] { Some(fib) } else { None };
-    let table = |columns: &Columns, lane: usize| only.or_else(|| snapshot.fib_of(columns.head[lane].interface));
+    // Most nodes have one table.
+    if let [only] = &snapshot.fibs[..] {
+        look_up(burst, snapshot, neighbours, |_| Some(only));
+    } else {
+        look_up(burst, snapshot, neighbours, |interface| snapshot.fib_of(interface));
+    }
+}
+
+/// Each loop ends where memory latency begins. Families are taken one after the other: a branch on what alternates at random is a wrong
+/// guess every other time.
+#[inline(always)]
+fn look_up<'a, B: PacketBuf>(
+    burst: &mut Burst<B>,
+    snapshot: &Snapshot,
+    neighbours: &NeighbourTable,
+    table: impl Fn(u32) -> Option<&'a Fib>,
+) {
+    let (active, judged) = (burst.active, burst.judged);
     let (v4, v6) = (active.without(burst.v6), active.and(burst.v6));
+    let columns = &mut *burst.columns;
     let (mut to, mut found) = ([0; BURST], [Found::default(); BURST]);
+    for lane in active.lanes() {
+        to[lane.index()] = columns.key[lane.index()].dst;
+    }
+    for lane in active.and(judged).lanes() {
+        let lane = lane.index();
+        if columns.verdict[lane].rewrite == Rewrite::Destination {
+            to[lane] = columns.target[lane];
+        }
+    }
     for lane in v4.lanes() {
         let lane = lane.index();
-        to[lane] = destination(columns, lane);
-        if let Some(fib) = table(columns, lane) {
+        if let Some(fib) = table(columns.head[lane].interface) {
             fib.prefetch_v4(to[lane]);
         }
     }
     for lane in v6.lanes() {
         let lane = lane.index();
-        to[lane] = destination(columns, lane);
-        if let Some(fib) = table(columns, lane) {
+        if let Some(fib) = table(columns.head[lane].interface) {
             fib.prefetch_v6(to[lane]);
         }
     }
     for lane in v4.lanes() {
         let lane = lane.index();
-        if let Some(fib) = table(columns, lane) {
+        if let Some(fib) = table(columns.head[lane].interface) {
             found[lane] = fib.first_v4(to[lane]);
         }
     }
     for lane in v6.lanes() {
         let lane = lane.index();
-        if let Some(fib) = table(columns, lane) {
+        if let Some(fib) = table(columns.head[lane].interface) {
             found[lane] = fib.first_v6(to[lane]);
         }
     }
-    for lane in active.lanes() {
+    let mut ended = Mask::default();
+    for lane in v4.lanes() {
         let index = lane.index();
-        let destination = to[index];
-        let route = table(columns, index).and_then(|fib| fib.second(destination, found[index]));
-        let head = &columns.head[index];
-        let route = route.and_then(|route| snapshot.route_at(route));
-        let outcome = follow(snapshot, route, destination, &columns.key[index]).and_then(|egress| {
-            neighbours.prefetch(egress.neighbour_hash);
-            columns.egress[index] = egress;
-            judge(head, snapshot.interface(egress.interface).map_or(u16::MAX, |out| out.mtu))
-        });
-        if let Err(fate) = outcome {
-            columns.fate[index] = fate;
-            burst.active.remove(lane);
-        }
+        let route = table(columns.head[index].interface).and_then(|fib| fib.second_v4(found[index]));
+        ended.insert_if(lane, !choose(columns, index, snapshot, neighbours, to[index], route));
     }
+    for lane in v6.lanes() {
+        let index = lane.index();
+        let route = table(columns.head[index].interface).and_then(|fib| fib.second_v6(to[index], found[index]));
+        ended.insert_if(lane, !choose(columns, index, snapshot, neighbours, to[index], route));
+    }
+    burst.active = active.without(ended);
+}
+
+/// The next hop of a lane whose longest match is `route`. False when the lane ends.
+#[inline(always)]
+fn choose(
+    columns: &mut Columns,
+    lane: usize,
+    snapshot: &Snapshot,
+    neighbours: &NeighbourTable,
+    destination: Addr,
+    route: Option<u32>,
+) -> bool {
+    let head = &columns.head[lane];
+    let egress = match snapshot.only_way(route) {
+        Some(way) => *way,
+        None => match follow(snapshot, route.and_then(|at| snapshot.route_at(at)), destination, &columns.key[lane]) {
+            Ok(egress) => egress,
+            Err(fate) => {
+                columns.fate[lane] = fate;
+                return false;
+            }
+        },
+    };
+    neighbours.prefetch(egress.neighbour_hash);
+    columns.egress[lane] = egress;
+    columns.fate[lane] = judge(head, egress.mtu);
+    columns.fate[lane] == Fate::Active
 }
 
 /// Age and size (`BEHAVIOUR.md` 9.1 and 9.2).
 #[inline]
-fn judge(head: &Head, mtu: u16) -> Result<(), Fate> {
+fn judge(head: &Head, mtu: u16) -> Fate {
+    if (head.ttl > 1) & (head.l3_len <= mtu) {
+        return Fate::Active;
+    }
     if head.ttl <= 1 {
-        return Err(Fate::Punt(PuntReason::TtlExceeded));
+        Fate::Punt(PuntReason::TtlExceeded)
+    } else if head.dont_fragment {
+        Fate::Punt(PuntReason::MtuExceeded)
+    } else {
+        Fate::Drop(DropReason::MtuExceeded)
     }
-    if head.l3_len <= mtu {
-        return Ok(());
-    }
-    Err(if head.dont_fragment { Fate::Punt(PuntReason::MtuExceeded) } else { Fate::Drop(DropReason::MtuExceeded) })
-}
-
-/// Where the packet goes after rewriting.
-#[inline]
-fn destination(columns: &Columns, lane: usize) -> Addr {
-    if columns.verdict[lane].rewrite == Rewrite::Destination { columns.target[lane] } else { columns.key[lane].dst }
 }
 
 /// The way to a destination from an interface's table; `key` chooses among several next hops.
@@ -89,21 +129,16 @@ pub fn resolve(snapshot: &Snapshot, interface: u32, destination: Addr, key: &Flo
     follow(snapshot, snapshot.route(interface, destination), destination, key)
 }
 
-#[inline]
 fn follow(snapshot: &Snapshot, route: Option<Route>, destination: Addr, key: &FlowKey) -> Result<Egress, Fate> {
     match route {
         Some(Route::Connected { interface, place: (port, vlan) }) => {
             let neighbour = NeighbourKey { port, vlan, address: destination };
-            Ok(Egress { interface, next_hop: destination, neighbour_hash: neighbour.hash() })
+            let mtu = snapshot.interface(interface).map_or(u16::MAX, |out| out.mtu);
+            Ok(Egress { interface, next_hop: destination, neighbour_hash: neighbour.hash(), mtu })
         }
         Some(Route::Via { first, count, weight }) => {
             let hop = snapshot.hop(first, count, weight, || key.hash(ECMP_SEED));
-            hop.map(|hop| Egress {
-                interface: hop.interface,
-                next_hop: hop.address,
-                neighbour_hash: hop.neighbour_hash,
-            })
-            .ok_or(Fate::Punt(PuntReason::NoRoute))
+            hop.map(|hop| snapshot.way(hop)).ok_or(Fate::Punt(PuntReason::NoRoute))
         }
         Some(Route::Blackhole) => Err(Fate::Drop(DropReason::RouteBlackhole)),
         Some(Route::Reject) => Err(Fate::Punt(PuntReason::RouteReject)),

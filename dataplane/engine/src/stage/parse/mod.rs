@@ -11,7 +11,7 @@ use crate::io::{Mac, PacketBuf};
 use crate::ports::{PortFacts, UNTAGGED};
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::Snapshot;
-use crate::wire::{ICMP, ICMPV6, TCP, UDP};
+use crate::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMPV6, TCP, UDP};
 
 use headers::ended;
 pub use headers::headers;
@@ -124,35 +124,28 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, facts: &
     let active = burst.active;
     let (packets, columns) = burst.parts();
     let mut frames = [&[][..]; BURST];
-    for lane in active.lanes() {
-        if let Some(packet) = &packets[lane.index()] {
-            packet.prefetch();
-            frames[lane.index()] = packet.data();
-        }
-    }
     // One family after the other: a branch on what alternates at random is a wrong guess every other time.
-    let (mut v4, mut v6, mut done) = (Mask::default(), Mask::default(), Mask::default());
+    let (mut v4, mut v6, mut done, mut padded) = (Mask::default(), Mask::default(), Mask::default(), Mask::default());
     for lane in active.lanes() {
         let index = lane.index();
-        let family = quick::ethernet(frames[index], &place, snapshot, &mut columns.head[index]);
-        v4.insert_if(lane, family == quick::Family::V4);
-        v6.insert_if(lane, family == quick::Family::V6);
+        frames[index] = packets.get(index).map_or(&[], PacketBuf::data);
+        let ethertype = quick::ethernet(frames[index], &place, snapshot, &mut columns.head[index]);
+        v4.insert_if(lane, ethertype == ETHERTYPE_IPV4);
+        v6.insert_if(lane, ethertype == ETHERTYPE_IPV6);
     }
     for lane in v4.lanes() {
         let index = lane.index();
         done.insert_if(lane, quick::ipv4(frames[index], snapshot, &mut columns.head[index], &mut columns.key[index]));
+        padded.insert_if(lane, frames[index].len() != columns.head[index].end());
     }
     for lane in v6.lanes() {
         let index = lane.index();
         done.insert_if(lane, quick::ipv6(frames[index], snapshot, &mut columns.head[index], &mut columns.key[index]));
+        padded.insert_if(lane, frames[index].len() != columns.head[index].end());
     }
     // Frames that end where their packet does, which most do, stay as they are.
-    let mut padded = Mask::default();
-    for lane in done.lanes() {
-        padded.insert_if(lane, frames[lane.index()].len() != columns.head[lane.index()].end());
-    }
-    for lane in padded.lanes() {
-        if let Some(packet) = &mut packets[lane.index()] {
+    for lane in done.and(padded).lanes() {
+        if let Some(packet) = packets.get_mut(lane.index()) {
             cut(packet, &columns.head[lane.index()]);
         }
     }

@@ -3,11 +3,12 @@
 //! to [`headers`](super::headers), which has the last word; a property test holds both to the same reference.
 
 use super::Head;
+use crate::burst::NONE;
 use crate::flow::{FlowKey, v4};
 use crate::io::Mac;
 use crate::ports::{PortFacts, PortSlot, UNTAGGED};
 use crate::snapshot::Snapshot;
-use crate::wire::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, TAG, TCP, UDP, fold};
+use crate::wire::{ETHERNET, ETHERTYPE_VLAN, TAG, TCP, UDP, fold};
 
 /// What is the same for all packets of a burst.
 pub struct Place {
@@ -17,8 +18,8 @@ pub struct Place {
     pub mac: Mac,
     /// Its address again: in the upper 48 bits as they are loaded from a frame.
     own: u64,
-    /// Interface of untagged packets.
-    untagged: Option<u32>,
+    /// Interface of untagged packets, [`NONE`] for none.
+    untagged: u32,
 }
 
 impl Place {
@@ -26,7 +27,7 @@ impl Place {
     pub fn new(port: PortSlot, facts: &PortFacts, snapshot: &Snapshot) -> Self {
         let mac = facts.mac(port);
         let own = u64::from_le_bytes([0, 0, mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]]);
-        Self { port, mac, own, untagged: snapshot.interface_at(port, UNTAGGED) }
+        Self { port, mac, own, untagged: snapshot.interface_at(port, UNTAGGED).unwrap_or(NONE) }
     }
 }
 
@@ -42,59 +43,44 @@ const ODD_V4: [bool; 256] = {
     odd
 };
 
-/// What a frame carries, as far as the quick way knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// An IPv4 packet for us on a known interface.
-    V4,
-    /// An IPv6 packet for us on a known interface.
-    V6,
-    /// Something else.
-    Other,
-}
-
-/// Fills in where the L3 header is and on which interface the frame came, unless it is [`Family::Other`].
-#[inline]
-pub fn ethernet(frame: &[u8], place: &Place, snapshot: &Snapshot, head: &mut Head) -> Family {
-    let Some(header) = frame.first_chunk::<{ ETHERNET + TAG }>() else { return Family::Other };
+/// Fills in where the L3 header is and on which interface the frame came, and returns the EtherType: of IPv4 and IPv6 for us on a known
+/// interface; 0 of everything else.
+#[inline(always)]
+pub fn ethernet(frame: &[u8], place: &Place, snapshot: &Snapshot, head: &mut Head) -> u16 {
+    let Some(header) = frame.first_chunk::<{ ETHERNET + TAG }>() else { return 0 };
     let [t0, t1, t2, t3, t4, t5, f0, f1, f2, f3, f4, f5, e0, e1, v0, v1, w0, w1] = *header;
     let (to, from) = (
         u64::from_le_bytes([t0, t1, t2, t3, t4, t5, f0, f1]) << 16,
         u64::from_le_bytes([f0, f1, f2, f3, f4, f5, e0, e1]) << 16,
     );
-    if to != place.own || from == place.own || from == 0 || f0 & 1 == 1 {
-        return Family::Other;
-    }
     let (mut ethertype, mut l3, mut vlan, mut interface) =
         (u16::from_be_bytes([e0, e1]), ETHERNET, UNTAGGED, place.untagged);
     if ethertype == ETHERTYPE_VLAN {
         vlan = u16::from_be_bytes([v0, v1]) & 0xfff;
         ethertype = u16::from_be_bytes([w0, w1]);
-        (l3, interface) = (ETHERNET + TAG, snapshot.interface_at(place.port, vlan));
+        (l3, interface) = (ETHERNET + TAG, snapshot.interface_at(place.port, vlan).unwrap_or(NONE));
     }
-    let Some(interface) = interface else { return Family::Other };
     (head.interface, head.vlan, head.l3) = (interface, vlan, l3 as u8);
-    match ethertype {
-        ETHERTYPE_IPV4 => Family::V4,
-        ETHERTYPE_IPV6 => Family::V6,
-        _ => Family::Other,
-    }
+    let known = (to == place.own) & (from != place.own) & (from != 0) & (f0 & 1 == 0) & (interface != NONE);
+    if known { ethertype } else { 0 }
 }
 
 /// Fills in `head` and `key` behind [`ethernet`]. False: nothing is known, and what they hold means nothing.
-#[inline]
+#[inline(always)]
 pub fn ipv4(frame: &[u8], snapshot: &Snapshot, head: &mut Head, key: &mut FlowKey) -> bool {
     let packet = frame.get(usize::from(head.l3)..).unwrap_or(&[]);
-    let Some(header) = packet.first_chunk::<20>() else { return false };
-    let total = u16::from_be_bytes([header[2], header[3]]);
+    // As far as the ports.
+    let Some(header) = packet.first_chunk::<24>() else { return false };
+    let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
     let fragment = u16::from_be_bytes([header[6], header[7]]);
     // The sum does not depend on the order of octets (RFC 1071 s2B), so machine words will do.
     let words: [u32; 5] = std::array::from_fn(|i| u32::from_le_bytes(std::array::from_fn(|j| header[4 * i + j])));
     let sum = words.iter().map(|&word| u64::from(word)).sum();
-    if header[0] != 0x45
-        || fragment & 0x3fff != 0
-        || fold(sum) != 0xffff
-        || ODD_V4[usize::from(header[12])] | ODD_V4[usize::from(header[16])]
+    if (header[0] != 0x45)
+        | (fragment & 0x3fff != 0)
+        | (fold(sum) != 0xffff)
+        | ODD_V4[usize::from(header[12])]
+        | ODD_V4[usize::from(header[16])]
     {
         return false;
     }
@@ -104,18 +90,19 @@ pub fn ipv4(frame: &[u8], snapshot: &Snapshot, head: &mut Head, key: &mut FlowKe
     head.dont_fragment = fragment & 0x4000 != 0;
     key.src = v4(u32::from_be_bytes([header[12], header[13], header[14], header[15]]));
     key.dst = v4(u32::from_be_bytes([header[16], header[17], header[18], header[19]]));
-    layer4(packet, 20, usize::from(total), head, key) && ordinary(snapshot, key)
+    let ports = [header[20], header[21], header[22], header[23]];
+    layer4::<20>(packet, ports, total, head, key) & ordinary(snapshot, key)
 }
 
 /// The same for IPv6.
-#[inline]
+#[inline(always)]
 pub fn ipv6(frame: &[u8], snapshot: &Snapshot, head: &mut Head, key: &mut FlowKey) -> bool {
     let packet = frame.get(usize::from(head.l3)..).unwrap_or(&[]);
-    let Some(header) = packet.first_chunk::<40>() else { return false };
-    let total = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
+    let Some(header) = packet.first_chunk::<44>() else { return false };
+    let payload = u16::from_be_bytes([header[4], header[5]]);
     // ::/8 holds the unspecified, loopback and mapped addresses; above fe are link-local, site-local and multicast ones.
     let odd = |octet: u8| octet.wrapping_sub(1) >= 0xfd;
-    if header[0] >> 4 != 6 || odd(header[8]) | odd(header[24]) {
+    if (header[0] >> 4 != 6) | odd(header[8]) | odd(header[24]) {
         return false;
     }
     head.protocol = header[6];
@@ -124,7 +111,8 @@ pub fn ipv6(frame: &[u8], snapshot: &Snapshot, head: &mut Head, key: &mut FlowKe
     head.dont_fragment = true;
     key.src = u128::from_be_bytes(std::array::from_fn(|i| header[8 + i]));
     key.dst = u128::from_be_bytes(std::array::from_fn(|i| header[24 + i]));
-    layer4(packet, 40, total, head, key) && ordinary(snapshot, key)
+    let ports = [header[40], header[41], header[42], header[43]];
+    layer4::<40>(packet, ports, 40 + usize::from(payload), head, key) & ordinary(snapshot, key)
 }
 
 /// Neither end is an address of this node or a broadcast address.
@@ -133,22 +121,28 @@ fn ordinary(snapshot: &Snapshot, key: &FlowKey) -> bool {
     !(snapshot.may_be_special(key.src) | snapshot.may_be_special(key.dst))
 }
 
-/// TCP and UDP behind an L3 header of `header` octets, in the same few steps: which it is alternates, too.
-#[inline]
-fn layer4(packet: &[u8], header: usize, total: usize, head: &mut Head, key: &mut FlowKey) -> bool {
+/// TCP and UDP behind an L3 header of `HEADER` octets, in the same few steps: which it is alternates, too.
+#[inline(always)]
+fn layer4<const HEADER: usize>(
+    packet: &[u8],
+    ports: [u8; 4],
+    total: usize,
+    head: &mut Head,
+    key: &mut FlowKey,
+) -> bool {
     let (tcp, udp) = (head.protocol == TCP, head.protocol == UDP);
-    let Some(segment) = packet.get(header..total) else { return false };
     // The word with data offset and flags, or the one with the length.
-    let (least, at) = if tcp { (20, 12) } else { (8, 4) };
-    let (Some(ports), Some([high, low])) = (segment.first_chunk::<4>(), segment.get(at..at + 2)) else { return false };
-    let word = u16::from_be_bytes([*high, *low]);
-    let (len, flags) = if tcp { (word >> 12 << 2, *low) } else { (word, 0) };
+    let (least, at) = if tcp { (20, HEADER + 12) } else { (8, HEADER + 4) };
+    let Some(&[high, low]) = packet.get(at..at + 2) else { return false };
+    let word = u16::from_be_bytes([high, low]);
+    let (len, flags) = if tcp { (word >> 12 << 2, low) } else { (word, 0) };
     head.l3_len = total as u16;
-    head.l4 = u16::from(head.l3) + header as u16;
+    head.l4 = u16::from(head.l3) + HEADER as u16;
     head.flags_or_type = flags;
     (head.fragment, head.later_fragment, head.group_mac) = (false, false, false);
     key.protocol = head.protocol;
     key.sport = u16::from_be_bytes([ports[0], ports[1]]);
     key.dport = u16::from_be_bytes([ports[2], ports[3]]);
-    (tcp | udp) && (least..=segment.len()).contains(&usize::from(len))
+    let len = usize::from(len);
+    (tcp | udp) & (len >= least) & (len + HEADER <= total) & (total <= packet.len())
 }

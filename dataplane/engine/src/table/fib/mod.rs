@@ -103,6 +103,18 @@ impl Fib {
     /// Step 2: the value.
     #[inline]
     pub fn second(&self, addr: Addr, found: Found) -> Option<u32> {
+        if is_v4(addr) { self.second_v4(found) } else { self.second_v6(addr, found) }
+    }
+
+    /// Step 2 for an address known to be IPv4.
+    #[inline(always)]
+    pub fn second_v4(&self, found: Found) -> Option<u32> {
+        self.blocks.get(found.entry, found.key).value()
+    }
+
+    /// Step 2 for an address known to be IPv6.
+    #[inline(always)]
+    pub fn second_v6(&self, addr: Addr, found: Found) -> Option<u32> {
         let entry = self.blocks.get(found.entry, found.key);
         if entry.is_answer() { entry.value() } else { self.v6.deeper(entry, addr).value() }
     }

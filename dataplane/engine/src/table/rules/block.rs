@@ -155,7 +155,7 @@ impl Block {
 
     /// Which of the four match (bits 0 to 3), extra conditions aside.
     // Left to itself the compiler may call it, and then makes no vectors of it.
-    #[allow(clippy::inline_always, clippy::needless_range_loop)]
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn matches(&self, key: &Key) -> u32 {
         let mut miss = [0u64; WIDTH];
@@ -172,7 +172,6 @@ impl Block {
     }
 
     /// 0 when every condition is met. Arithmetic on 64-bit lanes without comparisons: the compiler makes vectors of the four.
-    #[allow(clippy::inline_always)]
     #[inline(always)]
     fn miss(&self, i: usize, key: &Key) -> u64 {
         let (src, dst) = (key.words[word::SRC], key.words[word::DST]);
