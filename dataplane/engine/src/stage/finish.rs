@@ -3,7 +3,7 @@
 //! Reads `head`, `key`, `verdict`, `target`, `port`, `egress`. Changes the frame. Ends every lane: transmit, policer drop, or wait
 //! for the next hop's MAC address.
 
-use crate::burst::{Burst, Egress, Fate, NO_MARK, NONE, Rewrite, Verdict};
+use crate::burst::{Burst, Columns, Egress, Fate, NO_MARK, NONE, Rewrite, Verdict};
 use crate::flow::FlowKey;
 use crate::io::PacketBuf;
 use crate::ports::{PortFacts, UNTAGGED};
@@ -37,37 +37,32 @@ pub struct Context<'a> {
 /// Runs the stage.
 pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
     // Nothing goes on from here: every lane that is still active ends.
-    let active = std::mem::take(&mut burst.active);
-    let judged = active.and(burst.judged);
+    let mut going = std::mem::take(&mut burst.active);
+    let (judged, v6) = (burst.judged, burst.v6);
     let (packets, columns) = burst.parts();
-    for lane in active.without(judged).lanes() {
+    for lane in going.and(judged).lanes() {
         let index = lane.index();
-        let Some(packet) = packets.get_mut(index) else { continue };
-        let (head, egress) = (&columns.head[index], &columns.egress[index]);
-        let mark = received_mark(head, context.snapshot);
-        columns.fate[index] = send(packet, head, egress, mark, context, |_, _| Change::default());
-    }
-    for lane in judged.lanes() {
-        let index = lane.index();
-        let Some(packet) = packets.get_mut(index) else { continue };
-        let (head, egress) = (&columns.head[index], &columns.egress[index]);
-        let verdict = &mut columns.verdict[index];
+        let (head, verdict) = (&columns.head[index], &mut columns.verdict[index]);
         if verdict.policer != NONE && !police(verdict, usize::from(head.l3_len), context) {
             columns.fate[index] = Fate::Drop(DropReason::PolicerDrop);
-            continue;
-        }
-        if verdict.mark == NO_MARK {
+            going.remove(lane);
+        } else if verdict.mark == NO_MARK {
             verdict.mark = received_mark(head, context.snapshot);
         }
-        let (rewrite, target, port) = (verdict.rewrite, columns.target[index], columns.port[index]);
-        let key = &columns.key[index];
-        columns.fate[index] = send(packet, head, egress, verdict.mark, context, |frame, l3| {
-            if rewrite == Rewrite::None {
-                return Change::default();
-            }
-            let l4 = usize::from(head.l4 - u16::from(head.l3)) + l3;
-            translate(frame, (l3, l4), head, key, rewrite, target, port)
-        });
+    }
+    // One family after the other: a branch on what alternates at random is a wrong guess every other time.
+    let (plain, judged) = (going.without(judged), going.and(judged));
+    for lane in plain.without(v6).lanes() {
+        unchanged::<B, false>(packets, columns, lane.index(), context);
+    }
+    for lane in plain.and(v6).lanes() {
+        unchanged::<B, true>(packets, columns, lane.index(), context);
+    }
+    for lane in judged.without(v6).lanes() {
+        changed::<B, false>(packets, columns, lane.index(), context);
+    }
+    for lane in judged.and(v6).lanes() {
+        changed::<B, true>(packets, columns, lane.index(), context);
     }
 }
 
@@ -77,9 +72,39 @@ fn received_mark(head: &Head, snapshot: &Snapshot) -> u8 {
     if snapshot.trusts_all || snapshot.interface(head.interface).is_none_or(|i| i.trust_dscp) { NO_MARK } else { 0 }
 }
 
+/// A packet about which nothing was decided.
+#[inline(always)]
+fn unchanged<B: PacketBuf, const V6: bool>(
+    packets: &mut [B],
+    columns: &mut Columns,
+    lane: usize,
+    context: &Context<'_>,
+) {
+    let Some(packet) = packets.get_mut(lane) else { return };
+    let (head, egress) = (&columns.head[lane], &columns.egress[lane]);
+    let mark = received_mark(head, context.snapshot);
+    columns.fate[lane] = send::<B, V6>(packet, head, egress, mark, context, |_, _| Change::default());
+}
+
+/// A packet with a mark or another address.
+#[inline(always)]
+fn changed<B: PacketBuf, const V6: bool>(packets: &mut [B], columns: &mut Columns, lane: usize, context: &Context<'_>) {
+    let Some(packet) = packets.get_mut(lane) else { return };
+    let (head, egress, key) = (&columns.head[lane], &columns.egress[lane], &columns.key[lane]);
+    let Verdict { mark, rewrite, .. } = columns.verdict[lane];
+    let to = (columns.target[lane], columns.port[lane]);
+    columns.fate[lane] = send::<B, V6>(packet, head, egress, mark, context, |frame, l3| {
+        if rewrite == Rewrite::None {
+            return Change::default();
+        }
+        let l4 = usize::from(head.l4 - u16::from(head.l3)) + l3;
+        translate::<V6>(frame, (l3, l4), head, key, rewrite, to)
+    });
+}
+
 /// Layer-2 header, `translate` (given the frame and the offset of its L3 header), age and mark.
 #[inline(always)]
-fn send<B: PacketBuf>(
+fn send<B: PacketBuf, const V6: bool>(
     packet: &mut B,
     head: &Head,
     egress: &Egress,
@@ -92,9 +117,9 @@ fn send<B: PacketBuf>(
     let station = context.neighbours.lookup_word(&out.neighbour(egress.next_hop), egress.neighbour_hash);
     let source = context.facts.mac_word(out.port);
     let frame = packet.data_mut();
-    layer2(frame, head.v6, out, station.unwrap_or_default(), source);
+    layer2(frame, V6, out, station.unwrap_or_default(), source);
     let change = translate(frame, l3);
-    age_and_mark(frame.get_mut(l3..).unwrap_or(&mut []), head, mark, change);
+    age_and_mark::<V6>(frame.get_mut(l3..).unwrap_or(&mut []), head, mark, change);
     if station.is_some() { Fate::Transmit } else { Fate::Punt(PuntReason::Neighbour) }
 }
 
@@ -128,61 +153,55 @@ fn police(verdict: &mut Verdict, octets: usize, context: &mut Context<'_>) -> bo
     }
 }
 
-/// TTL, DSCP and the IPv4 header's checksum, under which `change` has happened already. One way for both families: which it is
-/// alternates at random.
-#[inline]
-fn age_and_mark(packet: &mut [u8], head: &Head, mark: u8, mut change: Change) {
+/// TTL, DSCP and the IPv4 header's checksum, under which `change` has happened already.
+#[inline(always)]
+fn age_and_mark<const V6: bool>(packet: &mut [u8], head: &Head, mark: u8, mut change: Change) {
     let Some(header) = packet.first_chunk_mut::<20>() else { return };
-    header[8 - usize::from(head.v6)] = head.ttl - 1;
-    change.join(Change::ONE_HOP);
+    header[if V6 { 7 } else { 8 }] = head.ttl - 1;
     if mark != NO_MARK {
         // DSCP: the upper six bits of IPv4's second octet; bits 4 to 9 of IPv6.
-        let (bits, shift) = if head.v6 { (0x0fc0, 6) } else { (0x00fc, 2) };
+        let (bits, shift) = if V6 { (0x0fc0, 6) } else { (0x00fc, 2) };
         let old = u16::from_be_bytes([header[0], header[1]]);
         let new = old & !bits | u16::from(mark) << shift;
         [header[0], header[1]] = new.to_be_bytes();
         change.word(old, new);
     }
-    let old = u16::from_be_bytes([header[10], header[11]]);
-    let new = if head.v6 { old } else { change.apply(old) };
-    [header[10], header[11]] = new.to_be_bytes();
+    if !V6 {
+        change.join(Change::ONE_HOP);
+        let old = u16::from_be_bytes([header[10], header[11]]);
+        [header[10], header[11]] = change.apply(old).to_be_bytes();
+    }
 }
 
 /// Address, port and L4 checksum; returns what changed under the IPv4 header's checksum.
-#[inline]
-fn translate(
+#[inline(always)]
+fn translate<const V6: bool>(
     frame: &mut [u8],
     (l3, l4): (usize, usize),
     head: &Head,
     key: &FlowKey,
     which: Rewrite,
-    target: u128,
-    port: u16,
+    (target, port): (u128, u16),
 ) -> Change {
     let source = which == Rewrite::Source;
     let (old, old_port, at) = if source { (key.src, key.sport, l4) } else { (key.dst, key.dport, l4 + 2) };
     let (mut header, mut transport) = (Change::default(), Change::default());
-    header.address(old, target, head.v6);
-    put_address(frame, l3, head.v6, source, target);
+    header.address(old, target);
+    if V6 {
+        put(frame, l3 + if source { 8 } else { 24 }, &target.to_be_bytes());
+    } else {
+        put(frame, l3 + if source { 12 } else { 16 }, &(target as u32).to_be_bytes());
+    }
     if matches!(head.protocol, TCP | UDP) {
         transport.word(old_port, port);
         put(frame, at, &port.to_be_bytes());
     }
     // ICMP over IPv4 has no pseudo header.
-    if head.protocol != ICMP {
+    if V6 || head.protocol != ICMP {
         transport.join(header);
     }
     layer4_checksum(frame, l4, head, transport);
     header
-}
-
-#[inline]
-fn put_address(frame: &mut [u8], l3: usize, v6: bool, source: bool, address: u128) {
-    if v6 {
-        put(frame, l3 + if source { 8 } else { 24 }, &address.to_be_bytes());
-    } else {
-        put(frame, l3 + if source { 12 } else { 16 }, &(address as u32).to_be_bytes());
-    }
 }
 
 /// RFC 1624, and for UDP: no checksum stays none (RFC 768), a computed zero is sent as all ones.

@@ -82,12 +82,10 @@ impl NeighbourTable {
             let (high, low) = (entry[0].load(Ordering::Relaxed), entry[1].load(Ordering::Relaxed));
             let place = entry[2].load(Ordering::Relaxed);
             fence(Ordering::Acquire);
-            let whole = entry[3].load(Ordering::Relaxed) == state;
-            if whole
-                && high == (key.address >> 64) as u64
-                && low == key.address as u64
-                && place & 0xff_ffff == key.place()
-            {
+            let torn = entry[3].load(Ordering::Relaxed) ^ state;
+            let other =
+                (high ^ (key.address >> 64) as u64) | (low ^ key.address as u64) | (place ^ key.place()) & 0xff_ffff;
+            if torn | other == 0 {
                 return Some(state >> 16);
             }
         }
