@@ -303,3 +303,91 @@ fn service_details(snapshot: &Snapshot, service: &Service, rule: Option<&Rule>) 
     let mark = service.mark.map_or(String::new(), |dscp| format!(", mark dscp {dscp}"));
     format!("matched{policer}{mark}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::from_ip;
+    use crate::tables::{
+        Cidr, FlagMatch, InterfaceSpec, PolicerAction, PolicerSpec, PortSpec, RuleMatch, RuleSpec, RuleTables, RuleWay,
+    };
+
+    fn cidr(text: &str) -> Cidr {
+        let (addr, len) = text.split_once('/').unwrap();
+        Cidr { addr: addr.parse().unwrap(), len: len.parse().unwrap() }
+    }
+
+    /// Two interfaces in a table each, and these rules.
+    fn snapshot(rules: Vec<RuleSpec>) -> Snapshot {
+        let interface = |name: &str, port, table, address| InterfaceSpec {
+            name: name.into(),
+            port,
+            table,
+            addresses: vec![cidr(address)],
+            ..Default::default()
+        };
+        let port = |name: &str| PortSpec { name: name.into(), device: String::new(), mtu: 1500 };
+        let policer = PolicerSpec {
+            name: "slow".into(),
+            cir_kbps: 1,
+            cbs_bytes: 1500,
+            ebs_bytes: 0,
+            on_green: PolicerAction::Pass,
+            on_yellow: PolicerAction::Pass,
+            on_red: PolicerAction::Drop,
+        };
+        let tables = RuleTables {
+            ports: vec![port("a"), port("b")],
+            interfaces: vec![interface("a0", 0, 0, "10.0.0.1/24"), interface("b0", 1, 7, "192.0.2.1/24")],
+            rules,
+            policers: vec![policer],
+            ..RuleTables::default()
+        };
+        crate::build(&tables, None, &crate::Budget::default()).unwrap()
+    }
+
+    /// The verdict and the steps behind the first, for a TCP packet with these flags from a0 to 192.0.2.9.
+    fn told(rules: Vec<RuleSpec>, flags: u8) -> (String, Vec<String>) {
+        let ip = |text: &str| from_ip(text.parse().unwrap());
+        let key = FlowKey { src: ip("10.0.0.9"), dst: ip("192.0.2.9"), protocol: TCP, sport: 1, dport: 80 };
+        let sight = Sight::new(0, 0, Some(flags));
+        let answer = why(&snapshot(rules), &Question { interface: 0, key, length: 64, ttl: 64, sight, session: None });
+        let steps = answer.steps.into_iter().skip(1).map(|s| format!("{}: {}", s.object, s.detail)).collect();
+        (format!("{} {}", answer.verdict.label(), answer.verdict.reason()).trim().to_owned(), steps)
+    }
+
+    #[test]
+    fn it_names_what_counts_what_decides_and_what_that_sets() {
+        let rule = |name: &str, action| RuleSpec { name: name.into(), action, ..Default::default() };
+        let (counts, permits) = (rule("seen", RuleAction::Count), rule("go", RuleAction::Permit));
+        let syn = RuleMatch {
+            protocol: Some(TCP),
+            tcp_flags: Some(FlagMatch { value: 2, mask: 0x12 }),
+            ..RuleMatch::default()
+        };
+        let rejects = RuleSpec { matches: syn, new_only: true, log_sample: 9, ..rule("no-syn", RuleAction::Reject) };
+        let (verdict, steps) = told(vec![counts.clone(), rejects.clone(), permits.clone()], 2);
+        assert_eq!(verdict, "punted rule_reject");
+        assert_eq!(steps, ["rule seen: count", "rule no-syn: reject, new sessions only, one of 9 recorded"]);
+
+        // Its own table has no route there, the other's interface is connected.
+        let (verdict, steps) = told(vec![counts, rejects, permits.clone()], 16);
+        assert_eq!(verdict, "punted no_route");
+        assert_eq!(steps[1..], ["rule go: permit", "destination 192.0.2.9: no route"]);
+        let table = RuleSpec { way: Some(RuleWay::Table(7)), policer: Some(0), ..permits.clone() };
+        let (verdict, steps) = told(vec![table], 2);
+        assert_eq!(verdict, "forwarded");
+        let expected = [
+            "rule go: permit, policer slow, another table",
+            "destination 192.0.2.9: connected, table set by the rule",
+            "interface b0: next hop 192.0.2.9",
+        ];
+        assert_eq!(steps, expected);
+        let way = Some(RuleWay::NextHop { address: "192.0.2.8".parse().unwrap(), interface: 1 });
+        let (verdict, steps) = told(vec![RuleSpec { way, ..permits }], 2);
+        assert_eq!(verdict, "forwarded");
+        let expected =
+            ["rule go: permit, next hop 192.0.2.8", "rule go: next hop set", "interface b0: next hop 192.0.2.8"];
+        assert_eq!(steps, expected);
+    }
+}

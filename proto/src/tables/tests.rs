@@ -120,7 +120,7 @@ fn routes(interfaces: usize) -> impl Strategy<Value = Vec<RouteSpec>> {
 fn closer() -> impl Strategy<Value = RuleMatch> {
     let flags = (any::<u8>(), any::<u8>()).prop_map(|(value, mask)| FlagMatch { value: value & mask, mask });
     let fragments = [FragmentMatch::No, FragmentMatch::Yes, FragmentMatch::First, FragmentMatch::Later];
-    let fragment = proptest::option::of(proptest::sample::select(fragments.as_slice()));
+    let fragment = proptest::option::of(proptest::sample::select(fragments.to_vec()));
     let vlan = proptest::option::of(0..=4094_u16);
     let protocol = proptest::option::of(any::<u8>());
     (proptest::option::of(flags), vlan, btree_set(0..=63_u8, 0..4), fragment, protocol).prop_map(
@@ -142,7 +142,7 @@ fn deeds(interfaces: usize, policers: usize) -> impl Strategy<Value = RuleSpec> 
     let hop = (any::<bool>().prop_flat_map(ip), 0..interfaces)
         .prop_map(|(address, interface)| RuleWay::NextHop { address, interface });
     let way = proptest::option::of(prop_oneof![hop, any::<u32>().prop_map(RuleWay::Table)]);
-    let action = proptest::sample::select(actions.as_slice());
+    let action = proptest::sample::select(actions.to_vec());
     (action, mark(), policer, way, any::<u32>(), any::<bool>()).prop_map(
         |(action, mark, policer, way, log_sample, new_only)| RuleSpec {
             action,
