@@ -76,6 +76,10 @@ const FIELDS: &[(&str, &[&str])] = &[
             "NextHop.next_hop",
             "Rule.name",
             "Rule.action",
+            "Rule.policer",
+            "Rule.next_hop",
+            "Rule.table",
+            "Match.fragment",
             "Match.in",
             "Service.name",
             "Service.protocol",
@@ -95,9 +99,9 @@ const FIELDS: &[(&str, &[&str])] = &[
             "ObjectRef.name",
         ],
     ),
-    (WORD_OR_NUMBER, &["Rule.mark", "Match.protocol", "Priority.dscp"]),
-    (WORDS, &["Interface.addresses", "Match.src", "Match.dst", "Service.address"]),
-    (WORDS_OR_NUMBERS, &["Match.src_ports", "Match.dst_ports", "Service.ports"]),
+    (WORD_OR_NUMBER, &["Rule.mark", "Match.protocol", "Match.vlan", "Priority.dscp"]),
+    (WORDS, &["Interface.addresses", "Match.src", "Match.dst", "Match.tcp_flags", "Service.address"]),
+    (WORDS_OR_NUMBERS, &["Match.src_ports", "Match.dst_ports", "Match.dscp", "Service.ports"]),
     (
         LIST,
         &[
@@ -124,6 +128,7 @@ const FIELDS: &[(&str, &[&str])] = &[
             "Interface.trust_dscp",
             "NextHop.weight",
             "Rule.match",
+            "Rule.log_sample",
             "Service.source_affinity_s",
             "Service.health",
             "Health.rise",
@@ -147,7 +152,7 @@ const FIELDS: &[(&str, &[&str])] = &[
         ],
     ),
     (DECIMAL, &["Health.interval_s", "Health.timeout_s", "Priority.max_latency_ms"]),
-    (FLAG, &["Route.blackhole", "Route.reject", "Policer.colour_aware"]),
+    (FLAG, &["Route.blackhole", "Route.reject", "Rule.new_only", "Policer.colour_aware"]),
     (ZERO, &["Policer.cbs_bytes", "Policer.ebs_bytes"]),
 ];
 

@@ -16,6 +16,7 @@ use marchproxy_cpu::{TscClock, tsc};
 use marchproxy_engine::burst::{BURST, Burst, Fate, NONE};
 use marchproxy_engine::memory::MemoryBuf;
 use marchproxy_engine::ports::{PortFacts, PortSlot};
+use marchproxy_engine::sampling::Sampling;
 use marchproxy_engine::stage::{balance, finish, parse, route, rule, session};
 use marchproxy_engine::stats::ThreadStats;
 use marchproxy_engine::table::policer::Policer;
@@ -202,7 +203,8 @@ impl Line {
             return ticks;
         }
         let sessions = &mut self.sessions;
-        balance::process(burst, &mut balance::Context { snapshot, generation, sessions, stats, now });
+        let sampling = &mut Sampling::new(None);
+        balance::process(burst, &mut balance::Context { snapshot, generation, sessions, sampling, stats, now });
         let ticks = timed(&mut || route::process(burst, snapshot, neighbours));
         if stage == Stage::Route {
             assert_eq!(burst.active.len(), BURST, "all packets have a route");

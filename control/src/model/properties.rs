@@ -105,11 +105,30 @@ fn routes() -> impl Strategy<Value = Vec<Route>> {
 
 fn rules() -> impl Strategy<Value = Vec<Rule>> {
     let list = || vec(word(), 0..3);
-    let matches = (list(), list(), word(), list(), list(), word()).prop_map(
-        |(src, dst, protocol, src_ports, dst_ports, r#in)| Match { src, dst, protocol, src_ports, dst_ports, r#in },
+    let closer = (list(), word(), list(), word());
+    let matches = (list(), list(), word(), list(), list(), word(), closer).prop_map(
+        |(src, dst, protocol, src_ports, dst_ports, r#in, (tcp_flags, vlan, dscp, fragment))| Match {
+            src,
+            dst,
+            protocol,
+            src_ports,
+            dst_ports,
+            r#in,
+            tcp_flags,
+            vlan,
+            dscp,
+            fragment,
+        },
     );
-    let fields = (word(), any::<u32>(), of(matches), word(), word());
-    vec(fields.prop_map(|(name, priority, r#match, action, mark)| Rule { name, priority, r#match, action, mark }), 0..4)
+    let more = (word(), word(), word(), of(any::<u32>()), any::<bool>());
+    let fields = (word(), any::<u32>(), of(matches), word(), word(), more);
+    vec(
+        fields.prop_map(|(name, priority, r#match, action, mark, more)| {
+            let (policer, next_hop, table, log_sample, new_only) = more;
+            Rule { name, priority, r#match, action, mark, policer, next_hop, table, log_sample, new_only }
+        }),
+        0..4,
+    )
 }
 
 fn services() -> impl Strategy<Value = Vec<Service>> {

@@ -128,6 +128,16 @@ const FAMILIES: &[Family] = &[
         "Packets passed to the worker that owns their session.",
         |o| workers(o, |w| w.handed_off as f64),
     ),
+    family("worker_rule_samples", Kind::Counter, WORKER, "Packets recorded because a rule has a log_sample.", |o| {
+        workers(o, |w| w.samples as f64)
+    }),
+    family(
+        "worker_rule_samples_lost",
+        Kind::Counter,
+        WORKER,
+        "Packets that a log_sample asked for and that were too many to record.",
+        |o| workers(o, |w| w.samples_lost as f64),
+    ),
     family("stage_calls", Kind::Counter, STAGE, "Bursts a stage handled.", |o| stages(o, |s| s.calls as f64)),
     family("stage_packets", Kind::Counter, STAGE, "Packets in those bursts.", |o| stages(o, |s| s.packets as f64)),
     family("stage_cycles_per_packet", Kind::Gauge, STAGE, "Sampled cost of a stage.", |o| {

@@ -18,6 +18,7 @@ pub mod pipeline;
 pub mod ports;
 pub mod reason;
 pub mod reference;
+pub mod sampling;
 pub mod slots;
 pub mod slow;
 pub mod snapshot;

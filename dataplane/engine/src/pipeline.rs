@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use marchproxy_cpu::tsc;
+use rtrb::Producer;
 
 use crate::burst::Burst;
 use crate::ledger::{Backend, Ledger};
 use crate::ports::{PortFacts, PortSlot, UNTAGGED};
+use crate::sampling::{Sample, Sampling};
 use crate::snapshot::Snapshot;
 use crate::stage::{balance, finish, parse, route, rule, session, steer};
 use crate::stats::{STAGES, ThreadStats};
@@ -26,6 +28,7 @@ pub struct Pipeline {
     neighbours: NeighbourTable,
     facts: PortFacts,
     stats: Arc<ThreadStats>,
+    sampling: Sampling,
     bursts: u32,
     /// This worker's number and how many there are.
     seat: (usize, usize),
@@ -69,7 +72,14 @@ impl Pipeline {
         stats: Arc<ThreadStats>,
     ) -> Self {
         let policers = vec![Policer::EMPTY; policers].into_boxed_slice();
-        Self { sessions, policers, neighbours, facts, stats, bursts: 0, seat: (0, 1) }
+        Self { sessions, policers, neighbours, facts, stats, sampling: Sampling::new(None), bursts: 0, seat: (0, 1) }
+    }
+
+    /// Gives it a ring for the packets that rules sample.
+    #[must_use]
+    pub fn with_samples(mut self, out: Producer<Sample>) -> Self {
+        self.sampling = Sampling::new(Some(out));
+        self
     }
 
     /// Makes it the pipeline of worker `me` of `workers`.
@@ -104,8 +114,14 @@ impl Pipeline {
         clock.stage(packets);
         rule::process(burst, snapshot);
         clock.stage(packets);
-        let mut context =
-            balance::Context { snapshot, generation, sessions: &mut self.sessions, stats: &self.stats, now };
+        let mut context = balance::Context {
+            snapshot,
+            generation,
+            sessions: &mut self.sessions,
+            sampling: &mut self.sampling,
+            stats: &self.stats,
+            now,
+        };
         balance::process(burst, &mut context);
         clock.stage(packets);
         let packets = burst.active.len();

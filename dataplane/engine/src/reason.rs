@@ -69,6 +69,8 @@ reasons! {
         FragmentUnsupported = "fragment_unsupported",
         /// A rule with action deny matched.
         RuleDeny = "rule_deny",
+        /// A rule with action reject matched; the sender was told, rate permitting.
+        RuleReject = "rule_reject",
         /// Addressed to a service whose backends are all absent or draining.
         NoBackend = "no_backend",
         /// The session table has no room for the new session.
@@ -141,9 +143,13 @@ impl DropReason {
     pub const fn class(self) -> DropClass {
         use DropReason as R;
         match self {
-            R::RuleDeny | R::RouteBlackhole | R::RouteReject | R::PolicerDrop | R::IpOptions | R::Multicast => {
-                DropClass::Policy
-            }
+            R::RuleDeny
+            | R::RuleReject
+            | R::RouteBlackhole
+            | R::RouteReject
+            | R::PolicerDrop
+            | R::IpOptions
+            | R::Multicast => DropClass::Policy,
             R::SessionTableFull
             | R::NeighbourHoldFull
             | R::PuntQueueFull
@@ -168,6 +174,8 @@ reasons! {
         NoRoute = "no_route",
         /// Reject route: ICMP unreachable (administratively prohibited) is due.
         RouteReject = "route_reject",
+        /// A rule rejects it: a TCP reset or ICMP unreachable (administratively prohibited) is due.
+        RuleReject = "rule_reject",
         /// Longer than the egress MTU: ICMP fragmentation needed / packet too big is due.
         MtuExceeded = "mtu_exceeded",
         /// The next hop's MAC address is not known yet: the packet waits.

@@ -192,7 +192,11 @@ pub struct ThreadStats {
     pub sessions_created: Counter,
     /// Packets handed to the worker that owns their session.
     pub handed_off: Counter,
-    /// ICMP errors not sent because of the rate limit.
+    /// Packets recorded because a rule samples.
+    pub samples: Counter,
+    /// Packets that were to be recorded when the ring for it was full.
+    pub samples_lost: Counter,
+    /// ICMP errors and resets not sent because of the rate limit.
     pub icmp_rate_limited: Counter,
     /// Packets that could not be made because the pool was empty.
     pub originate_failed: Counter,
@@ -216,6 +220,8 @@ impl ThreadStats {
             sessions: Counter::default(),
             sessions_created: Counter::default(),
             handed_off: Counter::default(),
+            samples: Counter::default(),
+            samples_lost: Counter::default(),
             icmp_rate_limited: Counter::default(),
             originate_failed: Counter::default(),
             busy_ticks: Counter::default(),

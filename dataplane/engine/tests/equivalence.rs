@@ -14,6 +14,8 @@ use marchproxy_engine::flow::to_ip;
 use marchproxy_engine::packet::describe;
 use marchproxy_engine::reason::{ConsumeReason, DropReason};
 use marchproxy_engine::reference::{Arrival, Choices, Outcome, Reference};
+use marchproxy_engine::snapshot::ObjectKind;
+use marchproxy_engine::tables::RuleAction;
 use marchproxy_engine::testkit::{Node, Size, port_mac};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -29,6 +31,8 @@ fn add(sum: &mut Outcome, more: Outcome) {
     sum.originated += more.originated;
     sum.dropped.extend(more.dropped);
     sum.consumed.extend(more.consumed);
+    sum.counted.extend(more.counted);
+    sum.sampled.extend(more.sampled);
 }
 
 /// Both implementations, fed the same.
@@ -41,6 +45,13 @@ struct Twins {
     drops: [u64; DropReason::COUNT],
     consumed: [u64; ConsumeReason::COUNT],
     originated: u64,
+    /// Packets under each rule before the step.
+    counted: BTreeMap<String, u64>,
+    samples: u64,
+    resets: u64,
+    /// Packets that a rule with a way counted, sessions that a new-only rule spared, as often as looked.
+    detours: u64,
+    spared: u64,
     recent: Vec<(usize, Vec<u8>)>,
     /// Frames that may come again.
     heard: Vec<(usize, Vec<u8>)>,
@@ -56,7 +67,7 @@ impl Twins {
         node.run(0);
         let macs = (0..PORTS.len()).map(port_mac).collect();
         let reference = Reference::new(tables, macs);
-        Self {
+        let mut twins = Self {
             model,
             node,
             reference,
@@ -64,10 +75,17 @@ impl Twins {
             drops: [0; DropReason::COUNT],
             consumed: [0; ConsumeReason::COUNT],
             originated: 0,
+            counted: BTreeMap::new(),
+            samples: 0,
+            resets: 0,
+            detours: 0,
+            spared: 0,
             recent: Vec::new(),
             heard: Vec::new(),
             story: Vec::new(),
-        }
+        };
+        twins.counted = twins.rule_counts();
+        twins
     }
 
     fn step(&mut self, step: Step) -> TestCaseResult {
@@ -84,6 +102,8 @@ impl Twins {
                 self.story.push(format!("{}: push {tables:#?}", self.now));
                 self.node.push(&tables).unwrap();
                 self.turn();
+                // A slot may have gone to another rule.
+                self.counted = self.rule_counts();
                 self.reference.replace(tables)
             }
             Event::Receive(incoming) => {
@@ -191,10 +211,45 @@ impl Twins {
         if ours != theirs {
             return self.fail(&format!("neighbours {ours:#?}\nexpected {theirs:#?}"));
         }
+        let counted = self.rule_counts();
+        let mut theirs = std::mem::replace(&mut self.counted, counted);
+        for name in &expected.counted {
+            *theirs.entry(name.clone()).or_default() += 1;
+        }
+        if self.counted != theirs {
+            return self.fail(&format!("packets by rule {:?}\nexpected {theirs:?}", self.counted));
+        }
+        let ours = std::iter::from_fn(|| self.node.samples.pop().ok());
+        let ours: Vec<_> =
+            ours.map(|s| (s.rule.to_string(), to_ip(s.key.src), to_ip(s.key.dst), s.key.sport, s.key.dport)).collect();
+        let theirs: Vec<_> =
+            expected.sampled.iter().map(|(rule, t)| (rule.clone(), t.src, t.dst, t.sport, t.dport)).collect();
+        if ours != theirs {
+            return self.fail(&format!("samples {ours:#?}\nexpected {theirs:#?}"));
+        }
+        self.samples += ours.len() as u64;
+        let rules = &self.reference.tables().rules;
+        let sets_way = |name: &&String| rules.iter().any(|r| r.name == **name && r.way.is_some());
+        self.detours += expected.counted.iter().filter(sets_way).count() as u64;
+        let undecided = self.reference.sessions(self.now).filter(|s| s.ruled.rule.is_none());
+        let current = undecided.filter(|s| s.generation == self.reference.generation());
+        if rules.iter().any(|r| r.action != RuleAction::Count) {
+            self.spared += current.count() as u64;
+        }
+        // What is forwarded has another TTL.
+        let reset = |frame: &[u8]| describe(frame).contains(" tcp R") && describe(frame).contains(" ttl 64 ");
+        self.resets += expected.transmitted.iter().filter(|(_, frame)| reset(frame)).count() as u64;
         self.recent.extend(expected.transmitted.iter().cloned());
         self.heard.drain(..self.heard.len().saturating_sub(REMEMBERED));
         self.recent.drain(..self.recent.len().saturating_sub(REMEMBERED));
         Ok(())
+    }
+
+    fn rule_counts(&self) -> BTreeMap<String, u64> {
+        let objects = self.node.publisher.current().objects();
+        let rules = objects.filter(|(kind, ..)| *kind == ObjectKind::Rule);
+        let packets = |slot| self.node.worker.stats().object(slot).map_or(0, |o| o.matched.packets.value());
+        rules.map(|(_, name, slot)| (name, packets(slot))).collect()
     }
 
     fn sessions(&self) -> (Vec<String>, Vec<String>) {
@@ -279,6 +334,7 @@ fn every_fate_is_reached() {
     let mut consumed = [0; ConsumeReason::COUNT];
     let mut states = BTreeMap::new();
     let mut created = 0;
+    let mut reached = [0; 4];
     for (burst, sessions) in [(12, 4096), (1, 4)] {
         let strategy = (models(), histories(100, burst));
         for _ in 0..300 {
@@ -290,6 +346,8 @@ fn every_fate_is_reached() {
                     *states.entry(format!("{:?}", session.state)).or_insert(0) += 1;
                 }
             }
+            let what = [twins.samples, twins.resets, twins.detours, twins.spared];
+            reached.iter_mut().zip(what).for_each(|(sum, n)| *sum += n);
             created += twins.node.worker.stats().sessions_created.value();
             drops.iter_mut().zip(twins.drops).for_each(|(sum, n)| *sum += n);
             consumed.iter_mut().zip(twins.consumed).for_each(|(sum, n)| *sum += n);
@@ -316,4 +374,5 @@ fn every_fate_is_reached() {
     assert!(consumed.iter().all(|n| *n > 0), "{consumed:?}");
     assert_eq!(states.len(), 6, "{states:?}");
     assert!(created > 1000, "{created} sessions in all");
+    assert!(reached.iter().all(|n| *n > 20), "samples, resets, ways, spared sessions: {reached:?}");
 }

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendSpec, Cidr, InterfaceSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction,
-    RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, ServiceProtocol, ServiceSpec,
+    BackendSpec, Cidr, FlagMatch, FragmentMatch, InterfaceSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange,
+    PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceProtocol,
+    ServiceSpec,
 };
 
 use super::TableError;
 use crate::v1::{
     Group, TableBackend, TableColour, TableInterface, TableNextHop, TablePolicer, TablePort, TablePortRange,
-    TablePrefix, TableRoute, TableRule, TableService, group::Kind, table_colour,
+    TablePrefix, TableRoute, TableRule, TableService, group::Kind, table_colour, table_rule,
 };
 
 type Result<T> = std::result::Result<T, TableError>;
@@ -46,7 +47,9 @@ pub fn from_groups(groups: &[Group]) -> Result<RuleTables> {
     for group in groups {
         match &group.kind {
             Some(Kind::Routes(group)) => extend(&mut tables.routes, &group.routes, |wire| route(wire, &interfaces))?,
-            Some(Kind::Rules(group)) => extend(&mut tables.rules, &group.rules, |wire| rule(wire, &interfaces))?,
+            Some(Kind::Rules(group)) => {
+                extend(&mut tables.rules, &group.rules, |wire| rule(wire, &interfaces, &policers))?
+            }
             Some(Kind::Services(group)) => {
                 extend(&mut tables.services, &group.services, |wire| service(wire, &policers))?;
             }
@@ -177,7 +180,10 @@ fn next_hop(wire: &TableNextHop, prefix: Cidr, object: &str, interfaces: &Names)
     })
 }
 
-fn rule(wire: &TableRule, interfaces: &Names) -> Result<RuleSpec> {
+/// TCP is the one protocol with flags.
+const TCP: u32 = 6;
+
+fn rule(wire: &TableRule, interfaces: &Names, policers: &Names) -> Result<RuleSpec> {
     let object = named("rule", &wire.name)?;
     let in_interface = match wire.in_interface.as_str() {
         "" => None,
@@ -194,14 +200,77 @@ fn rule(wire: &TableRule, interfaces: &Names) -> Result<RuleSpec> {
         src_ports: ranges(&wire.src_ports, &object, "src_ports")?,
         dst_ports: ranges(&wire.dst_ports, &object, "dst_ports")?,
         in_interface,
+        tcp_flags: tcp_flags(wire, &object)?,
+        vlan: wire.vlan.map(|vlan| within(vlan, 0, 4094, &object, "vlan")).transpose()?.map(|vlan| vlan as u16),
+        dscp: dscp(&wire.dscp, &object)?,
+        fragment: fragment(wire.fragment, &object)?,
     };
     Ok(RuleSpec {
         name: wire.name.clone(),
         priority: wire.priority,
         matches,
-        action: if wire.deny { RuleAction::Deny } else { RuleAction::Permit },
+        action: action(wire.action, &object)?,
         mark: mark(wire.mark, &object, "mark")?,
+        policer: match wire.policer.as_str() {
+            "" => None,
+            name => Some(policers.find(name, &object, "policer")?),
+        },
+        way: way(wire, &object, interfaces)?,
+        log_sample: wire.log_sample,
+        new_only: wire.new_only,
     })
+}
+
+fn tcp_flags(wire: &TableRule, object: &str) -> Result<Option<FlagMatch>> {
+    let Some(flags) = wire.tcp_flags else { return Ok(None) };
+    if wire.protocol != Some(TCP) {
+        return Err(TableError::new(object, "tcp_flags", "there without protocol 6", "flags with protocol 6 only"));
+    }
+    let mask = within(flags.mask, 0, 255, object, "tcp_flags.mask")?;
+    if flags.value & !mask != 0 {
+        return Err(TableError::new(object, "tcp_flags.value", flags.value, "no bit outside of the mask"));
+    }
+    Ok(Some(FlagMatch { value: flags.value as u8, mask: mask as u8 }))
+}
+
+fn dscp(wire: &[u32], object: &str) -> Result<Vec<u8>> {
+    if wire.windows(2).any(|pair| pair[0] >= pair[1]) {
+        return Err(TableError::new(object, "dscp", "unsorted", "ascending codepoints, each once"));
+    }
+    wire.iter().map(|dscp| Ok(within(*dscp, 0, MAX_DSCP, object, "dscp")? as u8)).collect()
+}
+
+fn fragment(wire: i32, object: &str) -> Result<Option<FragmentMatch>> {
+    match table_rule::Fragment::try_from(wire) {
+        Ok(table_rule::Fragment::Any) => Ok(None),
+        Ok(table_rule::Fragment::No) => Ok(Some(FragmentMatch::No)),
+        Ok(table_rule::Fragment::Yes) => Ok(Some(FragmentMatch::Yes)),
+        Ok(table_rule::Fragment::First) => Ok(Some(FragmentMatch::First)),
+        Ok(table_rule::Fragment::Later) => Ok(Some(FragmentMatch::Later)),
+        Err(_) => Err(TableError::new(object, "fragment", wire, "any, no, yes, first or later")),
+    }
+}
+
+fn action(wire: i32, object: &str) -> Result<RuleAction> {
+    match table_rule::Action::try_from(wire) {
+        Ok(table_rule::Action::Permit) => Ok(RuleAction::Permit),
+        Ok(table_rule::Action::Deny) => Ok(RuleAction::Deny),
+        Ok(table_rule::Action::Reject) => Ok(RuleAction::Reject),
+        Ok(table_rule::Action::Count) => Ok(RuleAction::Count),
+        Err(_) => Err(TableError::new(object, "action", wire, "permit, deny, reject or count")),
+    }
+}
+
+fn way(wire: &TableRule, object: &str, interfaces: &Names) -> Result<Option<RuleWay>> {
+    match (&wire.next_hop, wire.table) {
+        (None, None) => Ok(None),
+        (None, Some(table)) => Ok(Some(RuleWay::Table(table))),
+        (Some(hop), None) => Ok(Some(RuleWay::NextHop {
+            address: address(&hop.address, object, "next_hop.address")?,
+            interface: interfaces.find(&hop.interface, object, "next_hop.interface")?,
+        })),
+        (Some(_), Some(_)) => Err(TableError::new(object, "next_hop", "there with table", "one of next_hop and table")),
+    }
 }
 
 fn service(wire: &TableService, policers: &Names) -> Result<ServiceSpec> {

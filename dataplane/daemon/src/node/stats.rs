@@ -138,6 +138,8 @@ impl<D: Driver> Shared<D> {
             sessions: worker.stats.sessions.value(),
             stages: stages(&worker.stats),
             handed_off: worker.stats.handed_off.value(),
+            samples: worker.stats.samples.value(),
+            samples_lost: worker.stats.samples_lost.value(),
             sessions_created: worker.stats.sessions_created.value(),
         };
         self.workers.iter().zip(ratios).enumerate().map(worker).collect()

@@ -3,14 +3,15 @@
 use super::finish::{Rewrite, finish};
 use super::icmp::Cause;
 use super::layer2::{Frame, Kind, enframe};
-use super::layer4::{Fragment, Ip, Message};
+use super::layer4::{Fragment, Ip, Message, Tuple};
 use super::node::is_link_local;
-use super::outcome::Choices;
+use super::outcome::{Choices, Outcome};
 use super::route::{Route, lookup};
-use super::rule::{Subject, judge};
+use super::rule::{Ruled, Subject, judge};
 use super::session::{Direction, Session, TcpFlags, initial_state};
 use super::{Reference, layer2, layer3, layer4, service};
 use crate::reason::DropReason;
+use crate::tables::{RuleAction, RuleWay};
 
 /// Where the fast part of the way ends.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub(super) enum Punt {
     Arp(Frame),
     Local(Frame, Ip),
     Refuse(Frame, Ip, Cause),
+    /// A rule rejects it.
+    Reject(Frame, Ip),
     /// Finished but for the next hop's MAC address.
     Neighbour {
         interface: usize,
@@ -51,28 +54,54 @@ struct Decision {
     rule_mark: Option<u8>,
     service_mark: Option<u8>,
     policer: Option<usize>,
+    way: Option<RuleWay>,
+}
+
+/// Why a packet gets no further than session, rules and service.
+#[derive(Clone, Copy, Debug)]
+enum Refusal {
+    Drop(DropReason),
+    /// A rule rejects it.
+    Reject,
+}
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
+impl Refusal {
+    /// What an action refuses; nothing of a permitted packet.
+    fn by(action: RuleAction) -> Option<Self> {
+        match action {
+            RuleAction::Permit | RuleAction::Count => None,
+            RuleAction::Deny => Some(Self::Drop(DropReason::RuleDeny)),
+            RuleAction::Reject => Some(Self::Reject),
+        }
+    }
 }
 
 impl Decision {
     fn of(session: &Session, direction: Direction) -> Self {
         let (backend, backend_port) = session.backend();
-        let (rewrite, policer) = match direction {
-            Direction::Forward => (Rewrite::Destination(backend, backend_port), session.policer),
-            Direction::Reverse => (Rewrite::Source(session.forward.dst, session.forward.dport), None),
+        let (rewrite, policer, way) = match direction {
+            Direction::Forward => (Rewrite::Destination(backend, backend_port), session.policer, session.ruled.way),
+            Direction::Reverse => (Rewrite::Source(session.forward.dst, session.forward.dport), None, None),
         };
-        Self { rewrite, rule_mark: session.rule_mark, service_mark: session.service_mark, policer }
+        Self { rewrite, rule_mark: session.ruled.mark, service_mark: session.service_mark, policer, way }
     }
 }
 
 impl Reference {
     /// Everything up to transmission, drop or punt.
-    pub(super) fn forward(&mut self, now: u64, port: usize, bytes: &[u8], choices: Choices) -> End {
-        match self.walk(now, port, bytes, choices) {
+    pub(super) fn forward(&mut self, now: u64, port: usize, bytes: &[u8], choices: Choices, out: &mut Outcome) -> End {
+        match self.walk(now, port, bytes, choices, out) {
             Ok(end) | Err(end) => end,
         }
     }
 
-    fn walk(&mut self, now: u64, port: usize, bytes: &[u8], choices: Choices) -> Result<End, End> {
+    fn walk(&mut self, now: u64, port: usize, bytes: &[u8], choices: Choices, out: &mut Outcome) -> Result<End, End> {
         let frame = layer2::receive(&self.node, port, bytes)?;
         if frame.kind == Kind::Arp {
             return Ok(End::Punt(Punt::Arp(frame)));
@@ -81,12 +110,15 @@ impl Reference {
         if self.is_for_us(&frame, &ip)? {
             return Ok(End::Punt(Punt::Local(frame, ip)));
         }
-        let decision = match self.session(now, &ip)? {
-            Some(decision) => decision,
-            None => match self.first_packet(now, &frame, &ip, choices)? {
-                Some(decision) => decision,
-                None => return Ok(End::Punt(Punt::Local(frame, ip))),
-            },
+        let decided = match self.session(now, &ip, out) {
+            Ok(None) => self.first_packet(now, &frame, &ip, choices, out),
+            decided => decided,
+        };
+        let decision = match decided {
+            Ok(Some(decision)) => decision,
+            Ok(None) => return Ok(End::Punt(Punt::Local(frame, ip))),
+            Err(Refusal::Drop(reason)) => return Err(reason.into()),
+            Err(Refusal::Reject) => return Err(End::Punt(Punt::Reject(frame, ip))),
         };
         self.route(now, frame, &ip, decision)
     }
@@ -112,8 +144,19 @@ impl Reference {
         Ok(false)
     }
 
+    /// Counts a packet under the rules that said something about it, and takes the samples that are due.
+    fn count(&mut self, ruled: &Ruled, tuple: Tuple, out: &mut Outcome) {
+        for name in ruled.counted.iter().chain(&ruled.rule) {
+            out.counted.push(name.clone());
+            let Some(rule) = self.node.tables.rules.iter().find(|rule| rule.name == *name) else { continue };
+            if self.samples.due(rule) {
+                out.sampled.push((name.clone(), tuple));
+            }
+        }
+    }
+
     /// Section 5: the decision of the session that the packet belongs to, if there is one.
-    fn session(&mut self, now: u64, ip: &Ip) -> Result<Option<Decision>, DropReason> {
+    fn session(&mut self, now: u64, ip: &Ip, out: &mut Outcome) -> Result<Option<Decision>, Refusal> {
         if !ip.can_have_session() {
             return Ok(None);
         }
@@ -125,30 +168,40 @@ impl Reference {
                     self.sessions.all.remove(index);
                     return Ok(None);
                 }
-                Err(reason) => {
+                Err((refusal, ruled)) => {
                     self.sessions.all.remove(index);
-                    return Err(reason);
+                    self.count(&ruled, ip.tuple(), out);
+                    return Err(refusal);
                 }
             }
         }
+        let ruled = self.sessions.all[index].ruled.clone();
+        self.count(&ruled, ip.tuple(), out);
         let session = &mut self.sessions.all[index];
         session.touch(now, direction, &TcpFlags::of(ip));
         Ok(Some(Decision::of(session, direction)))
     }
 
-    /// A session under the running configuration: denied, without its service, or decided anew with its old backend.
-    fn decide_again(&self, session: &Session) -> Result<Option<Session>, DropReason> {
+    /// A session under the running configuration: refused, without its service, or decided anew with its old backend.
+    fn decide_again(&self, session: &Session) -> Result<Option<Session>, (Refusal, Ruled)> {
         let tables = &self.node.tables;
         let (port, vlan) = session.client;
-        let subject = Subject::session(session.forward, self.node.interface_at(port, vlan));
-        let rule_mark = judge(&tables.rules, &subject)?;
+        let subject = Subject::session(session.forward, self.node.interface_at(port, vlan), session.sight);
+        let judged = judge(&tables.rules, &subject);
+        let mut ruled = judged.ruled;
+        if let Some(refusal) = Refusal::by(judged.action) {
+            if !judged.rule.is_some_and(|rule| rule.new_only) {
+                return Err((refusal, ruled));
+            }
+            ruled = Ruled { counted: ruled.counted, ..Ruled::default() };
+        }
         let tuple = session.forward;
         let Some(index) = service::find(&tables.services, tuple.dst, tuple.protocol, tuple.dport) else {
             return Ok(None);
         };
         let service = &tables.services[index];
-        let (service_mark, policer, generation) = (service.mark, service.policer, self.node.generation);
-        Ok(Some(Session { generation, rule_mark, service_mark, policer, ..session.clone() }))
+        let (service_mark, policer) = (service.mark, ruled.policer.or(service.policer));
+        Ok(Some(Session { generation: self.node.generation, ruled, service_mark, policer, ..session.clone() }))
     }
 
     /// Sections 6 and 7: rules and service. Nothing if the packet is for a service address and no service.
@@ -158,14 +211,22 @@ impl Reference {
         frame: &Frame,
         ip: &Ip,
         choices: Choices,
-    ) -> Result<Option<Decision>, DropReason> {
-        let rule_mark = judge(&self.node.tables.rules, &Subject::packet(ip, frame.interface))?;
+        out: &mut Outcome,
+    ) -> Result<Option<Decision>, Refusal> {
+        let subject = Subject::packet(&self.node, frame, ip);
+        let judged = judge(&self.node.tables.rules, &subject);
+        let (action, ruled) = (judged.action, judged.ruled);
+        self.count(&ruled, ip.tuple(), out);
+        if let Some(refusal) = Refusal::by(action) {
+            return Err(refusal);
+        }
         if !self.node.is_service_address(ip.dst) {
             let rewrite = Rewrite::Nothing;
-            return Ok(Some(Decision { rewrite, rule_mark, service_mark: None, policer: None }));
+            let Ruled { mark, policer, way, .. } = ruled;
+            return Ok(Some(Decision { rewrite, rule_mark: mark, service_mark: None, policer, way }));
         }
         if ip.fragment != Fragment::No {
-            return Err(DropReason::FragmentUnsupported);
+            return Err(DropReason::FragmentUnsupported.into());
         }
         let services = &self.node.tables.services;
         let forward = ip.tuple();
@@ -183,10 +244,10 @@ impl Reference {
             dport: forward.sport,
         };
         if reverse == forward || self.sessions.find(&reverse).is_some() {
-            return Err(DropReason::NatConflict);
+            return Err(DropReason::NatConflict.into());
         }
         if choices.session_refused {
-            return Err(DropReason::SessionTableFull);
+            return Err(DropReason::SessionTableFull.into());
         }
         let interface = self.node.interface(frame.interface);
         let flags = TcpFlags::of(ip);
@@ -198,9 +259,10 @@ impl Reference {
             last_seen: now,
             generation: self.node.generation,
             client: (interface.port, interface.vlan),
-            rule_mark,
+            sight: subject.sight,
             service_mark: services[index].mark,
-            policer: services[index].policer,
+            policer: ruled.policer.or(services[index].policer),
+            ruled,
         };
         session.touch(now, Direction::Forward, &flags);
         let decision = Decision::of(&session, Direction::Forward);
@@ -213,7 +275,14 @@ impl Reference {
         let refuse = |frame, cause| Ok(End::Punt(Punt::Refuse(frame, ip.clone(), cause)));
         let receiving = self.node.interface(frame.interface);
         let destination = decision.rewrite.destination(ip);
-        let (egress, next_hop) = match lookup(&self.node.tables, receiving.table, destination, &ip.tuple()) {
+        let table = if let Some(RuleWay::Table(table)) = decision.way { table } else { receiving.table };
+        let route = match decision.way {
+            Some(RuleWay::NextHop { address, interface }) if address.is_ipv6() == ip.is_v6() => {
+                Route::Via { interface, next_hop: address }
+            }
+            _ => lookup(&self.node.tables, table, destination, &ip.tuple()),
+        };
+        let (egress, next_hop) = match route {
             Route::Via { interface, next_hop } => (interface, next_hop),
             Route::None => return refuse(frame, Cause::NoRoute),
             Route::Blackhole => return Err(DropReason::RouteBlackhole.into()),

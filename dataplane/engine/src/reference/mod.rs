@@ -16,6 +16,7 @@ mod neighbour;
 mod node;
 mod outcome;
 mod policer;
+mod reset;
 mod route;
 mod rule;
 mod service;
@@ -29,6 +30,7 @@ use std::net::IpAddr;
 pub use layer4::Tuple;
 pub use neighbour::Neighbour;
 pub use outcome::{Choices, Fate, Outcome};
+pub use rule::{Ruled, Sight};
 pub use session::{Direction, Session, SessionState, TcpFlags};
 
 use crate::io::Mac;
@@ -62,6 +64,7 @@ pub struct Reference {
     policers: Policers,
     rings: Rings,
     errors: icmp::ErrorRate,
+    samples: rule::Samples,
 }
 
 impl Reference {
@@ -74,6 +77,7 @@ impl Reference {
             policers: Policers::default(),
             rings: Rings::default(),
             errors: icmp::ErrorRate::default(),
+            samples: rule::Samples::default(),
         }
     }
 
@@ -84,6 +88,7 @@ impl Reference {
         self.node.tables = tables;
         self.node.generation += 1;
         self.rings = Rings::default();
+        self.samples = rule::Samples::default();
         self.policers.configure(&self.node.tables.policers);
         self.neighbours.configure(&self.node, &mut out);
         out
@@ -101,7 +106,7 @@ impl Reference {
         let mut punts = Vec::new();
         let mut fates: Vec<Option<Fate>> = Vec::new();
         for arrival in arrivals {
-            fates.push(match self.forward(now, arrival.port, arrival.frame, arrival.choices) {
+            fates.push(match self.forward(now, arrival.port, arrival.frame, arrival.choices, &mut out) {
                 End::Transmit { port, frame } => {
                     out.transmit(port, frame);
                     Some(Fate::Transmitted)
@@ -127,6 +132,7 @@ impl Reference {
         match punt {
             Punt::Arp(frame) => self.arp(now, &frame, out),
             Punt::Local(frame, ip) => self.local(now, &frame, &ip, out),
+            Punt::Reject(frame, ip) => self.reject(now, &frame, &ip, out),
             Punt::Refuse(frame, ip, cause) => self.refuse(now, &frame, &ip, cause, out),
             Punt::Neighbour { interface, next_hop, frame } => {
                 self.neighbours.deliver(now, &self.node, interface, next_hop, frame, out)

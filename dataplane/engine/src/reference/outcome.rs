@@ -1,5 +1,6 @@
 //! What a step of the reference results in.
 
+use super::layer4::Tuple;
 use crate::reason::{ConsumeReason, DropReason};
 
 /// What became of one received packet by the end of the step in which it came in.
@@ -35,6 +36,10 @@ pub struct Outcome {
     pub dropped: Vec<DropReason>,
     /// Reason of every consumption.
     pub consumed: Vec<ConsumeReason>,
+    /// Name of a rule for each packet that counted under it.
+    pub counted: Vec<String>,
+    /// Every sample: the rule and the packet's tuple.
+    pub sampled: Vec<(String, Tuple)>,
 }
 
 impl Outcome {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::layer4::{Ip, TCP, Tuple, UDP};
+use super::rule::{Ruled, Sight};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -63,11 +64,13 @@ pub struct Session {
     pub generation: u64,
     /// Port and VLAN on which the client came in.
     pub client: (usize, Option<u16>),
-    /// Mark of the rule that permits it.
-    pub rule_mark: Option<u8>,
+    /// What its first packet showed to rules.
+    pub sight: Sight,
+    /// What rules said about it.
+    pub ruled: Ruled,
     /// Mark of its service.
     pub service_mark: Option<u8>,
-    /// Policer of its service, an index into the tables of its generation.
+    /// Its policer, an index into the tables of its generation.
     pub policer: Option<usize>,
 }
 

@@ -164,6 +164,7 @@ fn session(number: usize, v6: bool, rng: &mut Rng) -> NewSession {
         backend: from_ip(addresses::local(1, 256 + rng.below(SERVICES) as u16, v6)),
         backend_port: 8442,
         flags: 0,
+        dscp: 0,
         place: (PortSlot::from_index(0), UNTAGGED),
         now: NOW,
         decision: Decision::default(),

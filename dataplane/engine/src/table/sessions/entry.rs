@@ -5,6 +5,8 @@ use bytemuck::{Pod, Zeroable};
 use super::decisions::Decision;
 use crate::flow::{Addr, FlowKey, is_v4};
 use crate::ports::PortSlot;
+use crate::table::rules::Sight;
+use crate::wire::TCP;
 
 /// Nanoseconds per second.
 pub(super) const SECOND: u64 = 1_000_000_000;
@@ -143,6 +145,8 @@ pub struct NewSession {
     pub backend_port: u16,
     /// TCP flags of the first packet.
     pub flags: u8,
+    /// DSCP of the first packet.
+    pub dscp: u8,
     /// Where the client is.
     pub place: (PortSlot, u16),
     /// Now.
@@ -366,7 +370,11 @@ pub struct Origin {
     /// VLAN the client's packets came on.
     pub client_vlan: u16,
     client_place: u8,
-    padding: [u8; 17],
+    /// TCP flags of the first packet.
+    flags: u8,
+    /// DSCP of the first packet.
+    dscp: u8,
+    padding: [u8; 15],
 }
 
 const _: () = assert!(size_of::<Origin>() == 64);
@@ -375,6 +383,11 @@ impl Origin {
     /// The port the client is behind.
     pub fn client_place(&self) -> PortSlot {
         PortSlot::from_index(usize::from(self.client_place))
+    }
+
+    /// What the first packet showed to rules, its tuple and interface aside.
+    pub fn sight(&self, protocol: u8) -> Sight {
+        Sight::new(self.client_vlan, self.dscp, (protocol == TCP).then_some(self.flags))
     }
 
     /// Whether the session was written whole.
@@ -391,6 +404,7 @@ impl Origin {
         self.created = new.now;
         self.client_vlan = new.place.1;
         self.client_place = new.place.0.index() as u8;
+        (self.flags, self.dscp) = (new.flags, new.dscp);
         self.sequence = self.sequence.wrapping_add(1);
     }
 }

@@ -29,7 +29,7 @@ use crate::hash::{hash, mix};
 
 /// Version of the layout of [`Session`], [`Origin`] and [`Bucket`]; a successor process adopts only its own. What else there is
 /// follows from them, but for shared decisions: an adopted session is decided anew.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Most entries used: a hit is an entry's number and a direction in 32 bits, and 0 is none.
 const MOST: usize = 1 << 30;
