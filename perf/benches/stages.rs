@@ -68,6 +68,7 @@ fn pipeline(criterion: &mut Criterion) {
         Scenario::Balance,
         Scenario::Police,
         Scenario::Full,
+        Scenario::NewSessions,
     ];
     for scenario in scenarios {
         let bench = LazyCell::new(|| RefCell::new((prepare(scenario), Rng::new(1, "replay"), Probe::open())));
@@ -191,7 +192,7 @@ impl Line {
             assert_eq!(burst.active.len(), BURST, "all packets are sound");
             return ticks;
         }
-        let ticks = timed(&mut || session::process(burst, snapshot, self.rig.sessions(), now));
+        let ticks = timed(&mut || session::process(burst, snapshot, self.rig.sessions(), stats, now));
         if stage == Stage::Session {
             assert!(burst.columns.hit.iter().all(|hit| hit.is_some()), "all packets have a session");
             return ticks;
@@ -202,7 +203,7 @@ impl Line {
             return ticks;
         }
         let sessions = &mut self.sessions;
-        balance::process(burst, &mut balance::Context { snapshot, generation, sessions, stats, now });
+        balance::process(burst, &mut balance::Context { snapshot, generation, sessions, stats, now, hits: [0; 2] });
         let ticks = timed(&mut || route::process(burst, snapshot, neighbours));
         if stage == Stage::Route {
             assert_eq!(burst.active.len(), BURST, "all packets have a route");

@@ -185,6 +185,7 @@ fn services(model: &Model) -> Vec<ServiceSpec> {
                 backends,
                 policer: service.policer.map(|policer| policer_index[policer]),
                 mark: service.mark,
+                limits: service.limits,
             }
         })
         .collect();

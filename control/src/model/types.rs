@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use marchproxy_engine::tables::{Cidr, PolicerSpec, PortRange, RuleAction, ServiceProtocol};
+use marchproxy_engine::tables::{Cidr, PolicerSpec, PortRange, RuleAction, ServiceLimitsSpec, ServiceProtocol};
 
 /// A validated document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +101,7 @@ pub(crate) struct Service {
     pub backends: Vec<Backend>,
     pub policer: Option<usize>,
     pub mark: Option<u8>,
+    pub limits: Option<ServiceLimitsSpec>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -27,6 +27,8 @@ pub struct Pipeline {
     facts: PortFacts,
     stats: Arc<ThreadStats>,
     bursts: u32,
+    /// [`Sessions::changes`] whose ends the statistics show.
+    published: u32,
     /// This worker's number and how many there are.
     seat: (usize, usize),
 }
@@ -69,7 +71,7 @@ impl Pipeline {
         stats: Arc<ThreadStats>,
     ) -> Self {
         let policers = vec![Policer::EMPTY; policers].into_boxed_slice();
-        Self { sessions, policers, neighbours, facts, stats, bursts: 0, seat: (0, 1) }
+        Self { sessions, policers, neighbours, facts, stats, bursts: 0, published: 0, seat: (0, 1) }
     }
 
     /// Makes it the pipeline of worker `me` of `workers`.
@@ -100,12 +102,18 @@ impl Pipeline {
         }
         clock.stage(packets);
         let packets = burst.active.len();
-        session::process(burst, snapshot, &self.sessions, now);
+        session::process(burst, snapshot, &self.sessions, &self.stats, now);
         clock.stage(packets);
         rule::process(burst, snapshot);
         clock.stage(packets);
-        let mut context =
-            balance::Context { snapshot, generation, sessions: &mut self.sessions, stats: &self.stats, now };
+        let mut context = balance::Context {
+            snapshot,
+            generation,
+            sessions: &mut self.sessions,
+            stats: &self.stats,
+            now,
+            hits: [0; 2],
+        };
         balance::process(burst, &mut context);
         clock.stage(packets);
         let packets = burst.active.len();
@@ -137,5 +145,12 @@ impl Pipeline {
         // Sixteen entries a turn pass over a million sessions in well under a second at 100,000 turns a second.
         self.sessions.upkeep(now);
         self.stats.sessions.set(self.sessions.len() as u64);
+        if self.sessions.changes() != self.published {
+            self.published = self.sessions.changes();
+            for (counter, ended) in self.stats.sessions_ended.iter().zip(self.sessions.ended()) {
+                counter.set(*ended);
+            }
+            self.stats.sources_untracked.set(self.sessions.untracked_sources());
+        }
     }
 }

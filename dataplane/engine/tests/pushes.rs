@@ -153,8 +153,14 @@ fn a_torn_swap_would_be_noticed() {
     burst.begin(PortSlot::from_index(2));
     parse::process(&mut burst, &old, &facts);
     marchproxy_engine::stage::rule::process(&mut burst, &old);
-    let mut context =
-        balance::Context { snapshot: &old, generation: 1, sessions: &mut sessions, stats: &stats, now: 1 };
+    let mut context = balance::Context {
+        snapshot: &old,
+        generation: 1,
+        sessions: &mut sessions,
+        stats: &stats,
+        now: 1,
+        hits: [0; 2],
+    };
     balance::process(&mut burst, &mut context);
     route::process(&mut burst, &new, &neighbours);
     let mut context = finish::Context {

@@ -11,6 +11,7 @@ mod icmp;
 mod layer2;
 mod layer3;
 mod layer4;
+mod limits;
 mod nd;
 mod neighbour;
 mod node;
@@ -27,6 +28,7 @@ mod tests;
 use std::net::IpAddr;
 
 pub use layer4::Tuple;
+pub use limits::Counted;
 pub use neighbour::Neighbour;
 pub use outcome::{Choices, Fate, Outcome};
 pub use session::{Direction, Session, SessionState, TcpFlags};
@@ -34,6 +36,7 @@ pub use session::{Direction, Session, SessionState, TcpFlags};
 use crate::io::Mac;
 use crate::tables::RuleTables;
 use forward::{End, Punt};
+use limits::Rates;
 use neighbour::Neighbours;
 use node::Node;
 use policer::Policers;
@@ -62,6 +65,7 @@ pub struct Reference {
     policers: Policers,
     rings: Rings,
     errors: icmp::ErrorRate,
+    rates: Rates,
 }
 
 impl Reference {
@@ -74,6 +78,7 @@ impl Reference {
             policers: Policers::default(),
             rings: Rings::default(),
             errors: icmp::ErrorRate::default(),
+            rates: Rates::default(),
         }
     }
 
@@ -120,6 +125,7 @@ impl Reference {
                 out.count(fate);
             }
         }
+        out.objections.append(&mut self.sessions.objections);
         out
     }
 

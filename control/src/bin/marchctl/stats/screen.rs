@@ -21,6 +21,8 @@ pub fn render(before: &v1::StatsResponse, now: &v1::StatsResponse, paint: Paint)
         reasons("DROPPED BECAUSE", &before.drops, &now.drops, rates, paint),
         reasons("TO THE SLOW PATH", &before.punts, &now.punts, rates, paint),
         reasons("FOR US", &before.consumed, &now.consumed, rates, paint),
+        reasons("SESSION LOOK-UP", &before.session_lookups, &now.session_lookups, rates, paint),
+        reasons("SESSION ENDED", &before.sessions_ended, &now.sessions_ended, rates, paint),
         objects(before, now, rates, paint),
     ] {
         if !block.is_empty() {
