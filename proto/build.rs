@@ -18,7 +18,7 @@ const FILES: [&str; 6] = [
 ];
 
 /// Messages that people write. `ColourAction` is missing on purpose: its form is written by hand.
-const WRITTEN: [&str; 20] = [
+const WRITTEN: [&str; 22] = [
     "Document",
     "Node",
     "Port",
@@ -30,6 +30,8 @@ const WRITTEN: [&str; 20] = [
     "Match",
     "Service",
     "Health",
+    "Limits",
+    "SourceLimits",
     "Backend",
     "Policer",
     "Qos",
@@ -131,6 +133,16 @@ const FIELDS: &[(&str, &[&str])] = &[
             "Rule.log_sample",
             "Service.source_affinity_s",
             "Service.health",
+            "Service.limits",
+            "Limits.new_per_s",
+            "Limits.half_open",
+            "Limits.sessions",
+            "Limits.per_source",
+            "SourceLimits.new_per_s",
+            "SourceLimits.half_open",
+            "SourceLimits.sessions",
+            "SourceLimits.prefix_v4",
+            "SourceLimits.prefix_v6",
             "Health.rise",
             "Health.fall",
             "Health.panic_below_percent",

@@ -69,6 +69,7 @@ fn pipeline(criterion: &mut Criterion) {
         Scenario::Balance,
         Scenario::Police,
         Scenario::Full,
+        Scenario::NewSessions,
     ];
     for scenario in scenarios {
         let bench = LazyCell::new(|| RefCell::new((prepare(scenario), Rng::new(1, "replay"), Probe::open())));
@@ -192,7 +193,7 @@ impl Line {
             assert_eq!(burst.active.len(), BURST, "all packets are sound");
             return ticks;
         }
-        let ticks = timed(&mut || session::process(burst, snapshot, self.rig.sessions(), now));
+        let ticks = timed(&mut || session::process(burst, snapshot, self.rig.sessions(), stats, now));
         if stage == Stage::Session {
             assert!(burst.columns.hit.iter().all(|hit| hit.is_some()), "all packets have a session");
             return ticks;
@@ -204,7 +205,8 @@ impl Line {
         }
         let sessions = &mut self.sessions;
         let sampling = &mut Sampling::new(None);
-        balance::process(burst, &mut balance::Context { snapshot, generation, sessions, sampling, stats, now });
+        let context = balance::Context { snapshot, generation, sessions, sampling, stats, now, hits: [0; 2] };
+        balance::process(burst, &mut { context });
         let ticks = timed(&mut || route::process(burst, snapshot, neighbours));
         if stage == Stage::Route {
             assert_eq!(burst.active.len(), BURST, "all packets have a route");

@@ -3,7 +3,9 @@
 
 use std::net::IpAddr;
 
-use marchproxy_engine::tables::{Cidr, PolicerSpec, PortRange, RuleAction, RuleMatch, ServiceProtocol};
+use marchproxy_engine::tables::{
+    Cidr, PolicerSpec, PortRange, RuleAction, RuleMatch, ServiceLimitsSpec, ServiceProtocol,
+};
 
 /// A validated document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +111,7 @@ pub(crate) struct Service {
     pub backends: Vec<Backend>,
     pub policer: Option<usize>,
     pub mark: Option<u8>,
+    pub limits: Option<ServiceLimitsSpec>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

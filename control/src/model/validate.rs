@@ -4,6 +4,7 @@
 //! checks of other kinds can go on without complaining a second time.
 
 mod interfaces;
+mod limits;
 mod network;
 mod nodes;
 mod policers;

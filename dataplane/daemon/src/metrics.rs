@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use marchproxy_engine::reason::{ConsumeReason, DropReason, PuntReason};
+use marchproxy_engine::reason::{ConsumeReason, DropReason, LookupResult, PuntReason, SessionEnd};
 use marchproxy_proto::v1;
 
 use crate::agent::{AgentState, LastGoodState};
@@ -158,6 +158,21 @@ const FAMILIES: &[Family] = &[
         let all = ConsumeReason::ALL.iter().map(|reason| reason.label());
         reasons(all, &o.stats.consumed)
     }),
+    family("session_lookups", Kind::Counter, &["result"], "Packets by what the look-up of their session found.", |o| {
+        let all = LookupResult::ALL.iter().map(|result| result.label());
+        reasons(all, &o.stats.session_lookups)
+    }),
+    family("sessions_ended", Kind::Counter, &["why"], "Sessions ended, evicted ones by what they were.", |o| {
+        let all = SessionEnd::ALL.iter().map(|end| end.label());
+        reasons(all, &o.stats.sessions_ended)
+    }),
+    family(
+        "session_sources_untracked",
+        Kind::Counter,
+        &[],
+        "New sessions whose source had no place of its own for its limits: only its service's held.",
+        |o| one(o.stats.sources_untracked as f64),
+    ),
     family(
         "conservation_packets",
         Kind::Gauge,

@@ -15,7 +15,8 @@ use crate::table::filter::AddressFilter;
 use crate::table::policer::{MAX_BURST_OCTETS, PolicerTable};
 use crate::table::rules::{Limits, Refused, Rules};
 use crate::table::services::{Service, Services};
-use crate::tables::{RouteAction, RuleMatch, RuleTables, RuleWay};
+use crate::table::sessions::{Limits as SessionLimits, MOST_SERVICES, ServiceLimits};
+use crate::tables::{LimitsSpec, RouteAction, RuleMatch, RuleTables, RuleWay, ServiceSpec};
 use crate::wire::TCP;
 
 /// What a snapshot may cost.
@@ -92,6 +93,7 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
         port_slots: previous.port_slots.next_generation(),
         counter_slots: previous.counter_slots.next_generation(),
         policer_slots: previous.policer_slots.next_generation(),
+        limit_slots: previous.limit_slots.next_generation(),
         ..Snapshot::default()
     };
     ports(tables, &mut snapshot)?;
@@ -99,17 +101,20 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
     routes(tables, &mut snapshot);
     snapshot.detours = detours(tables, &snapshot);
     let mut counters = Counters::new(tables, &mut snapshot.counter_slots, budget)?;
-    let limits = Limits { bytes: budget.bytes, lines: budget.rule_lines };
-    snapshot.rules = Rules::build(&tables.rules, limits, |r| counters.get("rule", &r.name))
+    let room = Limits { bytes: budget.bytes, lines: budget.rule_lines };
+    snapshot.rules = Rules::build(&tables.rules, room, |r| counters.get("rule", &r.name))
         .map_err(|refused| rules_over_budget(tables, refused))?;
+    let limits = limits(tables, &mut snapshot.limit_slots, budget)?;
     let services = tables
         .services
         .iter()
-        .map(|spec| {
-            Service::new(spec, |backend| match backend {
+        .zip(limits)
+        .map(|(spec, limits)| {
+            let service = Service::new(spec, |backend| match backend {
                 None => counters.get("service", &spec.name),
                 Some(b) => counters.get("backend", &format!("{}/{}", spec.name, b.name)),
-            })
+            });
+            service.with_limits(limits)
         })
         .collect();
     snapshot.services = Services::build(&tables.services, services);
@@ -118,6 +123,32 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
     snapshot.policer_names = tables.policers.iter().map(|p| p.name.clone()).collect();
     within_budget(&snapshot, tables, budget)?;
     Ok(snapshot)
+}
+
+/// By service. A service keeps its place over pushes; another one gets it only when there is none left, and then counts the old one's sessions
+/// until they end.
+fn limits(tables: &RuleTables, slots: &mut Slots, budget: &Budget) -> Result<Vec<Option<ServiceLimits>>, BuildError> {
+    let names: Vec<_> = tables.services.iter().filter(|s| s.limits.is_some()).map(|s| s.name.clone()).collect();
+    slots.make_room(&names, MOST_SERVICES);
+    let shared = |limits: &LimitsSpec| {
+        SessionLimits::shared(limits.new_per_s, limits.half_open, limits.sessions, budget.workers)
+    };
+    let one = |spec: &ServiceSpec| {
+        let Some(limits) = &spec.limits else { return Ok(None) };
+        let slot = slots.take(&spec.name, MOST_SERVICES).ok_or_else(|| BuildError::OverBudget {
+            object: format!("service {}", spec.name),
+            field: "limits",
+            found: format!("{} services with limits", names.len()),
+            allowed: MOST_SERVICES.to_string(),
+        })?;
+        Ok(Some(ServiceLimits {
+            place: slot.index,
+            total: shared(&limits.total),
+            source: (limits.per_source != LimitsSpec::default()).then(|| shared(&limits.per_source)),
+            prefixes: [limits.source_v4, limits.source_v6],
+        }))
+    };
+    tables.services.iter().map(one).collect()
 }
 
 /// Most backend addresses remembered beyond the current ones.

@@ -30,6 +30,8 @@ pub struct Pipeline {
     stats: Arc<ThreadStats>,
     sampling: Sampling,
     bursts: u32,
+    /// [`Sessions::changes`] whose ends the statistics show.
+    published: u32,
     /// This worker's number and how many there are.
     seat: (usize, usize),
 }
@@ -72,7 +74,8 @@ impl Pipeline {
         stats: Arc<ThreadStats>,
     ) -> Self {
         let policers = vec![Policer::EMPTY; policers].into_boxed_slice();
-        Self { sessions, policers, neighbours, facts, stats, sampling: Sampling::new(None), bursts: 0, seat: (0, 1) }
+        let sampling = Sampling::new(None);
+        Self { sessions, policers, neighbours, facts, stats, sampling, bursts: 0, published: 0, seat: (0, 1) }
     }
 
     /// Gives it a ring for the packets that rules sample.
@@ -110,7 +113,7 @@ impl Pipeline {
         }
         clock.stage(packets);
         let packets = burst.active.len();
-        session::process(burst, snapshot, &self.sessions, now);
+        session::process(burst, snapshot, &self.sessions, &self.stats, now);
         clock.stage(packets);
         rule::process(burst, snapshot);
         clock.stage(packets);
@@ -121,6 +124,7 @@ impl Pipeline {
             sampling: &mut self.sampling,
             stats: &self.stats,
             now,
+            hits: [0; 2],
         };
         balance::process(burst, &mut context);
         clock.stage(packets);
@@ -153,5 +157,12 @@ impl Pipeline {
         // Sixteen entries a turn pass over a million sessions in well under a second at 100,000 turns a second.
         self.sessions.upkeep(now);
         self.stats.sessions.set(self.sessions.len() as u64);
+        if self.sessions.changes() != self.published {
+            self.published = self.sessions.changes();
+            for (counter, ended) in self.stats.sessions_ended.iter().zip(self.sessions.ended()) {
+                counter.set(*ended);
+            }
+            self.stats.sources_untracked.set(self.sessions.untracked_sources());
+        }
     }
 }

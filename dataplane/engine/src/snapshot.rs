@@ -47,6 +47,7 @@ pub struct Snapshot {
     pub(crate) port_slots: Slots,
     pub(crate) counter_slots: Slots,
     pub(crate) policer_slots: Slots,
+    pub(crate) limit_slots: Slots,
 }
 
 /// Interfaces by port slot and VLAN.

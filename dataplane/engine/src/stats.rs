@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::reason::{ConsumeReason, DropReason, PuntReason};
+use crate::reason::{ConsumeReason, DropReason, LookupResult, PuntReason, SessionEnd};
 
 /// Ports a node may have.
 pub const MAX_PORTS: usize = 64;
@@ -190,6 +190,12 @@ pub struct ThreadStats {
     pub sessions: Counter,
     /// Sessions created since the start.
     pub sessions_created: Counter,
+    /// Session look-ups by what they found.
+    pub lookups: [Counter; LookupResult::COUNT],
+    /// Sessions ended, by why.
+    pub sessions_ended: [Counter; SessionEnd::COUNT],
+    /// New sessions whose source had no place for its limits.
+    pub sources_untracked: Counter,
     /// Packets handed to the worker that owns their session.
     pub handed_off: Counter,
     /// Packets recorded because a rule samples.
@@ -219,6 +225,9 @@ impl ThreadStats {
             objects: (0..objects).map(|_| ObjectCounters::default()).collect(),
             sessions: Counter::default(),
             sessions_created: Counter::default(),
+            lookups: std::array::from_fn(|_| Counter::default()),
+            sessions_ended: std::array::from_fn(|_| Counter::default()),
+            sources_untracked: Counter::default(),
             handed_off: Counter::default(),
             samples: Counter::default(),
             samples_lost: Counter::default(),

@@ -282,6 +282,40 @@ pub struct ServiceSpec {
     pub policer: Option<usize>,
     /// DSCP codepoint for both directions, unless the rule or the policer marks.
     pub mark: Option<u8>,
+    /// Limits of its sessions, if it has any.
+    pub limits: Option<ServiceLimitsSpec>,
+}
+
+/// Limits of a service's sessions. On a node with several workers each keeps an equal share, rounded up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceLimitsSpec {
+    /// For all its sessions.
+    pub total: LimitsSpec,
+    /// For those of each source.
+    pub per_source: LimitsSpec,
+    /// Bits of an IPv4 client's address that make a source, 1..=32.
+    pub source_v4: u8,
+    /// Bits of an IPv6 client's address that make a source, 1..=128.
+    pub source_v6: u8,
+}
+
+impl Default for ServiceLimitsSpec {
+    /// None; a source is an IPv4 address, or an IPv6 /64, which is what one host may choose from.
+    fn default() -> Self {
+        let none = LimitsSpec::default();
+        Self { total: none, per_source: none, source_v4: 32, source_v6: 64 }
+    }
+}
+
+/// Limits of sessions; from 1 on, `None` for no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitsSpec {
+    /// New sessions per second; as many may begin at once after a second without any.
+    pub new_per_s: Option<u32>,
+    /// TCP sessions whose handshake is not finished.
+    pub half_open: Option<u32>,
+    /// Sessions.
+    pub sessions: Option<u32>,
 }
 
 /// Protocol of a service.

@@ -301,7 +301,8 @@ fn service_details(snapshot: &Snapshot, service: &Service, rule: Option<&Rule>) 
     let policer = own.and_then(|p| snapshot.policer_name(p));
     let policer = policer.map_or(String::new(), |name| format!(", policer {name}"));
     let mark = service.mark.map_or(String::new(), |dscp| format!(", mark dscp {dscp}"));
-    format!("matched{policer}{mark}")
+    let limits = if service.limits.is_some() { ", if its limits allow" } else { "" };
+    format!("matched{policer}{mark}{limits}")
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use generators::tables::{Model, models};
 use marchproxy_engine::burst::BURST;
 use marchproxy_engine::flow::to_ip;
 use marchproxy_engine::packet::describe;
-use marchproxy_engine::reason::{ConsumeReason, DropReason};
-use marchproxy_engine::reference::{Arrival, Choices, Outcome, Reference};
+use marchproxy_engine::reason::{ConsumeReason, DropReason, SessionEnd};
+use marchproxy_engine::reference::{Arrival, Choices, Outcome, Reference, Tuple};
 use marchproxy_engine::snapshot::ObjectKind;
 use marchproxy_engine::tables::RuleAction;
 use marchproxy_engine::testkit::{Node, Size, port_mac};
@@ -33,6 +33,7 @@ fn add(sum: &mut Outcome, more: Outcome) {
     sum.consumed.extend(more.consumed);
     sum.counted.extend(more.counted);
     sum.sampled.extend(more.sampled);
+    sum.objections.extend(more.objections);
 }
 
 /// Both implementations, fed the same.
@@ -137,7 +138,7 @@ impl Twins {
     fn receive(&mut self, arrivals: &[(usize, Vec<u8>)]) -> Outcome {
         let mut expected = Outcome::default();
         // Time passes also where there was nothing to answer.
-        self.turn();
+        self.settle();
         add(&mut expected, self.reference.tick(self.now));
         for burst in arrivals.chunks(BURST) {
             for (port, frame) in burst {
@@ -145,9 +146,11 @@ impl Twins {
                 self.node.receive(PORTS[*port], frame);
             }
             let refused = self.node.drops(DropReason::SessionTableFull);
+            let before = self.evictions();
             self.turn();
             let session_refused = self.node.drops(DropReason::SessionTableFull) > refused;
-            let choices = Choices { session_refused };
+            let evicted = (self.evictions() > before).then(|| self.victim()).flatten();
+            let choices = Choices { session_refused, evicted };
             let burst: Vec<_> = burst.iter().map(|(port, frame)| Arrival { port: *port, frame, choices }).collect();
             add(&mut expected, self.reference.burst(self.now, &burst));
             add(&mut expected, self.reference.tick(self.now));
@@ -155,11 +158,28 @@ impl Twins {
         expected
     }
 
+    /// Turns until the search for idle sessions has been everywhere: what expired is then gone, and no longer counts for limits.
+    fn settle(&mut self) {
+        for _ in 0..self.node.worker.pipeline().sessions.capacity().div_ceil(16) + 3 {
+            self.turn();
+        }
+    }
+
     fn turn(&mut self) {
         self.node.worker.turn(self.now);
         self.node.slow.turn(self.now);
         // What the slow path sent leaves with the worker's next turns.
         while self.node.worker.turn(self.now).packets > 0 {}
+    }
+
+    fn evictions(&self) -> u64 {
+        self.node.worker.pipeline().sessions.ended()[SessionEnd::EvictedHalfOpen.index()..].iter().sum()
+    }
+
+    fn victim(&self) -> Option<Tuple> {
+        let key = self.node.worker.pipeline().sessions.victim()?;
+        let (src, dst) = (to_ip(key.src), to_ip(key.dst));
+        Some(Tuple { src, dst, protocol: key.protocol, sport: key.sport, dport: key.dport })
     }
 
     fn compare(&mut self, expected: &Outcome) -> TestCaseResult {
@@ -170,6 +190,9 @@ impl Twins {
             *count += expected.consumed.iter().filter(|r| *r == reason).count() as u64;
         }
         self.originated += expected.originated;
+        if !expected.objections.is_empty() {
+            return self.fail(&format!("the pipeline chose what it may not: {:#?}", expected.objections));
+        }
 
         let sent = self.node.sent();
         for (index, name) in PORTS.iter().enumerate() {
@@ -271,7 +294,7 @@ impl Twins {
             .map(|s| {
                 let [forward, reverse] = [s.forward, s.reverse]
                     .map(|k| format!("{} {} > {} {} ({})", k.src, k.sport, k.dst, k.dport, k.protocol));
-                format!("{forward} | {reverse} | {:?} seen {}", s.state, s.last_seen)
+                format!("{forward} | {reverse} | {:?} seen {}", s.state(), s.last_seen)
             })
             .collect();
         ours.sort_unstable();
@@ -310,16 +333,16 @@ proptest! {
 
     #[test]
     fn the_pipeline_is_the_reference(model in models(), steps in histories(100, 12)) {
-        let mut twins = Twins::new(model, Size::default());
+        let mut twins = Twins::new(model, Size { sessions: 1024, ..Size::default() });
         for step in steps {
             twins.step(step)?;
         }
     }
 
-    /// A table that is soon full: what does not fit is refused, and everything else goes on.
+    /// A table that is soon full: what is worth less makes room, what does not fit is refused, and everything else goes on.
     #[test]
-    fn also_with_a_full_session_table(model in models(), steps in histories(100, 1)) {
-        let mut twins = Twins::new(model, Size { sessions: 4, ..Size::default() });
+    fn also_with_a_full_session_table(model in models(), steps in histories(100, 1), sessions in 1usize..5) {
+        let mut twins = Twins::new(model, Size { sessions, ..Size::default() });
         for step in steps {
             twins.step(step)?;
         }
@@ -335,7 +358,8 @@ fn every_fate_is_reached() {
     let mut states = BTreeMap::new();
     let mut created = 0;
     let mut reached = [0; 4];
-    for (burst, sessions) in [(12, 4096), (1, 4)] {
+    let mut ended = [0; SessionEnd::COUNT];
+    for (burst, sessions) in [(12, 4096), (1, 4), (1, 1)] {
         let strategy = (models(), histories(100, burst));
         for _ in 0..300 {
             let (model, steps) = strategy.new_tree(&mut runner).unwrap().current();
@@ -343,12 +367,13 @@ fn every_fate_is_reached() {
             for step in steps {
                 twins.step(step).unwrap_or_else(|failure| panic!("{failure}"));
                 for session in twins.reference.sessions(twins.now) {
-                    *states.entry(format!("{:?}", session.state)).or_insert(0) += 1;
+                    *states.entry(format!("{:?}", session.state())).or_insert(0) += 1;
                 }
             }
             let what = [twins.samples, twins.resets, twins.detours, twins.spared];
             reached.iter_mut().zip(what).for_each(|(sum, n)| *sum += n);
             created += twins.node.worker.stats().sessions_created.value();
+            ended.iter_mut().zip(twins.node.worker.pipeline().sessions.ended()).for_each(|(sum, n)| *sum += n);
             drops.iter_mut().zip(twins.drops).for_each(|(sum, n)| *sum += n);
             consumed.iter_mut().zip(twins.consumed).for_each(|(sum, n)| *sum += n);
         }
@@ -372,7 +397,8 @@ fn every_fate_is_reached() {
     let never: Vec<_> = DropReason::ALL.iter().filter(|r| drops[r.index()] == 0 && !unreachable(**r)).collect();
     assert!(never.is_empty(), "never: {never:?} of {seen:?}");
     assert!(consumed.iter().all(|n| *n > 0), "{consumed:?}");
-    assert_eq!(states.len(), 6, "{states:?}");
+    assert_eq!(states.len(), 8, "{states:?}");
+    assert!(ended.iter().all(|n| *n > 0), "{ended:?}");
     assert!(created > 1000, "{created} sessions in all");
     assert!(reached.iter().all(|n| *n > 20), "samples, resets, ways, spared sessions: {reached:?}");
 }

@@ -155,8 +155,15 @@ fn a_torn_swap_would_be_noticed() {
     parse::process(&mut burst, &old, &facts);
     marchproxy_engine::stage::rule::process(&mut burst, &old);
     let sampling = &mut Sampling::new(None);
-    let mut context =
-        balance::Context { snapshot: &old, generation: 1, sessions: &mut sessions, sampling, stats: &stats, now: 1 };
+    let mut context = balance::Context {
+        snapshot: &old,
+        generation: 1,
+        sessions: &mut sessions,
+        sampling,
+        stats: &stats,
+        now: 1,
+        hits: [0; 2],
+    };
     balance::process(&mut burst, &mut context);
     route::process(&mut burst, &new, &neighbours);
     let mut context = finish::Context {

@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendSpec, Cidr, FlagMatch, FragmentMatch, InterfaceSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange,
-    PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceProtocol,
-    ServiceSpec,
+    BackendSpec, Cidr, FlagMatch, FragmentMatch, InterfaceSpec, LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec,
+    PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay,
+    ServiceLimitsSpec, ServiceProtocol, ServiceSpec,
 };
 
 use super::TableError;
 use crate::v1::{
-    Group, TableBackend, TableColour, TableInterface, TableNextHop, TablePolicer, TablePort, TablePortRange,
-    TablePrefix, TableRoute, TableRule, TableService, group::Kind, table_colour, table_rule,
+    Group, TableBackend, TableColour, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort,
+    TablePortRange, TablePrefix, TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_colour,
+    table_rule,
 };
 
 type Result<T> = std::result::Result<T, TableError>;
@@ -306,7 +307,23 @@ fn service(wire: &TableService, policers: &Names) -> Result<ServiceSpec> {
             name => Some(policers.find(name, &object, "policer")?),
         },
         mark: mark(wire.mark, &object, "mark")?,
+        limits: wire.limits.as_ref().map(|wire| service_limits(wire, &object)).transpose()?,
     })
+}
+
+fn service_limits(wire: &TableServiceLimits, object: &str) -> Result<ServiceLimitsSpec> {
+    Ok(ServiceLimitsSpec {
+        total: limits(wire.total.as_ref(), object, "limits.total")?,
+        per_source: limits(wire.per_source.as_ref(), object, "limits.per_source")?,
+        source_v4: within(wire.source_v4, 1, 32, object, "limits.source_v4")? as u8,
+        source_v6: within(wire.source_v6, 1, 128, object, "limits.source_v6")? as u8,
+    })
+}
+
+fn limits(wire: Option<&TableLimits>, object: &str, field: &str) -> Result<LimitsSpec> {
+    let Some(wire) = wire else { return Err(TableError::new(object, field, "missing", "limits")) };
+    let one = |limit: Option<u32>| limit.map(|limit| within(limit, 1, u32::MAX, object, field)).transpose();
+    Ok(LimitsSpec { new_per_s: one(wire.new_per_s)?, half_open: one(wire.half_open)?, sessions: one(wire.sessions)? })
 }
 
 fn backend(wire: &TableBackend, service: &str, protocol: ServiceProtocol) -> Result<BackendSpec> {

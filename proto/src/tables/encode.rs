@@ -3,15 +3,15 @@
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendSpec, Cidr, FragmentMatch, InterfaceSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction,
-    RouteSpec, RuleAction, RuleSpec, RuleTables, RuleWay, ServiceProtocol, ServiceSpec,
+    BackendSpec, Cidr, FragmentMatch, InterfaceSpec, LimitsSpec, PolicerAction, PolicerSpec, PortRange, PortSpec,
+    RouteAction, RouteSpec, RuleAction, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceProtocol, ServiceSpec,
 };
 
 use super::{OBJECTS_PER_GROUP, TableError};
 use crate::v1::{
     Group, InterfaceGroup, PolicerGroup, PortGroup, RouteGroup, RuleGroup, ServiceGroup, TableBackend, TableColour,
-    TableFlags, TableInterface, TableNextHop, TablePolicer, TablePort, TablePortRange, TablePrefix, TableRoute,
-    TableRule, TableService, group::Kind, table_colour, table_rule,
+    TableFlags, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort, TablePortRange, TablePrefix,
+    TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_colour, table_rule,
 };
 
 /// A border stands behind one key in so many, on average.
@@ -193,7 +193,21 @@ fn service(tables: &RuleTables, spec: &ServiceSpec) -> Result<TableService, Tabl
         backends: spec.backends.iter().map(backend).collect(),
         policer,
         mark: spec.mark.map(u32::from),
+        limits: spec.limits.as_ref().map(service_limits),
     })
+}
+
+fn service_limits(spec: &ServiceLimitsSpec) -> TableServiceLimits {
+    TableServiceLimits {
+        total: Some(limits(&spec.total)),
+        per_source: Some(limits(&spec.per_source)),
+        source_v4: spec.source_v4.into(),
+        source_v6: spec.source_v6.into(),
+    }
+}
+
+fn limits(spec: &LimitsSpec) -> TableLimits {
+    TableLimits { new_per_s: spec.new_per_s, half_open: spec.half_open, sessions: spec.sessions }
 }
 
 fn protocol(protocol: ServiceProtocol) -> u32 {

@@ -2,9 +2,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendSpec, Cidr, FlagMatch, FragmentMatch, InterfaceSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange,
-    PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceProtocol,
-    ServiceSpec,
+    BackendSpec, Cidr, FlagMatch, FragmentMatch, InterfaceSpec, LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec,
+    PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay,
+    ServiceLimitsSpec, ServiceProtocol, ServiceSpec,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
@@ -190,14 +190,28 @@ fn backends(icmp: bool) -> impl Strategy<Value = Vec<BackendSpec>> {
     })
 }
 
+fn limits() -> impl Strategy<Value = ServiceLimitsSpec> {
+    let one = || proptest::option::of(1..=u32::MAX);
+    let spec = move || {
+        (one(), one(), one()).prop_map(|(new_per_s, half_open, sessions)| LimitsSpec { new_per_s, half_open, sessions })
+    };
+    (spec(), spec(), 1..=32_u8, 1..=128_u8).prop_map(|(total, per_source, source_v4, source_v6)| ServiceLimitsSpec {
+        total,
+        per_source,
+        source_v4,
+        source_v6,
+    })
+}
+
 fn service(policers: usize) -> impl Strategy<Value = ServiceSpec> {
     let protocol = prop_oneof![Just(ServiceProtocol::Tcp), Just(ServiceProtocol::Udp), Just(ServiceProtocol::Icmp)];
     let policer = proptest::option::of(0..policers.max(1)).prop_map(move |index| index.filter(|_| policers > 0));
     let addresses = btree_set(any::<bool>().prop_flat_map(ip), 1..4);
     protocol.prop_flat_map(move |protocol| {
         let icmp = protocol == ServiceProtocol::Icmp;
-        (addresses.clone(), disjoint(), any::<bool>(), backends(icmp), policer.clone(), mark()).prop_map(
-            move |(addresses, ports, source_affinity, backends, policer, mark)| ServiceSpec {
+        let limits = proptest::option::of(limits());
+        (addresses.clone(), disjoint(), any::<bool>(), backends(icmp), policer.clone(), (mark(), limits)).prop_map(
+            move |(addresses, ports, source_affinity, backends, policer, (mark, limits))| ServiceSpec {
                 name: String::new(),
                 addresses: addresses.into_iter().collect(),
                 protocol,
@@ -206,6 +220,7 @@ fn service(policers: usize) -> impl Strategy<Value = ServiceSpec> {
                 backends,
                 policer,
                 mark,
+                limits,
             },
         )
     })
@@ -347,6 +362,7 @@ fn sample() -> Vec<Group> {
             }],
             policer: Some(0),
             mark: None,
+            limits: None,
         }],
         policers: vec![PolicerSpec {
             name: "slow".to_owned(),

@@ -8,7 +8,7 @@ use super::node::is_link_local;
 use super::outcome::{Choices, Outcome};
 use super::route::{Route, lookup};
 use super::rule::{Ruled, Subject, judge};
-use super::session::{Direction, Session, TcpFlags, initial_state};
+use super::session::{Direction, Session, TcpFlags};
 use super::{Reference, layer2, layer3, layer4, service};
 use crate::reason::DropReason;
 use crate::tables::{RuleAction, RuleWay};
@@ -236,6 +236,9 @@ impl Reference {
             return Ok(None);
         };
         let backend = self.rings.pick(services, index, &forward).ok_or(DropReason::NoBackend)?;
+        let flags = TcpFlags::of(ip);
+        let opens = flags.syn && !flags.ack && !flags.fin && !flags.rst;
+        let counted = self.rates.admit(now, &services[index], forward.src, opens, &self.sessions.all)?;
         let reverse = layer4::Tuple {
             src: backend.address,
             dst: forward.src,
@@ -246,15 +249,22 @@ impl Reference {
         if reverse == forward || self.sessions.find(&reverse).is_some() {
             return Err(DropReason::NatConflict.into());
         }
+        if let Some(victim) = choices.evicted {
+            self.sessions.evict(now, &victim);
+        }
         if choices.session_refused {
             return Err(DropReason::SessionTableFull.into());
         }
+        if let (Some(limits), Some(counted)) = (&services[index].limits, &counted) {
+            self.rates.take(now, limits, counted);
+        }
         let interface = self.node.interface(frame.interface);
-        let flags = TcpFlags::of(ip);
         let mut session = Session {
             forward,
             reverse,
-            state: initial_state(ip.protocol, flags),
+            handshake: flags.syn && !flags.ack,
+            reset: false,
+            answered: false,
             fins: [false; 2],
             last_seen: now,
             generation: self.node.generation,
@@ -263,6 +273,7 @@ impl Reference {
             service_mark: services[index].mark,
             policer: ruled.policer.or(services[index].policer),
             ruled,
+            counted,
         };
         session.touch(now, Direction::Forward, &flags);
         let decision = Decision::of(&session, Direction::Forward);

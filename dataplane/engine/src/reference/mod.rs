@@ -11,6 +11,7 @@ mod icmp;
 mod layer2;
 mod layer3;
 mod layer4;
+mod limits;
 mod nd;
 mod neighbour;
 mod node;
@@ -28,6 +29,7 @@ mod tests;
 use std::net::IpAddr;
 
 pub use layer4::Tuple;
+pub use limits::Counted;
 pub use neighbour::Neighbour;
 pub use outcome::{Choices, Fate, Outcome};
 pub use rule::{Ruled, Sight};
@@ -36,6 +38,7 @@ pub use session::{Direction, Session, SessionState, TcpFlags};
 use crate::io::Mac;
 use crate::tables::RuleTables;
 use forward::{End, Punt};
+use limits::Rates;
 use neighbour::Neighbours;
 use node::Node;
 use policer::Policers;
@@ -65,6 +68,7 @@ pub struct Reference {
     rings: Rings,
     errors: icmp::ErrorRate,
     samples: rule::Samples,
+    rates: Rates,
 }
 
 impl Reference {
@@ -78,6 +82,7 @@ impl Reference {
             rings: Rings::default(),
             errors: icmp::ErrorRate::default(),
             samples: rule::Samples::default(),
+            rates: Rates::default(),
         }
     }
 
@@ -125,6 +130,7 @@ impl Reference {
                 out.count(fate);
             }
         }
+        out.objections.append(&mut self.sessions.objections);
         out
     }
 

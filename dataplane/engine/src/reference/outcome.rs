@@ -21,6 +21,8 @@ pub enum Fate {
 pub struct Choices {
     /// The session table had no room for the session that this packet asks for. How many fit is the pipeline's business.
     pub session_refused: bool,
+    /// The client's tuple of the session that was evicted for it.
+    pub evicted: Option<Tuple>,
 }
 
 /// Everything that happened in one step. `received + originated + held before = transmitted + dropped + consumed + held after`.
@@ -40,6 +42,8 @@ pub struct Outcome {
     pub counted: Vec<String>,
     /// Every sample: the rule and the packet's tuple.
     pub sampled: Vec<(String, Tuple)>,
+    /// Choices of the pipeline that the specification does not allow, in words.
+    pub objections: Vec<String>,
 }
 
 impl Outcome {

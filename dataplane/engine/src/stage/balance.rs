@@ -6,7 +6,7 @@
 use crate::burst::{Burst, Columns, Fate, NO_MARK, NONE, Rewrite, Verdict};
 use crate::flow::FlowKey;
 use crate::io::PacketBuf;
-use crate::reason::{DropReason, PuntReason};
+use crate::reason::{DropReason, LookupResult, PuntReason, SessionEnd};
 use crate::sampling::Sampling;
 use crate::snapshot::Snapshot;
 use crate::stage::parse::Head;
@@ -14,7 +14,7 @@ use crate::stage::rule;
 use crate::stats::ThreadStats;
 use crate::table::rules::{Rule, RuleKey};
 use crate::table::services::{Backend, Service};
-use crate::table::sessions::{Decision, Direction, Hit, NewSession, Refused, Sessions};
+use crate::table::sessions::{Admission, Decision, Direction, Hit, NewSession, Refused, ServiceLimits, Sessions, tcp};
 use crate::tables::RuleAction;
 use crate::wire::{TCP, UDP};
 
@@ -32,6 +32,8 @@ pub struct Context<'a> {
     pub stats: &'a ThreadStats,
     /// Nanoseconds.
     pub now: u64,
+    /// Packets of sessions so far, by direction.
+    pub hits: [u32; 2],
 }
 
 /// Runs the stage.
@@ -79,6 +81,9 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
         if let Err(fate) = outcome {
             burst.settle(lane, fate);
         }
+    }
+    for (result, hits) in [LookupResult::HitForward, LookupResult::HitReverse].into_iter().zip(context.hits) {
+        context.stats.lookups[result.index()].add(u64::from(hits));
     }
 }
 
@@ -129,6 +134,7 @@ fn apply_session(hit: Hit, columns: &mut Columns, lane: usize, context: &mut Con
         (columns.target[lane], columns.port[lane]) = session.target(direction);
     }
     context.sessions.touch(hit, context.now, head.flags_or_type);
+    context.hits[direction as usize] += 1;
     if more && let Some(&Decision { more, counting, .. }) = context.sessions.decision(hit.entry()) {
         do_more(more, counting, direction == Direction::Forward, columns, lane, context);
     }
@@ -164,7 +170,8 @@ fn redecide(hit: Hit, columns: &mut Columns, lane: usize, context: &mut Context<
     let decided = decide_again(hit, context);
     match &decided {
         Ok(decision) => context.sessions.decide(hit, decision),
-        Err(_) => context.sessions.remove(hit),
+        Err(Ended::Refused(..)) => context.sessions.remove(hit, SessionEnd::RuleDeny),
+        Err(Ended::Gone) => context.sessions.remove(hit, SessionEnd::ServiceGone),
     }
     decided.map(|_| ()).map_err(|ended| match ended {
         Ended::Gone => Applied::Gone,
@@ -302,6 +309,7 @@ fn judge<B: PacketBuf>(
     }
     let eligible = head.has_ports() || head.is_echo_request();
     let service = if eligible { context.snapshot.services.lookup(key.dst, key.protocol, key.dport) } else { None };
+    count_miss(context.stats, service.is_some(), head, key);
     let Some(service) = service else { return Err(Fate::Punt(PuntReason::Local)) };
     if let Some(object) = context.stats.object(service.counter) {
         object.matched.count(len);
@@ -310,15 +318,21 @@ fn judge<B: PacketBuf>(
     if let Some(object) = context.stats.object(backend.counter) {
         object.matched.count(len);
     }
+    let flags = if head.has_ports() { head.flags_or_type } else { 0 };
+    let admission = match &service.limits {
+        None => Admission::default(),
+        Some(limits) => admit(limits, key, flags, service.counter, context)?,
+    };
     let new = NewSession {
         key: *key,
         backend: backend.address,
         backend_port: backend.port.unwrap_or(key.dport),
-        flags: if head.has_ports() { head.flags_or_type } else { 0 },
+        flags,
         dscp: rule::dscp(head, packet),
         place: (place, head.vlan),
         now: context.now,
         decision: decide(context.generation, service, Some(backend), ruled),
+        admission,
     };
     context.sessions.create(&new).map_err(|refused| {
         Fate::Drop(match refused {
@@ -331,4 +345,32 @@ fn judge<B: PacketBuf>(
     columns.verdict[lane] = Verdict { policer, mark, rewrite: Rewrite::Destination };
     (columns.target[lane], columns.port[lane]) = (new.backend, new.backend_port);
     Ok(())
+}
+
+/// Whether the limits of a service let a first packet make its session.
+fn admit(
+    limits: &ServiceLimits,
+    key: &FlowKey,
+    flags: u8,
+    counter: u32,
+    context: &mut Context<'_>,
+) -> Result<Admission, Fate> {
+    let opens = key.protocol == TCP && flags & (tcp::SYN | tcp::ACK | tcp::FIN | tcp::RST) == tcp::SYN;
+    context.sessions.admit(limits, key.src, opens, context.now).map_err(|reason| {
+        if let Some(object) = context.stats.object(counter) {
+            object.dropped.add(1);
+        }
+        Fate::Drop(reason)
+    })
+}
+
+/// Of a packet to a service address.
+fn count_miss(stats: &ThreadStats, has_service: bool, head: &Head, key: &FlowKey) {
+    let begins = key.protocol != TCP || head.flags_or_type & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    let result = match (has_service, begins) {
+        (false, _) => LookupResult::MissNoService,
+        (true, true) => LookupResult::MissNew,
+        (true, false) => LookupResult::MissMidstream,
+    };
+    stats.lookups[result.index()].add(1);
 }

@@ -328,8 +328,9 @@ fn service(
     let policer = prop::option::weighted(0.5, 0usize..2);
     let mark = prop::option::weighted(0.3, 0u8..64);
     let present = prop::bool::weighted(0.9);
-    (present, addresses, ports, backends, any::<bool>(), policer, mark).prop_map(
-        move |(present, addresses, ports, mut backends, source_affinity, policer, mark)| {
+    let limits = prop::option::weighted(0.4, limits());
+    (present, addresses, ports, backends, any::<bool>(), policer, (mark, limits)).prop_map(
+        move |(present, addresses, ports, mut backends, source_affinity, policer, (mark, limits))| {
             for (number, backend) in backends.iter_mut().enumerate() {
                 backend.name = format!("b{number}");
             }
@@ -345,10 +346,23 @@ fn service(
                 backends,
                 policer,
                 mark,
+                limits,
                 ..Default::default()
             };
             (present && !spec.addresses.is_empty()).then_some(spec)
         },
+    )
+}
+
+/// Small enough to be reached.
+fn limits() -> impl Strategy<Value = ServiceLimitsSpec> {
+    let some = |limits: Vec<u32>| prop::option::weighted(0.4, select(limits));
+    let spec = move || {
+        (some(vec![1, 3, 10, 1000]), some(vec![1, 2, 5]), some(vec![1, 3, 8]))
+            .prop_map(|(new_per_s, half_open, sessions)| LimitsSpec { new_per_s, half_open, sessions })
+    };
+    (spec(), spec(), select(vec![32, 32, 24, 1]), select(vec![64, 64, 128, 32])).prop_map(
+        |(total, per_source, source_v4, source_v6)| ServiceLimitsSpec { total, per_source, source_v4, source_v6 },
     )
 }
 

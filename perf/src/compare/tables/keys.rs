@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use marchproxy_engine::flow::{Addr, FlowKey, from_ip};
 use marchproxy_engine::ports::{PortSlot, UNTAGGED};
 use marchproxy_engine::table::policer::{Policer, PolicerTable};
-use marchproxy_engine::table::sessions::{Decision, Hit, NewSession, Sessions};
+use marchproxy_engine::table::sessions::{Admission, Decision, Hit, NewSession, Sessions};
 use marchproxy_engine::tables::{Cidr, PolicerAction, PolicerSpec, RuleSpec};
 use marchproxy_engine::wire::UDP;
 
@@ -168,6 +168,7 @@ fn session(number: usize, v6: bool, rng: &mut Rng) -> NewSession {
         place: (PortSlot::from_index(0), UNTAGGED),
         now: NOW,
         decision: Decision::default(),
+        admission: Admission::default(),
     }
 }
 

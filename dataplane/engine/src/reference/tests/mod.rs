@@ -4,6 +4,7 @@ mod addresses;
 mod forwarding;
 mod frames;
 mod icmp;
+mod limits;
 mod neighbours;
 mod random;
 mod rules;
