@@ -192,6 +192,12 @@ pub struct ThreadStats {
     pub sessions_created: Counter,
     /// Packets handed to the worker that owns their session.
     pub handed_off: Counter,
+    /// Packets of which fragments came and others may still come.
+    pub fragmented: Counter,
+    /// Fragments that wait for their first one.
+    pub fragments_held: Counter,
+    /// Fragments that waited for their first one and went on.
+    pub fragments_released: Counter,
     /// ICMP errors not sent because of the rate limit.
     pub icmp_rate_limited: Counter,
     /// Packets that could not be made because the pool was empty.
@@ -216,6 +222,9 @@ impl ThreadStats {
             sessions: Counter::default(),
             sessions_created: Counter::default(),
             handed_off: Counter::default(),
+            fragmented: Counter::default(),
+            fragments_held: Counter::default(),
+            fragments_released: Counter::default(),
             icmp_rate_limited: Counter::default(),
             originate_failed: Counter::default(),
             busy_ticks: Counter::default(),

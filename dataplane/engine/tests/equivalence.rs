@@ -94,6 +94,9 @@ impl Twins {
                 self.receive(&arrivals)
             }
             Event::Flood(arrival, times) => self.receive(&vec![(arrival.port, arrival.frame); times]),
+            Event::Storm(arrivals) => {
+                self.receive(&arrivals.into_iter().map(|a| (a.port, a.frame)).collect::<Vec<_>>())
+            }
         };
         add(&mut expected, self.reference.tick(self.now));
         self.compare(&expected)
@@ -136,7 +139,12 @@ impl Twins {
     }
 
     fn turn(&mut self) {
-        self.node.worker.turn(self.now);
+        // Fragments whose time is up are given up some at a time.
+        let mut dropped = None;
+        while dropped != Some(self.node.totals().dropped) {
+            dropped = Some(self.node.totals().dropped);
+            self.node.worker.turn(self.now);
+        }
         self.node.slow.turn(self.now);
         // What the slow path sent leaves with the worker's next turns.
         while self.node.worker.turn(self.now).packets > 0 {}
@@ -307,6 +315,8 @@ fn every_fate_is_reached() {
                 | R::TxQueueFull
                 | R::TxPortGone
                 | R::NoHeadroom
+                | R::FragmentTableFull
+                | R::FragmentNoBuffer
                 | R::Shutdown
         )
     };

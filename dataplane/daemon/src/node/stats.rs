@@ -139,6 +139,9 @@ impl<D: Driver> Shared<D> {
             stages: stages(&worker.stats),
             handed_off: worker.stats.handed_off.value(),
             sessions_created: worker.stats.sessions_created.value(),
+            fragmented: worker.stats.fragmented.value(),
+            fragments_held: worker.stats.fragments_held.value(),
+            fragments_released: worker.stats.fragments_released.value(),
         };
         self.workers.iter().zip(ratios).enumerate().map(worker).collect()
     }

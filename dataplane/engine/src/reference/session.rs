@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::layer4::{Ip, TCP, Tuple, UDP};
+use super::layer4::{Fragment, Ip, TCP, Tuple, UDP};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -122,7 +122,8 @@ pub struct TcpFlags {
 
 impl TcpFlags {
     pub(super) fn of(ip: &Ip) -> Self {
-        if ip.protocol != TCP {
+        // The first fragment has them, and tells them once.
+        if ip.protocol != TCP || ip.fragment == Fragment::Later {
             return Self::default();
         }
         let flags = ip.body()[13];

@@ -199,9 +199,6 @@ fn judge(
     if !context.snapshot.services.is_address(key.dst) {
         return Ok(());
     }
-    if head.fragment {
-        return Err(Fate::Drop(DropReason::FragmentUnsupported));
-    }
     let eligible = head.has_ports() || head.is_echo_request();
     let service = if eligible { context.snapshot.services.lookup(key.dst, key.protocol, key.dport) } else { None };
     let Some(service) = service else { return Err(Fate::Punt(PuntReason::Local)) };

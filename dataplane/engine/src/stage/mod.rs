@@ -2,6 +2,7 @@
 
 pub mod balance;
 pub mod finish;
+pub mod fragment;
 pub mod parse;
 pub mod route;
 pub mod rule;
