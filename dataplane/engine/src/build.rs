@@ -348,6 +348,7 @@ fn interfaces(tables: &RuleTables, snapshot: &mut Snapshot) {
             trust_dscp: spec.trust_dscp,
             addresses: spec.addresses.iter().map(|c| (from_ip(c.addr), c.len)).collect(),
             fib: fib_of[&spec.table],
+            table: spec.table,
         });
         for cidr in &spec.addresses {
             snapshot.own.push(from_ip(cidr.addr));

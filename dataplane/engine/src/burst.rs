@@ -2,9 +2,10 @@
 
 use crate::flow::FlowKey;
 use crate::io::{PacketBuf, PacketVec};
-use crate::ledger::{Backend, Ledger, Punted};
+use crate::ledger::{Backend, Errand, HandedOff, Ledger, Punted};
 use crate::ports::PortSlot;
 use crate::reason::{DropReason, PuntReason};
+use crate::stage::fragment::said_by;
 use crate::stage::parse::Head;
 
 /// Packets a burst holds. 32 keeps packets and columns of a burst inside L1 (grout and VPP measured the same knee).
@@ -64,6 +65,17 @@ impl Mask {
         self.0 &= !(1 << lane.index());
     }
 
+    /// Removes a lane; those behind it move up.
+    pub fn close(&mut self, lane: Lane) {
+        let before = (1 << lane.index()) - 1;
+        self.0 = self.0 & before | self.0 >> 1 & !before;
+    }
+
+    /// The first lane.
+    pub fn next(self) -> Option<Lane> {
+        (self.0 != 0).then(|| Lane(self.0.trailing_zeros() as u8))
+    }
+
     /// The lanes in this set that are not in `other`.
     #[inline]
     #[must_use]
@@ -110,6 +122,8 @@ pub enum Fate {
     Punt(PuntReason),
     /// Goes to the worker that owns its session.
     HandOff(u8),
+    /// Goes to the worker that sees all fragments of its packet.
+    Reassemble(u8),
     /// Leaves on the egress port.
     Transmit,
 }
@@ -207,6 +221,10 @@ pub struct Burst<B> {
     pub v6: Mask,
     /// Lanes whose `verdict` says something (balance).
     pub judged: Mask,
+    /// Lanes of fragments (parse).
+    pub fragments: Mask,
+    /// Lanes of IPv4 packets that have to be cut to leave (route).
+    pub too_long: Mask,
     /// The columns.
     pub columns: Box<Columns>,
 }
@@ -219,6 +237,8 @@ impl<B: PacketBuf> Default for Burst<B> {
             active: Mask::default(),
             v6: Mask::default(),
             judged: Mask::default(),
+            fragments: Mask::default(),
+            too_long: Mask::default(),
             columns: Box::new(Columns {
                 head: [Head::default(); BURST],
                 key: [FlowKey::default(); BURST],
@@ -254,6 +274,8 @@ impl<B: PacketBuf> Burst<B> {
         self.active = Mask::first(self.packets.len());
         self.v6 = Mask::default();
         self.judged = Mask::default();
+        self.fragments = Mask::default();
+        self.too_long = Mask::default();
         rest
     }
 
@@ -298,6 +320,35 @@ impl<B: PacketBuf> Burst<B> {
         self.settle(lane, Fate::Punt(reason));
     }
 
+    /// Takes a lane's packet out, for a holder that keeps it. The lanes behind move up by one, with what parse found about them: nothing
+    /// later than that may have been written.
+    #[cold]
+    pub fn take(&mut self, lane: Lane) -> Option<B> {
+        let at = lane.index();
+        if at >= self.packets.len() {
+            return None;
+        }
+        for mask in [&mut self.active, &mut self.v6, &mut self.fragments] {
+            mask.close(lane);
+        }
+        let Columns { head, key, fate, .. } = &mut *self.columns;
+        head.copy_within(at + 1.., at);
+        key.copy_within(at + 1.., at);
+        fate.copy_within(at + 1.., at);
+        Some(self.packets.remove(at))
+    }
+
+    /// Sends what is finished and too long for its way to where it is cut.
+    #[cold]
+    pub fn cut_too_long(&mut self) {
+        for lane in self.too_long.lanes() {
+            let fate = &mut self.columns.fate[lane.index()];
+            if matches!(fate, Fate::Transmit | Fate::Punt(PuntReason::Neighbour)) {
+                *fate = Fate::Punt(PuntReason::Fragment);
+            }
+        }
+    }
+
     /// Decides a lane.
     #[inline]
     pub fn settle(&mut self, lane: Lane, fate: Fate) {
@@ -310,7 +361,7 @@ impl<B: PacketBuf> Burst<B> {
     where
         K: Backend<Buf = B>,
     {
-        let (port, columns) = (self.port, &*self.columns);
+        let (port, fragments, columns) = (self.port, self.fragments, &*self.columns);
         for (index, packet) in self.packets.drain(..).enumerate() {
             // Never more than BURST of them.
             let index = index % BURST;
@@ -318,10 +369,20 @@ impl<B: PacketBuf> Burst<B> {
             match columns.fate[index] {
                 Fate::Transmit => ledger.transmit(packet, egress(out.interface).0),
                 Fate::Drop(reason) => ledger.drop(packet, reason),
-                Fate::HandOff(worker) => ledger.hand_off(packet, port, usize::from(worker)),
+                Fate::HandOff(worker) => {
+                    let errand = if fragments.contains(Lane(index as u8)) {
+                        Errand::Resolved(said_by(&columns.head[index], &columns.key[index]))
+                    } else {
+                        Errand::Session
+                    };
+                    ledger.hand_off(HandedOff { packet, port, errand }, usize::from(worker));
+                }
+                Fate::Reassemble(worker) => {
+                    ledger.hand_off(HandedOff { packet, port, errand: Errand::Reassembly }, usize::from(worker));
+                }
                 Fate::Punt(reason) => {
                     let (port, vlan, mtu) = match reason {
-                        PuntReason::Neighbour => egress(out.interface),
+                        PuntReason::Neighbour | PuntReason::Fragment => egress(out.interface),
                         PuntReason::MtuExceeded => (port, columns.head[index].vlan, egress(out.interface).2),
                         _ => (port, columns.head[index].vlan, 0),
                     };

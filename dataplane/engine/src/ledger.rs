@@ -10,6 +10,7 @@ use crate::io::{PacketBuf, PacketPool, PacketVec, RxQueue, TxQueue};
 use crate::ports::PortSlot;
 use crate::reason::{ConsumeReason, DropReason, PuntReason};
 use crate::stats::{MAX_PORTS, ThreadStats, Totals};
+use crate::table::fragments::Known;
 
 /// What a backend provides, as one bundle of types.
 pub trait Backend: 'static {
@@ -26,17 +27,18 @@ pub trait Backend: 'static {
 /// A packet on its way to the slow path.
 #[derive(Debug)]
 pub struct Punted<B> {
-    /// The packet: as received, except for [`PuntReason::Neighbour`], where only the destination MAC is missing.
+    /// The packet: as received, except for [`PuntReason::Neighbour`] and [`PuntReason::Fragment`], where it is finished but for the
+    /// destination MAC.
     pub packet: B,
     /// Why.
     pub reason: PuntReason,
-    /// Where it was received (all reasons but `Neighbour`) or must leave (`Neighbour`).
+    /// Where it was received (all reasons but `Neighbour` and `Fragment`) or must leave (these).
     pub port: PortSlot,
     /// VLAN there, [`crate::ports::UNTAGGED`] for none.
     pub vlan: u16,
-    /// The next hop (`Neighbour`).
+    /// The next hop (`Neighbour`, `Fragment`).
     pub next_hop: u128,
-    /// The egress MTU (`MtuExceeded`).
+    /// The egress MTU (`MtuExceeded`, `Fragment`).
     pub mtu: u16,
 }
 
@@ -49,13 +51,33 @@ pub struct Injected<B> {
     pub port: PortSlot,
 }
 
-/// A packet on its way to the worker that owns its session, as received.
+/// A packet on its way to another worker, as received.
 #[derive(Debug)]
 pub struct HandedOff<B> {
     /// The packet.
     pub packet: B,
     /// Where it was received.
     pub port: PortSlot,
+    /// What for.
+    pub errand: Errand,
+}
+
+/// Why a packet goes to another worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// That one owns its session.
+    Session,
+    /// It is a fragment, and that one sees all of its packet.
+    Reassembly,
+    /// That one owns its session, and this is what the first fragment says.
+    Resolved(Known),
+}
+
+impl Errand {
+    /// Both are for the same, whatever first fragments say.
+    pub fn is_like(self, other: Self) -> bool {
+        std::mem::discriminant(&self) == std::mem::discriminant(&other)
+    }
 }
 
 /// A transmit queue and the packets that wait for the end of the turn (or for room in the driver).
@@ -180,11 +202,11 @@ impl<K: Backend> Ledger<K> {
     }
 
     /// Passes a packet to another worker.
-    pub fn hand_off(&mut self, packet: K::Buf, port: PortSlot, worker: usize) {
+    pub fn hand_off(&mut self, handed: HandedOff<K::Buf>, worker: usize) {
         let Some(Some(peer)) = self.peers.get_mut(worker) else {
-            return self.drop(packet, DropReason::HandoffQueueFull);
+            return self.drop(handed.packet, DropReason::HandoffQueueFull);
         };
-        match peer.push(HandedOff { packet, port }) {
+        match peer.push(handed) {
             Ok(()) => {
                 self.totals.given += 1;
                 self.stats.handed_off.add(1);
@@ -208,9 +230,9 @@ impl<K: Backend> Ledger<K> {
         limit
     }
 
-    /// Ends a turn: hands waiting frames to the drivers and publishes the totals.
-    pub fn end_turn(&mut self) {
-        let mut held = 0;
+    /// Ends a turn: hands waiting frames to the drivers and publishes the totals. `held` packets are elsewhere on this worker.
+    pub fn end_turn(&mut self, held: usize) {
+        let mut held = held as u64;
         for &port in &self.attached {
             if let Some(Some(tx)) = self.tx.get_mut(port.index())
                 && !tx.pending.is_empty()
@@ -242,7 +264,7 @@ impl<K: Backend> Ledger<K> {
             self.totals.taken += 1;
             self.drop(injected.packet, DropReason::Shutdown);
         }
-        self.end_turn();
+        self.end_turn(0);
     }
 }
 

@@ -10,8 +10,10 @@ use crate::ledger::{Backend, Ledger};
 use crate::ports::{PortFacts, PortSlot, UNTAGGED};
 use crate::sampling::{Sample, Sampling};
 use crate::snapshot::Snapshot;
-use crate::stage::{balance, finish, parse, route, rule, session, steer};
+use crate::stage::fragment::Arrival;
+use crate::stage::{balance, finish, fragment, parse, route, rule, session, steer};
 use crate::stats::{STAGES, ThreadStats};
+use crate::table::fragments::Fragments;
 use crate::table::neighbours::NeighbourTable;
 use crate::table::policer::Policer;
 use crate::table::sessions::Sessions;
@@ -92,14 +94,16 @@ impl Pipeline {
         self
     }
 
-    /// Takes one burst from receive to the ledger under one generation. `handed` says that another worker passed it on: then it stays here.
+    /// Takes one burst from receive to the ledger under one generation. What waits in fragments stays in `fragments`.
+    #[expect(clippy::too_many_arguments, reason = "a burst, what it meets, and where it goes")]
     pub fn process<K: Backend>(
         &mut self,
         burst: &mut Burst<K::Buf>,
         snapshot: &Snapshot,
         generation: u64,
         now: u64,
-        handed: bool,
+        arrival: Arrival<'_>,
+        fragments: &mut Fragments<K::Buf>,
         ledger: &mut Ledger<K>,
     ) {
         const { assert!(STAGES.len() == 7) };
@@ -108,7 +112,10 @@ impl Pipeline {
         let packets = burst.len();
         parse::process(burst, snapshot, &self.facts);
         let (me, workers) = self.seat;
-        if workers > 1 && !handed {
+        if !burst.fragments.is_empty() {
+            fragment::process(burst, snapshot, arrival, fragments, self.seat, now, ledger);
+        }
+        if workers > 1 && arrival.may_move() {
             steer::process(burst, snapshot, me, workers);
         }
         clock.stage(packets);
@@ -143,6 +150,9 @@ impl Pipeline {
         };
         finish::process(burst, &mut context);
         clock.stage(packets);
+        if !burst.too_long.is_empty() {
+            burst.cut_too_long();
+        }
         let packets = burst.len();
         burst.drain(ledger, |interface| {
             snapshot

@@ -94,6 +94,8 @@ pub struct Interface {
     pub addresses: Vec<(Addr, u8)>,
     /// Index into the snapshot's tables.
     pub(crate) fib: u32,
+    /// The number of its table in the document.
+    pub table: u32,
 }
 
 impl Interface {
@@ -216,10 +218,15 @@ impl Snapshot {
         self.by_port.get(port, vlan)
     }
 
-    /// Whether packets are only routed: without rules and services nothing is decided about them.
+    /// Whether packets are only routed: without rules and services nothing is decided about them, and nobody looks at ports.
     #[inline]
     pub fn only_routes(&self) -> bool {
         self.rules.is_empty() && self.services.is_empty()
+    }
+
+    /// The number of the table an interface's packets are routed by.
+    pub fn table_of(&self, interface: u32) -> u32 {
+        self.interface(interface).map_or(0, |interface| interface.table)
     }
 
     /// Whether the port is part of this generation.

@@ -202,6 +202,12 @@ pub struct ThreadStats {
     pub samples: Counter,
     /// Packets that were to be recorded when the ring for it was full.
     pub samples_lost: Counter,
+    /// Packets of which fragments came and others may still come.
+    pub fragmented: Counter,
+    /// Fragments that wait for their first one.
+    pub fragments_held: Counter,
+    /// Fragments that waited for their first one and went on.
+    pub fragments_released: Counter,
     /// ICMP errors and resets not sent because of the rate limit.
     pub icmp_rate_limited: Counter,
     /// Packets that could not be made because the pool was empty.
@@ -231,6 +237,9 @@ impl ThreadStats {
             handed_off: Counter::default(),
             samples: Counter::default(),
             samples_lost: Counter::default(),
+            fragmented: Counter::default(),
+            fragments_held: Counter::default(),
+            fragments_released: Counter::default(),
             icmp_rate_limited: Counter::default(),
             originate_failed: Counter::default(),
             busy_ticks: Counter::default(),

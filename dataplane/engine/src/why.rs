@@ -87,7 +87,7 @@ impl From<Fate> for Verdict {
         match fate {
             Fate::Drop(reason) => Self::Dropped(reason),
             Fate::Punt(reason) => Self::Punted(reason),
-            Fate::Active | Fate::Transmit | Fate::HandOff(_) => Self::Forwarded,
+            Fate::Active | Fate::Transmit | Fate::HandOff(_) | Fate::Reassemble(_) => Self::Forwarded,
         }
     }
 }
@@ -131,8 +131,13 @@ fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>) -> Res
         return Err(Fate::Punt(PuntReason::TtlExceeded));
     }
     if question.length > out.mtu {
-        step("route", format!("mtu {}", out.mtu), format!("packet of {} octets", question.length));
-        return Err(Fate::Punt(PuntReason::MtuExceeded));
+        let (then, reason) = if is_v4(key.dst) {
+            (": cut into fragments (with DF: mtu_exceeded)", PuntReason::Fragment)
+        } else {
+            ("", PuntReason::MtuExceeded)
+        };
+        step("route", format!("mtu {}", out.mtu), format!("packet of {} octets{then}", question.length));
+        return Err(Fate::Punt(reason));
     }
     Ok(())
 }

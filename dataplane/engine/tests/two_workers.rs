@@ -142,6 +142,44 @@ fn replies_on_any_queue_find_their_session() {
     assert_eq!(sessions.iter().sum::<usize>(), 200);
 }
 
+/// Fragments come in on any queue in any order, meet on one worker, and go on where their session is.
+#[test]
+fn fragments_on_any_queue_find_each_other_and_their_session() {
+    let mut pair = Pair::new();
+    for (n, (port, frame)) in introductions().into_iter().enumerate() {
+        pair.wires[n % 2][usize::from(port == "wan")].put(MemoryBuf::new(&frame));
+    }
+    pair.run();
+    pair.sent(0);
+    for (client, vip) in [("192.0.2.7", "203.0.113.10"), ("2001:db8::7", "2001:db8:1::10")] {
+        for n in 0..100u16 {
+            let part =
+                |offset, more| Packet::eth(CLIENT, port_mac(1)).ip(ip(client), ip(vip)).fragment(offset, more, n);
+            let first = part(0, true).tcp(1000 + n, 80).flags(16).payload([1; 4]).build();
+            let middle = part(24, true).protocol(6).payload([2; 8]).build();
+            let last = part(32, false).protocol(6).payload([3; 5]).build();
+            let order = match n % 3 {
+                0 => [&first, &middle, &last],
+                1 => [&last, &first, &middle],
+                _ => [&middle, &last, &first],
+            };
+            for (at, frame) in order.into_iter().enumerate() {
+                pair.wires[(usize::from(n) / 3 + at) % 2][1].put(MemoryBuf::new(frame));
+            }
+            if n % 7 == 0 {
+                pair.run();
+            }
+        }
+        pair.run();
+        let sent = pair.sent(0);
+        assert_eq!(sent.len(), 300);
+        assert!(sent.iter().all(|frame| !describe(frame).contains(vip)), "all are translated");
+    }
+    let sessions: Vec<_> = pair.workers.iter().map(|w| w.pipeline().sessions.len()).collect();
+    assert_eq!(sessions.iter().sum::<usize>(), 200, "one per packet, on its owner: {sessions:?}");
+    assert_eq!(pair.totals().held, 0);
+}
+
 #[test]
 fn a_turn_takes_as_much_as_it_was_told_to() {
     for (asked, taken) in [(0, 1), (1, 1), (7, 7), (32, 32), (64, 32)] {

@@ -154,6 +154,9 @@ impl<D: Driver> Shared<D> {
             samples: worker.stats.samples.value(),
             samples_lost: worker.stats.samples_lost.value(),
             sessions_created: worker.stats.sessions_created.value(),
+            fragmented: worker.stats.fragmented.value(),
+            fragments_held: worker.stats.fragments_held.value(),
+            fragments_released: worker.stats.fragments_released.value(),
         };
         self.workers.iter().zip(ratios).enumerate().map(worker).collect()
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::address_octets;
 use super::checksum::update;
-use super::layer4::{ICMPV6, Ip, TCP, UDP};
+use super::layer4::{Fragment, ICMPV6, Ip, TCP, UDP};
 
 /// The translation of a session; ports are written for TCP and UDP only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,9 @@ fn translate(bytes: &mut [u8], ip: &Ip, rewrite: Rewrite) {
     let mut old = bytes[address_at..address_at + octets.len()].to_vec();
     let mut new = octets.clone();
     bytes[address_at..address_at + octets.len()].copy_from_slice(&octets);
+    if ip.fragment == Fragment::Later {
+        return;
+    }
     if matches!(ip.protocol, TCP | UDP) {
         old.extend_from_slice(&bytes[port_at..port_at + 2]);
         new.extend_from_slice(&port.to_be_bytes());

@@ -3,13 +3,13 @@
 use super::finish::{Rewrite, finish};
 use super::icmp::Cause;
 use super::layer2::{Frame, Kind, enframe};
-use super::layer4::{Fragment, Ip, Message, Tuple};
+use super::layer4::{Fragment, Ip, Message, Told, Tuple};
 use super::node::is_link_local;
 use super::outcome::{Choices, Outcome};
 use super::route::{Route, lookup};
 use super::rule::{Ruled, Subject, judge};
 use super::session::{Direction, Session, TcpFlags};
-use super::{Reference, layer2, layer3, layer4, service};
+use super::{Reference, fragment, layer2, layer3, layer4, service};
 use crate::reason::DropReason;
 use crate::tables::{RuleAction, RuleWay};
 
@@ -22,6 +22,8 @@ pub(super) enum End {
         frame: Vec<u8>,
     },
     Drop(DropReason),
+    /// Waits for its first fragment.
+    Wait,
     Punt(Punt),
 }
 
@@ -29,15 +31,21 @@ pub(super) enum End {
 #[derive(Clone, Debug)]
 pub(super) enum Punt {
     Arp(Frame),
-    Local(Frame, Ip),
-    Refuse(Frame, Ip, Cause),
+    Local(Frame, Box<Ip>),
+    Refuse(Frame, Box<Ip>, Cause),
     /// A rule rejects it.
-    Reject(Frame, Ip),
+    Reject(Frame, Box<Ip>),
     /// Finished but for the next hop's MAC address.
     Neighbour {
         interface: usize,
         next_hop: std::net::IpAddr,
         frame: Vec<u8>,
+    },
+    /// Finished from the IPv4 header on, but longer than its way allows.
+    TooLong {
+        interface: usize,
+        next_hop: std::net::IpAddr,
+        packet: Vec<u8>,
     },
 }
 
@@ -94,21 +102,52 @@ impl Decision {
 }
 
 impl Reference {
-    /// Everything up to transmission, drop or punt.
-    pub(super) fn forward(&mut self, now: u64, port: usize, bytes: &[u8], choices: Choices, out: &mut Outcome) -> End {
-        match self.walk(now, port, bytes, choices, out) {
+    /// Everything up to transmission, drop or punt. `told` is what the first fragment said to one that had waited for it.
+    pub(super) fn forward(
+        &mut self,
+        now: u64,
+        port: usize,
+        bytes: &[u8],
+        told: Option<Told>,
+        choices: Choices,
+        out: &mut Outcome,
+    ) -> End {
+        match self.walk(now, port, bytes, told, choices, out) {
             Ok(end) | Err(end) => end,
         }
     }
 
-    fn walk(&mut self, now: u64, port: usize, bytes: &[u8], choices: Choices, out: &mut Outcome) -> Result<End, End> {
+    fn walk(
+        &mut self,
+        now: u64,
+        port: usize,
+        bytes: &[u8],
+        told: Option<Told>,
+        choices: Choices,
+        out: &mut Outcome,
+    ) -> Result<End, End> {
         let frame = layer2::receive(&self.node, port, bytes)?;
         if frame.kind == Kind::Arp {
             return Ok(End::Punt(Punt::Arp(frame)));
         }
-        let ip = layer4::parse(layer3::parse(&self.node, &frame)?)?;
+        let mut ip = layer4::parse(layer3::parse(&self.node, &frame)?)?;
         if self.is_for_us(&frame, &ip)? {
-            return Ok(End::Punt(Punt::Local(frame, ip)));
+            return Ok(End::Punt(Punt::Local(frame, Box::new(ip))));
+        }
+        let told = if told.is_some() || ip.fragment == Fragment::No || !self.node.needs_ports() {
+            told
+        } else {
+            let table = self.node.interface(frame.interface).table;
+            match self.fragments.arrive(now, &ip, table, &(port, bytes.to_vec()), out) {
+                fragment::Step::Pass(told) => Some(told),
+                fragment::Step::Wait => return Ok(End::Wait),
+                fragment::Step::Drop(reason) => return Err(End::Drop(reason)),
+            }
+        };
+        if ip.fragment == Fragment::Later
+            && let Some(told) = told
+        {
+            (ip.protocol, ip.told) = (told.tuple.protocol, Some(told));
         }
         let decided = match self.session(now, &ip, out) {
             Ok(None) => self.first_packet(now, &frame, &ip, choices, out),
@@ -116,9 +155,9 @@ impl Reference {
         };
         let decision = match decided {
             Ok(Some(decision)) => decision,
-            Ok(None) => return Ok(End::Punt(Punt::Local(frame, ip))),
+            Ok(None) => return Ok(End::Punt(Punt::Local(frame, Box::new(ip)))),
             Err(Refusal::Drop(reason)) => return Err(reason.into()),
-            Err(Refusal::Reject) => return Err(End::Punt(Punt::Reject(frame, ip))),
+            Err(Refusal::Reject) => return Err(End::Punt(Punt::Reject(frame, Box::new(ip)))),
         };
         self.route(now, frame, &ip, decision)
     }
@@ -225,12 +264,9 @@ impl Reference {
             let Ruled { mark, policer, way, .. } = ruled;
             return Ok(Some(Decision { rewrite, rule_mark: mark, service_mark: None, policer, way }));
         }
-        if ip.fragment != Fragment::No {
-            return Err(DropReason::FragmentUnsupported.into());
-        }
         let services = &self.node.tables.services;
         let forward = ip.tuple();
-        let is_port_bearing = ip.ports().is_some() || ip.message() == Some(Message::EchoRequest);
+        let is_port_bearing = ip.ports().is_some() || ip.whole_message() == Some(Message::EchoRequest);
         let Some(index) = service::find(services, ip.dst, ip.protocol, forward.dport).filter(|_| is_port_bearing)
         else {
             return Ok(None);
@@ -283,7 +319,7 @@ impl Reference {
 
     /// Sections 8 to 10.
     fn route(&mut self, now: u64, frame: Frame, ip: &Ip, decision: Decision) -> Result<End, End> {
-        let refuse = |frame, cause| Ok(End::Punt(Punt::Refuse(frame, ip.clone(), cause)));
+        let refuse = |frame, cause| Ok(End::Punt(Punt::Refuse(frame, Box::new(ip.clone()), cause)));
         let receiving = self.node.interface(frame.interface);
         let destination = decision.rewrite.destination(ip);
         let table = if let Some(RuleWay::Table(table)) = decision.way { table } else { receiving.table };
@@ -304,13 +340,9 @@ impl Reference {
             return refuse(frame, Cause::TtlExceeded);
         }
         let mtu = self.node.mtu(egress);
-        if ip.bytes.len() > mtu {
-            let may_fragment = !ip.is_v6() && ip.bytes[6] & 0x40 == 0;
-            return if may_fragment {
-                Err(DropReason::MtuExceeded.into())
-            } else {
-                refuse(frame, Cause::TooBig(mtu as u16))
-            };
+        let too_long = ip.bytes.len() > mtu;
+        if too_long && (ip.is_v6() || ip.bytes[6] & 0x40 != 0) {
+            return refuse(frame, Cause::TooBig(mtu as u16));
         }
         let policer_mark = match decision.policer.and_then(|index| self.node.tables.policers.get(index)) {
             Some(policer) => self.policers.meter(policer, now, ip.bytes.len())?,
@@ -319,6 +351,9 @@ impl Reference {
         let untrusted = (!receiving.trust_dscp).then_some(0);
         let dscp = policer_mark.or(decision.rule_mark).or(decision.service_mark).or(untrusted);
         let bytes = finish(ip, decision.rewrite, dscp);
+        if too_long {
+            return Ok(End::Punt(Punt::TooLong { interface: egress, next_hop, packet: bytes }));
+        }
         let port = self.node.interface(egress).port;
         if let Some(mac) = self.neighbours.mac(&self.node, egress, next_hop) {
             return Ok(End::Transmit { port, frame: enframe(&self.node, egress, mac, frame.kind, &bytes) });

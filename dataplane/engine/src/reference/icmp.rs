@@ -118,6 +118,14 @@ impl Reference {
     /// A packet for one of our addresses, or neighbour discovery for a group.
     pub(super) fn local(&mut self, now: u64, frame: &Frame, ip: &Ip, out: &mut Outcome) -> Fate {
         let message = ip.message();
+        // Fragments come here where a service address has no service for them. What is not all here cannot be looked at.
+        if ip.fragment != Fragment::No {
+            return match message {
+                Some(_) => Fate::Dropped(DropReason::LocalUnreachable),
+                None if matches!(ip.protocol, TCP | UDP) => self.refuse(now, frame, ip, Cause::PortClosed, out),
+                None => self.refuse(now, frame, ip, Cause::ProtocolUnknown, out),
+            };
+        }
         if message.is_some() && !icmp_checksum_holds(ip) {
             return Fate::Dropped(DropReason::L4Malformed);
         }

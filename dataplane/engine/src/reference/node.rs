@@ -38,6 +38,11 @@ impl Node {
         self.tables.interfaces.iter().flat_map(|i| &i.addresses).any(|cidr| cidr.addr == ip)
     }
 
+    /// Whether something looks at ports, so that fragments have to wait for their first one.
+    pub fn needs_ports(&self) -> bool {
+        !self.tables.rules.is_empty() || !self.tables.services.is_empty()
+    }
+
     /// An address of any service.
     pub fn is_service_address(&self, ip: IpAddr) -> bool {
         self.tables.services.iter().any(|s| s.addresses.contains(&ip))

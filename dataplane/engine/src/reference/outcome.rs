@@ -12,7 +12,7 @@ pub enum Fate {
     Dropped(DropReason),
     /// Was for us.
     Consumed(ConsumeReason),
-    /// Waits for the next hop's MAC address; a later step transmits or drops it.
+    /// Waits for the next hop's MAC address or for its first fragment; a later step transmits or drops it.
     Held,
 }
 

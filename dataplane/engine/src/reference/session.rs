@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::layer4::{Ip, TCP, Tuple, UDP};
+use super::layer4::{Fragment, Ip, TCP, Tuple, UDP};
 use super::limits::Counted;
 use super::rule::{Ruled, Sight};
 
@@ -160,7 +160,8 @@ pub struct TcpFlags {
 
 impl TcpFlags {
     pub(super) fn of(ip: &Ip) -> Self {
-        if ip.protocol != TCP {
+        // The first fragment has them, and tells them once.
+        if ip.protocol != TCP || ip.fragment == Fragment::Later {
             return Self::default();
         }
         let flags = ip.body()[13];

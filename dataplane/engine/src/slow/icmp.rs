@@ -58,7 +58,7 @@ pub(super) fn error_for(punt: PuntReason, v6: bool, mtu: u16) -> (Error, DropRea
         PuntReason::RouteReject => ((3, 13), (1, 1), DropReason::RouteReject),
         PuntReason::RuleReject => ((3, 13), (1, 1), DropReason::RuleReject),
         PuntReason::MtuExceeded => ((3, 4), (2, 0), DropReason::MtuExceeded),
-        PuntReason::NoRoute | PuntReason::Arp | PuntReason::Local | PuntReason::Neighbour => {
+        PuntReason::NoRoute | PuntReason::Arp | PuntReason::Local | PuntReason::Fragment | PuntReason::Neighbour => {
             ((3, 0), (1, 0), DropReason::NoRoute)
         }
     };

@@ -3,6 +3,7 @@
 //! One thread owns it. Packets come from the workers over punt rings and leave over inject rings; it never touches a queue.
 
 mod arp;
+mod fragment;
 mod icmp;
 mod nd;
 mod neighbour;
@@ -139,6 +140,9 @@ impl<K: Backend> SlowPath<K> {
             self.neighbours.hold(now, worker, punted, snapshot, &mut self.out);
             return;
         }
+        if punted.reason == PuntReason::Fragment {
+            return self.fragment(now, worker, punted);
+        }
         let (mut head, mut key) = (parse::Head::default(), FlowKey::default());
         let mac = self.out.facts.mac(punted.port);
         let parsed = parse::headers(punted.packet.data(), mac, punted.port, snapshot, &mut head, &mut key);
@@ -163,7 +167,15 @@ impl<K: Backend> SlowPath<K> {
     /// Packets for one of our addresses.
     fn local(&mut self, now: u64, subject: &Subject, packet: K::Buf) {
         let head = &subject.head;
-        if head.is_icmp() && !icmp::checksum_holds(packet.data(), head, &subject.key) {
+        if head.fragment {
+            // To a service address where nothing is: their upper layer is not all here.
+            if !head.is_icmp()
+                && let Some(error) = icmp::local_unreachable(head)
+            {
+                self.icmp_error(now, subject, packet.data(), error);
+            }
+            self.out.drop(packet, DropReason::LocalUnreachable);
+        } else if head.is_icmp() && !icmp::checksum_holds(packet.data(), head, &subject.key) {
             self.out.drop(packet, DropReason::L4Malformed);
         } else if head.is_icmp() && head.v6 && matches!(head.flags_or_type, 135 | 136) {
             self.nd(now, subject, packet);
@@ -231,6 +243,13 @@ impl<K: Backend> SlowPath<K> {
 impl<K: Backend> Output<K> {
     /// A packet of our own with this content; counts as originated.
     fn make(&mut self, content: &[u8]) -> Option<K::Buf> {
+        let packet = self.buffer(content)?;
+        self.totals.originated += 1;
+        Some(packet)
+    }
+
+    /// A buffer with this content, which is no packet yet.
+    fn buffer(&mut self, content: &[u8]) -> Option<K::Buf> {
         let made = self.pool.alloc().filter(|packet| packet.tailroom() >= content.len());
         let Some(mut packet) = made else {
             self.stats.originate_failed.add(1);
@@ -239,7 +258,6 @@ impl<K: Backend> Output<K> {
         // The room was just checked.
         let _ = packet.resize(content.len());
         packet.data_mut().copy_from_slice(content);
-        self.totals.originated += 1;
         Some(packet)
     }
 

@@ -304,9 +304,6 @@ fn judge<B: PacketBuf>(
     if !context.snapshot.services.is_address(key.dst) {
         return Ok(());
     }
-    if head.fragment {
-        return Err(Fate::Drop(DropReason::FragmentUnsupported));
-    }
     let eligible = head.has_ports() || head.is_echo_request();
     let service = if eligible { context.snapshot.services.lookup(key.dst, key.protocol, key.dport) } else { None };
     count_miss(context.stats, service.is_some(), head, key);

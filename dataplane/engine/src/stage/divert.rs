@@ -1,8 +1,8 @@
 //! divert: packets that a rule gave a way of its own (`BEHAVIOUR.md` 6 and 8). A part of route, left out while no rule does so.
 //!
-//! Reads `head`, `key`, `verdict`, `target`, `way`. Writes `egress`. Ends lanes as route does.
+//! Reads `head`, `key`, `verdict`, `target`, `way`. Writes `egress`, `too_long`. Ends lanes as route does.
 
-use super::route::{follow, judge};
+use super::route::{end, follow, judge};
 use crate::burst::{Burst, Fate, Mask, Rewrite};
 use crate::io::PacketBuf;
 use crate::snapshot::{Detour, Snapshot};
@@ -11,7 +11,7 @@ use crate::table::neighbours::NeighbourTable;
 /// Runs the stage; returns the lanes that are left to route.
 #[cold]
 pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, neighbours: &NeighbourTable) -> Mask {
-    let mut left = burst.active;
+    let (mut left, mut ended) = (burst.active, Mask::default());
     for lane in burst.active.lanes() {
         let index = lane.index();
         let columns = &mut *burst.columns;
@@ -35,9 +35,8 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, neighbou
             Err(fate) => fate,
         };
         columns.fate[index] = fate;
-        if fate != Fate::Active {
-            burst.active.remove(lane);
-        }
+        ended.insert_if(lane, fate != Fate::Active);
     }
+    end(burst, ended);
     left
 }

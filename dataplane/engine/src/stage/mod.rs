@@ -3,6 +3,7 @@
 pub mod balance;
 mod divert;
 pub mod finish;
+pub mod fragment;
 pub mod parse;
 pub mod route;
 pub mod rule;

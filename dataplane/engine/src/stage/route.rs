@@ -1,6 +1,6 @@
 //! route: longest prefix, next hop, TTL and MTU (`BEHAVIOUR.md` 8, 9.1, 9.2).
 //!
-//! Reads `head`, `key`, `verdict`, `target`. Writes `egress`. Ends lanes without a way, or too old or too long for it.
+//! Reads `head`, `key`, `verdict`, `target`. Writes `egress`, `too_long`. Ends lanes without a way, or too old or too long for it.
 
 use crate::burst::{BURST, Burst, Columns, Egress, Fate, Mask, Rewrite};
 use crate::flow::{Addr, FlowKey};
@@ -82,7 +82,19 @@ fn look_up<'a, B: PacketBuf>(
         let route = table(columns.head[index].interface).and_then(|fib| fib.second_v6(to[index], found[index]));
         ended.insert_if(lane, !choose(columns, index, snapshot, neighbours, to[index], route));
     }
-    burst.active = burst.active.without(ended);
+    end(burst, ended);
+}
+
+/// Ends lanes, but for those that go on and are cut when they are finished: so they are one packet to policers.
+#[inline]
+pub(super) fn end<B: PacketBuf>(burst: &mut Burst<B>, mut lanes: Mask) {
+    if !lanes.is_empty() {
+        for lane in to_be_cut(&mut burst.columns, lanes).lanes() {
+            burst.too_long.insert(lane);
+            lanes.remove(lane);
+        }
+        burst.active = burst.active.without(lanes);
+    }
 }
 
 /// The next hop of a lane whose longest match is `route`. False when the lane ends.
@@ -123,8 +135,22 @@ pub(super) fn judge(head: &Head, mtu: u16) -> Fate {
     } else if head.dont_fragment {
         Fate::Punt(PuntReason::MtuExceeded)
     } else {
-        Fate::Drop(DropReason::MtuExceeded)
+        Fate::Punt(PuntReason::Fragment)
     }
+}
+
+/// Those of the lanes that are only too long and may be cut.
+#[cold]
+fn to_be_cut(columns: &mut Columns, lanes: Mask) -> Mask {
+    let mut cut = Mask::default();
+    for lane in lanes.lanes() {
+        let fate = &mut columns.fate[lane.index()];
+        if *fate == Fate::Punt(PuntReason::Fragment) {
+            *fate = Fate::Active;
+            cut.insert(lane);
+        }
+    }
+    cut
 }
 
 /// The way to a destination from an interface's table; `key` chooses among several next hops.

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
+use super::fragments::{long, pieces, storms, trains};
 use super::packets::{Arrival, arrivals, forwardable, noise};
 use super::tables::{Change, changes};
 
@@ -20,6 +21,8 @@ pub enum Event {
     Receive(Vec<Incoming>),
     /// The same frame this many times.
     Flood(Arrival, usize),
+    /// Many frames, different ones.
+    Storm(Vec<Arrival>),
     /// New tables.
     Push(Change),
     /// Nothing but time.
@@ -49,6 +52,8 @@ pub fn histories(len: usize, burst: usize) -> BoxedStrategy<Vec<Step>> {
         prop_oneof![
             10 => arrivals().prop_map(Incoming::Fresh),
             1 => noise().prop_map(Incoming::Fresh),
+            3 => pieces().prop_map(Incoming::Fresh),
+            1 => long().prop_map(Incoming::Fresh),
             9 => (any::<Index>(), 0usize..3, flags())
                 .prop_map(|(to, station, flags)| Incoming::Answer { to, station, flags }),
             5 => (any::<Index>(), flags()).prop_map(|(what, flags)| Incoming::Again { what, flags }),
@@ -57,6 +62,8 @@ pub fn histories(len: usize, burst: usize) -> BoxedStrategy<Vec<Step>> {
     let event = prop_oneof![
         30 => prop::collection::vec(incoming(), 1..=1).prop_map(Event::Receive),
         6 => prop::collection::vec(incoming(), 1..=burst).prop_map(Event::Receive),
+        3 => trains().prop_map(|train| Event::Receive(train.into_iter().map(Incoming::Fresh).collect())),
+        1 => storms().prop_map(Event::Storm),
         1 => (forwardable(), 1usize..140).prop_map(|(arrival, times)| Event::Flood(arrival, times)),
         2 => changes().prop_map(Event::Push),
         3 => Just(Event::Wait),

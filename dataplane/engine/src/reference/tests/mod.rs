@@ -2,6 +2,7 @@
 
 mod addresses;
 mod forwarding;
+mod fragments;
 mod frames;
 mod icmp;
 mod limits;

@@ -83,8 +83,6 @@ fn what_a_service_does_not_serve() {
         let answer = told(world(client, vip).tcp(4000, 81));
         assert_eq!(answer[0], "dropped local_unreachable");
         assert!(answer[1].contains(code), "{answer:?}");
-        assert_eq!(told(world(client, vip).fragment(0, true, 1).tcp(4000, 80)), ["dropped fragment_unsupported"]);
-        assert_eq!(told(world(client, vip).fragment(8, false, 1).protocol(6)), ["dropped fragment_unsupported"]);
         assert_eq!(told(world(client, vip).protocol(47))[0], "dropped local_unreachable");
     }
 }
