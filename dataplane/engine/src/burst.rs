@@ -5,8 +5,10 @@ use crate::io::{PacketBuf, PacketVec};
 use crate::ledger::{Backend, Errand, HandedOff, Ledger, Punted};
 use crate::ports::PortSlot;
 use crate::reason::{DropReason, PuntReason};
+use crate::stage::direct;
 use crate::stage::fragment::said_by;
 use crate::stage::parse::Head;
+use crate::tables::ServiceMode;
 
 /// Packets a burst holds. 32 keeps packets and columns of a burst inside L1 (grout and VPP measured the same knee).
 pub const BURST: usize = 32;
@@ -90,6 +92,13 @@ impl Mask {
         Mask(self.0 & other.0)
     }
 
+    /// The lanes in one of both.
+    #[inline]
+    #[must_use]
+    pub const fn xor(self, other: Mask) -> Mask {
+        Mask(self.0 ^ other.0)
+    }
+
     /// Adds a lane if `member`, without a branch.
     #[inline]
     pub fn insert_if(&mut self, lane: Lane, member: bool) {
@@ -151,10 +160,52 @@ pub enum Rewrite {
     /// None.
     #[default]
     None,
-    /// Destination becomes `target` and `port`.
-    Destination,
     /// Source becomes `target` and `port`.
     Source,
+    /// Destination becomes `target` and `port`.
+    Destination,
+    /// Both: destination becomes `target` and `port`, source `source` and `source_port`.
+    Both,
+    /// None, but the packet goes to the neighbour `target`. Once its way is found it is like any other: [`None`](Self::None).
+    Station,
+    /// An IP tunnel to `target`.
+    Ipip,
+    /// A UDP tunnel to `target`.
+    Gue,
+}
+
+impl Rewrite {
+    /// Whether the packet is routed on `target`.
+    #[inline]
+    pub const fn leads_to_target(self) -> bool {
+        !matches!(self, Self::None | Self::Source)
+    }
+
+    /// Whether the packet keeps its addresses all the same.
+    #[inline]
+    pub const fn is_direct(self) -> bool {
+        matches!(self, Self::Station | Self::Ipip | Self::Gue)
+    }
+
+    /// Whether something goes in front of the packet.
+    #[inline]
+    pub const fn is_tunnel(self) -> bool {
+        matches!(self, Self::Ipip | Self::Gue)
+    }
+}
+
+impl From<ServiceMode> for Rewrite {
+    /// Of the client's packets.
+    #[inline]
+    fn from(mode: ServiceMode) -> Self {
+        match mode {
+            ServiceMode::Nat => Self::Destination,
+            ServiceMode::FullNat => Self::Both,
+            ServiceMode::DsrMac => Self::Station,
+            ServiceMode::DsrIpip => Self::Ipip,
+            ServiceMode::DsrGue => Self::Gue,
+        }
+    }
 }
 
 impl Verdict {
@@ -204,6 +255,10 @@ pub struct Columns {
     pub port: [u16; BURST],
     /// Number of the way that a rule set, or [`NONE`]; only in generations that have ways (balance).
     pub way: [u32; BURST],
+    /// Address the rewriting puts in as source, where it changes both ends (balance).
+    pub source: [u128; BURST],
+    /// Its port.
+    pub source_port: [u16; BURST],
     /// Next hop (route).
     pub egress: [Egress; BURST],
     /// What becomes of it (any).
@@ -249,6 +304,8 @@ impl<B: PacketBuf> Default for Burst<B> {
                 target: [0; BURST],
                 port: [0; BURST],
                 way: [NONE; BURST],
+                source: [0; BURST],
+                source_port: [0; BURST],
                 egress: [Egress::default(); BURST],
                 fate: [Fate::Active; BURST],
             }),
@@ -383,7 +440,10 @@ impl<B: PacketBuf> Burst<B> {
                 Fate::Punt(reason) => {
                     let (port, vlan, mtu) = match reason {
                         PuntReason::Neighbour | PuntReason::Fragment => egress(out.interface),
-                        PuntReason::MtuExceeded => (port, columns.head[index].vlan, egress(out.interface).2),
+                        PuntReason::MtuExceeded => {
+                            let mtu = direct::told_mtu(columns, index, egress(out.interface).2);
+                            (port, columns.head[index].vlan, mtu)
+                        }
                         _ => (port, columns.head[index].vlan, 0),
                     };
                     ledger.punt(Punted { packet, reason, port, vlan, next_hop: out.next_hop, mtu });

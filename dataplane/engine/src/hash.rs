@@ -9,6 +9,8 @@ use std::net::IpAddr;
 pub const MAGLEV_FLOW_SEED: u64 = 0x4D61_676C_6576_4631;
 /// Seed under which flows choose among several next hops ("ECMPHash").
 pub const ECMP_SEED: u64 = 0x4543_4D50_4861_7368;
+/// Seed of the entropy of tunnels ("TunnelFl").
+pub const TUNNEL_SEED: u64 = 0x5475_6E6E_656C_466C;
 /// Seed of a backend's first ring position ("RingOffs").
 pub const RING_OFFSET_SEED: u64 = 0x5269_6E67_4F66_6673;
 /// Seed of a backend's step through the ring ("RingSkip").

@@ -34,6 +34,8 @@ pub struct Pipeline {
     bursts: u32,
     /// [`Sessions::changes`] whose ends the statistics show.
     published: u32,
+    /// The address of a source pool whose counters are next.
+    pool_shown: usize,
     /// This worker's number and how many there are.
     seat: (usize, usize),
 }
@@ -77,7 +79,18 @@ impl Pipeline {
     ) -> Self {
         let policers = vec![Policer::EMPTY; policers].into_boxed_slice();
         let sampling = Sampling::new(None);
-        Self { sessions, policers, neighbours, facts, stats, sampling, bursts: 0, published: 0, seat: (0, 1) }
+        Self {
+            sessions,
+            policers,
+            neighbours,
+            facts,
+            stats,
+            sampling,
+            bursts: 0,
+            published: 0,
+            pool_shown: 0,
+            seat: (0, 1),
+        }
     }
 
     /// Gives it a ring for the packets that rules sample.
@@ -91,6 +104,7 @@ impl Pipeline {
     #[must_use]
     pub fn with_seat(mut self, me: usize, workers: usize) -> Self {
         self.seat = (me, workers);
+        self.sessions.seat(me, workers);
         self
     }
 
@@ -174,5 +188,6 @@ impl Pipeline {
             }
             self.stats.sources_untracked.set(self.sessions.untracked_sources());
         }
+        self.pool_shown = self.sessions.show_pool(self.pool_shown, &self.stats.pools);
     }
 }

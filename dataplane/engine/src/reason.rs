@@ -87,12 +87,14 @@ reasons! {
         RuleDeny = "rule_deny",
         /// A rule with action reject matched; the sender was told, rate permitting.
         RuleReject = "rule_reject",
-        /// Addressed to a service whose backends are all absent or draining.
+        /// Addressed to a service whose backends are all absent, draining or down.
         NoBackend = "no_backend",
         /// Its service has as many sessions, half-open sessions or new sessions per second as it may have.
         SessionLimitService = "session_limit_service",
         /// Its source has as many sessions, half-open sessions or new sessions per second with the service as one may have.
         SessionLimitSource = "session_limit_source",
+        /// All ports of the service's source pool are in use (full NAT).
+        NatPortsExhausted = "nat_ports_exhausted",
         /// The session table has no room for the new session, and no session that may be evicted for it.
         SessionTableFull = "session_table_full",
         /// The reply tuple of the new session is already taken by another session of the same client port.
@@ -105,7 +107,9 @@ reasons! {
         RouteReject = "route_reject",
         /// The time to live or hop limit ran out.
         TtlExceeded = "ttl_exceeded",
-        /// Longer than the egress MTU and may not be fragmented.
+        /// The service's backend (dsr_mac) is no neighbour: a route leads to it, where its MAC address is wanted.
+        BackendNotOnLink = "backend_not_on_link",
+        /// Longer than the egress MTU (less the tunnel's headers) and may not be fragmented.
         MtuExceeded = "mtu_exceeded",
         /// A policer coloured it red (or yellow) and its action is drop.
         PolicerDrop = "policer_drop",
@@ -178,6 +182,7 @@ impl DropReason {
             | R::FragmentHoldFull
             | R::FragmentTableFull
             | R::FragmentNoBuffer
+            | R::NatPortsExhausted
             | R::NeighbourHoldFull
             | R::PuntQueueFull
             | R::InjectQueueFull

@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub(crate) special: AddressFilter,
     /// Addresses of backends, sorted: of this generation and, because their sessions may live on, of earlier ones.
     pub(crate) backends: Vec<Addr>,
+    /// Addresses of source pools, likewise.
+    pub(crate) pools: Vec<Addr>,
     /// The rules.
     pub rules: Rules,
     /// Ways that rules set, in the order of the rules.
@@ -251,6 +253,17 @@ impl Snapshot {
     #[inline]
     pub fn is_backend(&self, addr: Addr) -> bool {
         self.backends.binary_search(&addr).is_ok()
+    }
+
+    /// The addresses that full NAT takes or took sources from, sorted.
+    pub fn pools(&self) -> &[Addr] {
+        &self.pools
+    }
+
+    /// Whether full NAT gives or gave sources of this address to sessions.
+    #[inline]
+    pub fn is_pool(&self, addr: Addr) -> bool {
+        self.pools.binary_search(&addr).is_ok()
     }
 
     /// Whether it is the directed broadcast address of a connected prefix.

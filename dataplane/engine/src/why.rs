@@ -3,14 +3,14 @@
 
 use std::fmt::Write;
 
-use crate::burst::{Egress, Fate, NONE};
+use crate::burst::{Egress, Fate, NONE, Rewrite};
 use crate::flow::{FlowKey, is_v4, to_ip};
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::{Detour, Route, Snapshot};
-use crate::stage::route;
+use crate::stage::{direct, route};
 use crate::table::rules::{Rule, RuleKey, Sight};
 use crate::table::services::Service;
-use crate::tables::RuleAction;
+use crate::tables::{RuleAction, ServiceMode};
 use crate::wire::{TCP, UDP};
 use crate::worker::Listed;
 
@@ -114,10 +114,12 @@ fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>) -> Res
         step("parse", format!("address {}", to_ip(key.dst)), "is an address of this node".into());
         return Err(Fate::Punt(PuntReason::Local));
     }
-    let (destination, rule) = match question.session {
+    let Course { destination, mode, rule } = match question.session {
         Some((listed, reply)) => established(snapshot, &listed, reply, question, &mut step)?,
         None => new_flow(snapshot, question, &mut step)?,
     };
+    // Packets to a backend that answers by itself go the backend's way.
+    let rule = rule.filter(|_| !mode.is_direct());
     let egress = if let Some(Detour::NextHop { egress, .. }) = way(snapshot, rule, key) {
         step("route", format!("rule {}", rule.map_or("", |r| &r.name)), "next hop set".into());
         *egress
@@ -126,20 +128,41 @@ fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>) -> Res
     };
     let Some(out) = snapshot.interface(egress.interface) else { return Err(Fate::Drop(DropReason::TxPortGone)) };
     step("route", format!("interface {}", out.name), format!("next hop {}", to_ip(egress.next_hop)));
+    let rewrite = Rewrite::from(mode);
+    if rewrite == Rewrite::Station && egress.next_hop != destination {
+        step("route", "next hop".into(), "dsr_mac wants the backend itself as a neighbour".into());
+        return Err(Fate::Drop(DropReason::BackendNotOnLink));
+    }
+    if rewrite.is_tunnel() {
+        let source = direct::source(out, !is_v4(destination));
+        step("route", format!("tunnel {}", mode.label()), format!("{} > {}", to_ip(source), to_ip(destination)));
+    }
     if question.ttl <= 1 {
         step("route", "ttl".into(), format!("{} on arrival", question.ttl));
         return Err(Fate::Punt(PuntReason::TtlExceeded));
     }
-    if question.length > out.mtu {
-        let (then, reason) = if is_v4(key.dst) {
-            (": cut into fragments (with DF: mtu_exceeded)", PuntReason::Fragment)
-        } else {
-            ("", PuntReason::MtuExceeded)
+    let overhead = direct::overhead(rewrite, destination);
+    if usize::from(question.length) + usize::from(overhead) > usize::from(out.mtu) {
+        let (then, reason) = match (overhead, is_v4(key.dst)) {
+            (0, true) => (": cut into fragments (with DF: mtu_exceeded)".to_owned(), Fate::Punt(PuntReason::Fragment)),
+            (0, false) => (String::new(), Fate::Punt(PuntReason::MtuExceeded)),
+            (_, true) => (
+                format!(" and {overhead} of the tunnel (with DF: mtu_exceeded by ICMP)"),
+                Fate::Drop(DropReason::MtuExceeded),
+            ),
+            (_, false) => (format!(" and {overhead} of the tunnel"), Fate::Punt(PuntReason::MtuExceeded)),
         };
         step("route", format!("mtu {}", out.mtu), format!("packet of {} octets{then}", question.length));
-        return Err(Fate::Punt(reason));
+        return Err(reason);
     }
     Ok(())
+}
+
+/// Where a packet goes, and how.
+struct Course<'a> {
+    destination: u128,
+    mode: ServiceMode,
+    rule: Option<&'a Rule>,
 }
 
 type Steps<'a> = &'a mut dyn FnMut(&'static str, String, String);
@@ -244,8 +267,8 @@ fn established<'a>(
     reply: bool,
     question: &Question,
     step: Steps<'_>,
-) -> Result<(u128, Option<&'a Rule>), Fate> {
-    let Listed { session, origin, .. } = listed;
+) -> Result<Course<'a>, Fate> {
+    let Listed { session, origin, source, .. } = listed;
     let direction = if reply { "reply" } else { "established" };
     let (backend, port, state) = (to_ip(session.backend()), session.backend_port(), session.state().label());
     step(
@@ -257,21 +280,27 @@ fn established<'a>(
     let (flow, sight) = (session.forward_key(), origin.sight(session.protocol()));
     let key = RuleKey { flow, has_ports: matches!(flow.protocol, TCP | UDP), interface, sight };
     let rule = ruled(snapshot, &key, true, step)?;
-    // What rules set goes with the client's packets only.
-    Ok(if reply { (question.key.dst, None) } else { (session.backend(), rule) })
+    if let Some(source) = source {
+        step("session", "full_nat".into(), format!("source {} port {}", to_ip(source.address), source.port));
+    }
+    // What rules set goes with the client's packets only. A session whose service changed its mode ends with its next packet, so the mode is
+    // the service's.
+    let service = snapshot.services.lookup(session.service(), session.protocol(), session.service_port());
+    let mode = service.map_or(ServiceMode::Nat, |service| service.mode);
+    Ok(match (reply, source) {
+        (false, _) => Course { destination: session.backend(), mode, rule },
+        (true, Some(_)) => Course { destination: session.client(), mode, rule: None },
+        (true, None) => Course { destination: question.key.dst, mode: ServiceMode::Nat, rule: None },
+    })
 }
 
-fn new_flow<'a>(
-    snapshot: &'a Snapshot,
-    question: &Question,
-    step: Steps<'_>,
-) -> Result<(u128, Option<&'a Rule>), Fate> {
+fn new_flow<'a>(snapshot: &'a Snapshot, question: &Question, step: Steps<'_>) -> Result<Course<'a>, Fate> {
     let Question { key, sight, interface, .. } = question;
     let has_ports = matches!(key.protocol, TCP | UDP) && !sight.is_later();
     let rule_key = RuleKey { flow: *key, has_ports, interface: *interface, sight: *sight };
     let rule = ruled(snapshot, &rule_key, false, step)?;
     if !snapshot.services.is_address(key.dst) {
-        return Ok((key.dst, rule));
+        return Ok(Course { destination: key.dst, mode: ServiceMode::Nat, rule });
     }
     if sight.is_fragment() {
         step("service", format!("address {}", to_ip(key.dst)), "fragments are not balanced".into());
@@ -293,12 +322,15 @@ fn new_flow<'a>(
         return Err(Fate::Drop(DropReason::NoBackend));
     };
     let port = backend.port.unwrap_or(key.dport);
+    let pool = service.pool(key).len();
+    let pool = if pool > 0 { format!(", source of one of {pool} addresses") } else { String::new() };
+    let session = if service.stateless { "no session" } else { "new session" };
     step(
         "service",
         format!("backend {}", backend.name),
-        format!("{} port {port}, new session", to_ip(backend.address)),
+        format!("{} port {port}, {}{pool}, {session}", to_ip(backend.address), service.mode.label()),
     );
-    Ok((backend.address, rule))
+    Ok(Course { destination: backend.address, mode: service.mode, rule })
 }
 
 fn service_details(snapshot: &Snapshot, service: &Service, rule: Option<&Rule>) -> String {

@@ -16,7 +16,7 @@ use crate::snapshot::Snapshot;
 use crate::stage::fragment::Arrival;
 use crate::stats::{MAX_PORTS, ThreadStats};
 use crate::table::fragments::{Fragments, Known};
-use crate::table::sessions::{Decision, Origin, Session, Sessions};
+use crate::table::sessions::{Decision, Origin, Session, Sessions, Source};
 
 /// Packets taken from the inject ring in one turn.
 const INJECTS_PER_TURN: usize = 64;
@@ -72,6 +72,8 @@ pub struct Listed {
     pub decision: Decision,
     /// How it began.
     pub origin: Origin,
+    /// What the backend sees in place of the client (full NAT).
+    pub source: Option<Source>,
 }
 
 impl SessionPage {
@@ -351,5 +353,10 @@ impl<K: Backend> Worker<K> {
 /// The live session of an entry, if there is one.
 fn listed(sessions: &Sessions, entry: usize, now: u64) -> Option<Listed> {
     let session = *sessions.at(entry).filter(|s| !s.expired(now))?;
-    Some(Listed { session, decision: *sessions.decision(entry)?, origin: *sessions.origin(entry)? })
+    Some(Listed {
+        session,
+        decision: *sessions.decision(entry)?,
+        origin: *sessions.origin(entry)?,
+        source: sessions.source(entry),
+    })
 }

@@ -4,17 +4,19 @@
 mod generators;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use generators::answers::{again, answer};
 use generators::pools::PORTS;
 use generators::steps::{Event, Incoming, Step, histories};
 use generators::tables::{Model, models};
 use marchproxy_engine::burst::BURST;
-use marchproxy_engine::flow::to_ip;
+use marchproxy_engine::flow::{FlowKey, to_ip};
 use marchproxy_engine::packet::describe;
 use marchproxy_engine::reason::{ConsumeReason, DropReason, SessionEnd};
 use marchproxy_engine::reference::{Arrival, Choices, Outcome, Reference, Tuple};
 use marchproxy_engine::snapshot::ObjectKind;
+use marchproxy_engine::stage::parse;
 use marchproxy_engine::tables::RuleAction;
 use marchproxy_engine::testkit::{Node, Size, port_mac};
 use proptest::prelude::*;
@@ -153,12 +155,29 @@ impl Twins {
             self.turn();
             let session_refused = self.node.drops(DropReason::SessionTableFull) > refused;
             let evicted = (self.evictions() > before).then(|| self.victim()).flatten();
-            let choices = Choices { session_refused, evicted };
-            let burst: Vec<_> = burst.iter().map(|(port, frame)| Arrival { port: *port, frame, choices }).collect();
+            let burst: Vec<_> = burst
+                .iter()
+                .map(|(port, frame)| {
+                    let choices = Choices { session_refused, evicted, nat_source: self.nat_source(*port, frame) };
+                    Arrival { port: *port, frame, choices }
+                })
+                .collect();
             add(&mut expected, self.reference.burst(self.now, &burst));
             add(&mut expected, self.reference.tick(self.now));
         }
         expected
+    }
+
+    /// What the backend of the frame's session sees in place of the client.
+    fn nat_source(&self, port: usize, frame: &[u8]) -> Option<(IpAddr, u16)> {
+        let snapshot = self.node.publisher.current();
+        let (mut head, mut key) = (parse::Head::default(), FlowKey::default());
+        let (slot, _) = snapshot.ports().find(|(_, spec)| spec.name == PORTS[port])?;
+        parse::headers(frame, port_mac(port), slot, snapshot, &mut head, &mut key).ok()?;
+        let sessions = &self.node.worker.pipeline().sessions;
+        let hit = sessions.find(&key, sessions.hash(&key), self.now);
+        let source = sessions.source(hit.entry())?;
+        Some((to_ip(source.address), source.port))
     }
 
     /// Turns until the search for idle sessions has been everywhere: what expired is then gone, and no longer counts for limits.
@@ -284,14 +303,11 @@ impl Twins {
     }
 
     fn sessions(&self) -> (Vec<String>, Vec<String>) {
-        let mut ours: Vec<String> = self
-            .node
-            .worker
-            .pipeline()
-            .sessions
-            .iter(self.now)
-            .map(|s| {
-                let [forward, reverse] = [s.forward_key(), s.reverse_key()]
+        let table = &self.node.worker.pipeline().sessions;
+        let mut ours: Vec<String> = (0..table.capacity())
+            .filter_map(|at| Some((table.at(at).filter(|s| !s.expired(self.now))?, table.reverse_key(at)?)))
+            .map(|(s, reverse)| {
+                let [forward, reverse] = [s.forward_key(), reverse]
                     .map(|k| format!("{} {} > {} {} ({})", to_ip(k.src), k.sport, to_ip(k.dst), k.dport, k.protocol));
                 format!("{forward} | {reverse} | {:?} seen {}", s.state(), s.last_seen())
             })
@@ -363,7 +379,7 @@ fn every_fate_is_reached() {
     let mut runner = TestRunner::deterministic();
     let mut drops = [0; DropReason::COUNT];
     let mut consumed = [0; ConsumeReason::COUNT];
-    let mut states = BTreeMap::new();
+    let (mut states, mut modes) = (BTreeMap::new(), BTreeMap::new());
     let mut created = 0;
     let mut reached = [0; 4];
     let mut ended = [0; SessionEnd::COUNT];
@@ -376,6 +392,7 @@ fn every_fate_is_reached() {
                 twins.step(step).unwrap_or_else(|failure| panic!("{failure}"));
                 for session in twins.reference.sessions(twins.now) {
                     *states.entry(format!("{:?}", session.state())).or_insert(0) += 1;
+                    *modes.entry(session.mode.label()).or_insert(0) += 1;
                 }
             }
             let what = [twins.samples, twins.resets, twins.detours, twins.spared];
@@ -395,6 +412,8 @@ fn every_fate_is_reached() {
                 | R::PuntQueueFull
                 | R::InjectQueueFull
                 | R::HandoffQueueFull
+                // 64,512 sessions of one pool address: see the tests of the table and of the reference.
+                | R::NatPortsExhausted
                 | R::TxQueueFull
                 | R::TxPortGone
                 | R::NoHeadroom
@@ -409,6 +428,7 @@ fn every_fate_is_reached() {
     assert!(consumed.iter().all(|n| *n > 0), "{consumed:?}");
     assert_eq!(states.len(), 8, "{states:?}");
     assert!(ended.iter().all(|n| *n > 0), "{ended:?}");
+    assert_eq!(modes.len(), 5, "{modes:?}");
     assert!(created > 1000, "{created} sessions in all");
     assert!(reached.iter().all(|n| *n > 20), "samples, resets, ways, spared sessions: {reached:?}");
 }

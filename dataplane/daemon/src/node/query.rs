@@ -8,7 +8,7 @@ use std::time::Duration;
 use marchproxy_engine::flow::{Addr, FlowKey, from_ip, to_ip};
 use marchproxy_engine::snapshot::{ObjectKind, Snapshot};
 use marchproxy_engine::table::rules::Sight;
-use marchproxy_engine::table::sessions::Session;
+use marchproxy_engine::table::sessions::{Session, Source};
 use marchproxy_engine::why::{Question, why};
 use marchproxy_engine::worker::{Listed, SessionPage};
 use marchproxy_proto::v1;
@@ -92,12 +92,12 @@ impl<D: Driver> Shared<D> {
                 page.sessions.clear();
                 page = line.sessions(page).map_err(|silent| format!("worker {number}: {silent}"))?;
                 let ours = page.sessions.iter().filter(|s| wanted.is_none_or(|slot| s.decision.service == slot));
-                for Listed { session, decision, .. } in ours {
+                for Listed { session, decision, source, .. } in ours {
                     total += 1;
                     if sessions.len() < limit {
                         let service = name(ObjectKind::Service, decision.service);
                         let backend = name(ObjectKind::Backend, decision.backend);
-                        sessions.push(describe(number, session, page.now, service, &backend));
+                        sessions.push(describe(number, session, *source, page.now, service, &backend));
                     }
                 }
             }
@@ -131,7 +131,14 @@ impl<D: Driver> Shared<D> {
     }
 }
 
-fn describe(worker: usize, session: &Session, now: u64, service: String, backend: &str) -> v1::Session {
+fn describe(
+    worker: usize,
+    session: &Session,
+    source: Option<Source>,
+    now: u64,
+    service: String,
+    backend: &str,
+) -> v1::Session {
     let backend_address = endpoint(session.backend(), session.backend_port());
     v1::Session {
         worker: worker as u32,
@@ -142,6 +149,7 @@ fn describe(worker: usize, session: &Session, now: u64, service: String, backend
             Some((_, name)) => format!("{name} ({backend_address})"),
             None => backend_address,
         },
+        source: source.map(|source| endpoint(source.address, source.port)).unwrap_or_default(),
         service,
         state: session.state().label().into(),
         idle_s: session.idle(now) as f64 / 1e9,

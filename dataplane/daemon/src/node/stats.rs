@@ -4,8 +4,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use marchproxy_engine::flow::{Addr, to_ip};
 use marchproxy_engine::reason::{ConsumeReason, DropReason, LookupResult, PuntReason, SessionEnd};
 use marchproxy_engine::stats::{STAGES, ThreadStats, Totals};
+use marchproxy_engine::table::sessions::FIRST_PORT;
 use marchproxy_proto::v1;
 
 use super::Shared;
@@ -99,6 +101,7 @@ impl<D: Driver> Shared<D> {
             sources_untracked: threads.iter().map(|stats| stats.sources_untracked.value()).sum(),
             objects: self.object_counts(),
             conservation: Some(self.conservation()),
+            nat_pools: self.nat_pools(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -116,6 +119,27 @@ impl<D: Driver> Shared<D> {
             held: (sum.held + sum.given).saturating_sub(sum.taken),
             residue: sum.residue(),
         }
+    }
+
+    /// The ports of every address that full NAT has or had, all workers together.
+    fn nat_pools(&self) -> Vec<v1::NatPool> {
+        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        observer.refresh();
+        let addresses = observer.current().pools();
+        let pool = |&address: &Addr| {
+            let halves = [(address >> 64) as u64, address as u64];
+            ["tcp", "udp"].into_iter().enumerate().map(move |(kind, protocol)| {
+                let counters = self.workers.iter().flat_map(|worker| &worker.stats.pools);
+                let ours = counters.filter(|pool| [pool.address[0].value(), pool.address[1].value()] == halves);
+                v1::NatPool {
+                    address: to_ip(address).to_string(),
+                    protocol: protocol.into(),
+                    in_use: ours.map(|pool| pool.used[kind].value()).sum(),
+                    capacity: u64::from(u16::MAX - FIRST_PORT) + 1,
+                }
+            })
+        };
+        addresses.iter().flat_map(pool).collect()
     }
 
     fn port_stats(&self) -> Vec<v1::PortStats> {

@@ -1,5 +1,7 @@
 //! Sections 4 to 10: the way of a packet through the node.
 
+use std::net::IpAddr;
+
 use super::finish::{Rewrite, finish};
 use super::icmp::Cause;
 use super::layer2::{Frame, Kind, enframe};
@@ -9,9 +11,10 @@ use super::outcome::{Choices, Outcome};
 use super::route::{Route, lookup};
 use super::rule::{Ruled, Subject, judge};
 use super::session::{Direction, Session, TcpFlags};
+use super::tunnel::Tunnel;
 use super::{Reference, fragment, layer2, layer3, layer4, service};
 use crate::reason::DropReason;
-use crate::tables::{RuleAction, RuleWay};
+use crate::tables::{BackendLoss, BackendState, RuleAction, RuleWay, ServiceMode, ServiceSpec};
 
 /// Where the fast part of the way ends.
 #[derive(Clone, Debug)]
@@ -93,9 +96,22 @@ impl Refusal {
 impl Decision {
     fn of(session: &Session, direction: Direction) -> Self {
         let (backend, backend_port) = session.backend();
-        let (rewrite, policer, way) = match direction {
-            Direction::Forward => (Rewrite::Destination(backend, backend_port), session.policer, session.ruled.way),
-            Direction::Reverse => (Rewrite::Source(session.forward.dst, session.forward.dport), None, None),
+        let full = session.mode == ServiceMode::FullNat;
+        let rewrite = match direction {
+            Direction::Forward if session.mode.is_direct() => Rewrite::Direct(session.mode, backend),
+            Direction::Forward if full => {
+                Rewrite::Both(session.backend(), (session.reverse.dst, session.reverse.dport))
+            }
+            Direction::Reverse if full => {
+                let (client, vip) = (session.forward.src, session.forward.dst);
+                Rewrite::Both((client, session.forward.sport), (vip, session.forward.dport))
+            }
+            Direction::Forward => Rewrite::Destination(backend, backend_port),
+            Direction::Reverse => Rewrite::Source(session.forward.dst, session.forward.dport),
+        };
+        let (policer, way) = match direction {
+            Direction::Forward => (session.policer, session.ruled.way),
+            Direction::Reverse => (None, None),
         };
         Self { rewrite, rule_mark: session.ruled.mark, service_mark: session.service_mark, policer, way }
     }
@@ -239,6 +255,14 @@ impl Reference {
             return Ok(None);
         };
         let service = &tables.services[index];
+        if service.stateless || service.mode != session.mode {
+            return Ok(None);
+        }
+        let (address, port) = session.backend();
+        let bound = service.backends.iter().find(|b| (b.address, b.port.unwrap_or(tuple.dport)) == (address, port));
+        if service.on_backend_loss == BackendLoss::Rebalance && bound.is_none_or(|b| b.state == BackendState::Down) {
+            return Ok(None);
+        }
         let (service_mark, policer) = (service.mark, ruled.policer.or(service.policer));
         Ok(Some(Session { generation: self.node.generation, ruled, service_mark, policer, ..session.clone() }))
     }
@@ -271,18 +295,23 @@ impl Reference {
         else {
             return Ok(None);
         };
+        let service = &services[index];
         let backend = self.rings.pick(services, index, &forward).ok_or(DropReason::NoBackend)?;
+        if service.stateless {
+            let rewrite = Rewrite::Direct(service.mode, backend.address);
+            let (service_mark, policer) = (service.mark, ruled.policer.or(service.policer));
+            return Ok(Some(Decision { rewrite, rule_mark: ruled.mark, service_mark, policer, way: ruled.way }));
+        }
         let flags = TcpFlags::of(ip);
         let opens = flags.syn && !flags.ack && !flags.fin && !flags.rst;
-        let counted = self.rates.admit(now, &services[index], forward.src, opens, &self.sessions.all)?;
-        let reverse = layer4::Tuple {
-            src: backend.address,
-            dst: forward.src,
-            protocol: forward.protocol,
-            sport: backend.port.unwrap_or(forward.dport),
-            dport: forward.sport,
+        let counted = self.rates.admit(now, service, forward.src, opens, &self.sessions.all)?;
+        let (dst, dport) = match service.mode {
+            ServiceMode::FullNat => self.source(service, &forward, choices)?,
+            _ => (forward.src, forward.sport),
         };
-        if reverse == forward || self.sessions.find(&reverse).is_some() {
+        let sport = backend.port.unwrap_or(forward.dport);
+        let reverse = layer4::Tuple { src: backend.address, dst, protocol: forward.protocol, sport, dport };
+        if !service.mode.is_direct() && (reverse == forward || self.sessions.find(&reverse).is_some()) {
             return Err(DropReason::NatConflict.into());
         }
         if let Some(victim) = choices.evicted {
@@ -291,7 +320,7 @@ impl Reference {
         if choices.session_refused {
             return Err(DropReason::SessionTableFull.into());
         }
-        if let (Some(limits), Some(counted)) = (&services[index].limits, &counted) {
+        if let (Some(limits), Some(counted)) = (&service.limits, &counted) {
             self.rates.take(now, limits, counted);
         }
         let interface = self.node.interface(frame.interface);
@@ -300,14 +329,16 @@ impl Reference {
             reverse,
             handshake: flags.syn && !flags.ack,
             reset: false,
-            answered: false,
+            // Where replies do not pass here, nobody would ever see one.
+            answered: service.mode.is_direct(),
             fins: [false; 2],
             last_seen: now,
             generation: self.node.generation,
             client: (interface.port, interface.vlan),
             sight: subject.sight,
-            service_mark: services[index].mark,
-            policer: ruled.policer.or(services[index].policer),
+            service_mark: service.mark,
+            policer: ruled.policer.or(service.policer),
+            mode: service.mode,
             ruled,
             counted,
         };
@@ -317,13 +348,42 @@ impl Reference {
         Ok(Some(decision))
     }
 
+    /// Section 7, full NAT: the source that the pipeline chose, which must be a free one of the pool.
+    fn source(
+        &self,
+        service: &ServiceSpec,
+        forward: &layer4::Tuple,
+        choices: Choices,
+    ) -> Result<(IpAddr, u16), DropReason> {
+        let in_use = |source: (IpAddr, u16)| {
+            let of_pool = |s: &&Session| s.mode == ServiceMode::FullNat && s.forward.protocol == forward.protocol;
+            self.sessions.all.iter().filter(of_pool).any(|s| (s.reverse.dst, s.reverse.dport) == source)
+        };
+        let mut pool = service.source_pool.iter().filter(|pool| pool.is_ipv6() == forward.dst.is_ipv6());
+        match choices.nat_source {
+            Some((address, port)) => {
+                assert!(pool.any(|pool| *pool == address), "{address} is not in the pool of service {}", service.name);
+                assert!(port >= 1024 && !in_use((address, port)), "port {port} of {address} is not free");
+                Ok((address, port))
+            }
+            None if choices.session_refused => Err(DropReason::SessionTableFull),
+            None => {
+                let free = pool.flat_map(|pool| (1024..=u16::MAX).map(move |port| (*pool, port))).find(|s| !in_use(*s));
+                assert_eq!(free, None, "a free port that was not taken");
+                Err(DropReason::NatPortsExhausted)
+            }
+        }
+    }
+
     /// Sections 8 to 10.
     fn route(&mut self, now: u64, frame: Frame, ip: &Ip, decision: Decision) -> Result<End, End> {
         let refuse = |frame, cause| Ok(End::Punt(Punt::Refuse(frame, Box::new(ip.clone()), cause)));
         let receiving = self.node.interface(frame.interface);
         let destination = decision.rewrite.destination(ip);
-        let table = if let Some(RuleWay::Table(table)) = decision.way { table } else { receiving.table };
-        let route = match decision.way {
+        // Packets to a backend that answers by itself go the backend's way.
+        let way = decision.way.filter(|_| !matches!(decision.rewrite, Rewrite::Direct(..)));
+        let table = if let Some(RuleWay::Table(table)) = way { table } else { receiving.table };
+        let route = match way {
             Some(RuleWay::NextHop { address, interface }) if address.is_ipv6() == ip.is_v6() => {
                 Route::Via { interface, next_hop: address }
             }
@@ -335,14 +395,25 @@ impl Reference {
             Route::Blackhole => return Err(DropReason::RouteBlackhole.into()),
             Route::Reject => return refuse(frame, Cause::Rejected),
         };
+        let tunnel = match decision.rewrite {
+            Rewrite::Direct(ServiceMode::DsrMac, backend) if next_hop != backend => {
+                return Err(DropReason::BackendNotOnLink.into());
+            }
+            Rewrite::Direct(mode, backend) if mode.is_tunnel() => Tunnel::new(&self.node, mode, egress, backend),
+            _ => None,
+        };
         let ttl = if ip.is_v6() { ip.bytes[7] } else { ip.bytes[8] };
         if ttl <= 1 {
             return refuse(frame, Cause::TtlExceeded);
         }
         let mtu = self.node.mtu(egress);
-        let too_long = ip.bytes.len() > mtu;
+        let too_long = ip.bytes.len() + tunnel.map_or(0, |tunnel| tunnel.overhead()) > mtu;
         if too_long && (ip.is_v6() || ip.bytes[6] & 0x40 != 0) {
-            return refuse(frame, Cause::TooBig(mtu as u16));
+            let told = tunnel.map_or(mtu, |tunnel| tunnel.mtu(mtu, ip.is_v6()));
+            return refuse(frame, Cause::TooBig(told as u16));
+        }
+        if too_long && tunnel.is_some() {
+            return Err(DropReason::MtuExceeded.into());
         }
         let policer_mark = match decision.policer.and_then(|index| self.node.tables.policers.get(index)) {
             Some(policer) => self.policers.meter(policer, now, ip.bytes.len())?,
@@ -350,15 +421,20 @@ impl Reference {
         };
         let untrusted = (!receiving.trust_dscp).then_some(0);
         let dscp = policer_mark.or(decision.rule_mark).or(decision.service_mark).or(untrusted);
-        let bytes = finish(ip, decision.rewrite, dscp);
+        let mut bytes = finish(ip, decision.rewrite, dscp);
         if too_long {
             return Ok(End::Punt(Punt::TooLong { interface: egress, next_hop, packet: bytes }));
         }
+        let mut kind = frame.kind;
+        if let Some(tunnel) = tunnel {
+            bytes = tunnel.wrap(ip, bytes, mtu);
+            kind = tunnel.kind();
+        }
         let port = self.node.interface(egress).port;
         if let Some(mac) = self.neighbours.mac(&self.node, egress, next_hop) {
-            return Ok(End::Transmit { port, frame: enframe(&self.node, egress, mac, frame.kind, &bytes) });
+            return Ok(End::Transmit { port, frame: enframe(&self.node, egress, mac, kind, &bytes) });
         }
-        let frame = enframe(&self.node, egress, [0; 6], frame.kind, &bytes);
+        let frame = enframe(&self.node, egress, [0; 6], kind, &bytes);
         Ok(End::Punt(Punt::Neighbour { interface: egress, next_hop, frame }))
     }
 }

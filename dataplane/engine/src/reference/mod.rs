@@ -23,6 +23,7 @@ mod route;
 mod rule;
 mod service;
 mod session;
+mod tunnel;
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 //! Reads `head`, `key`, `verdict`, `target`, `way`. Writes `egress`, `too_long`. Ends lanes as route does.
 
 use super::route::{end, follow, judge};
-use crate::burst::{Burst, Fate, Mask, Rewrite};
+use crate::burst::{Burst, Fate, Mask};
 use crate::io::PacketBuf;
 use crate::snapshot::{Detour, Snapshot};
 use crate::table::neighbours::NeighbourTable;
@@ -15,11 +15,15 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, neighbou
     for lane in burst.active.lanes() {
         let index = lane.index();
         let columns = &mut *burst.columns;
+        // The way to a backend that answers by itself is the backend's.
+        if columns.verdict[index].rewrite.is_direct() {
+            continue;
+        }
         let (head, key) = (&columns.head[index], &columns.key[index]);
         let found = match snapshot.detour(columns.way[index]) {
             Some(Detour::NextHop { v6, egress }) if *v6 == head.v6 => Ok(*egress),
             Some(Detour::Table(table)) => {
-                let rewritten = columns.verdict[index].rewrite == Rewrite::Destination;
+                let rewritten = columns.verdict[index].rewrite.leads_to_target();
                 let to = if rewritten { columns.target[index] } else { key.dst };
                 follow(snapshot, snapshot.route_in(*table, to), to, key)
             }

@@ -9,6 +9,7 @@ use crate::io::PacketBuf;
 use crate::ports::{PortFacts, UNTAGGED};
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::{Interface, Snapshot};
+use crate::stage::encapsulate::{self, Station};
 use crate::stage::parse::Head;
 use crate::stats::ThreadStats;
 use crate::table::neighbours::NeighbourTable;
@@ -92,12 +93,20 @@ fn changed<B: PacketBuf, const V6: bool>(packets: &mut [B], columns: &mut Column
     let Some(packet) = packets.get_mut(lane) else { return };
     let (head, egress, key) = (&columns.head[lane], &columns.egress[lane], &columns.key[lane]);
     let Verdict { mark, rewrite, .. } = columns.verdict[lane];
+    if rewrite.is_tunnel() {
+        columns.fate[lane] = tunnel(packet, columns, lane, context);
+        return;
+    }
     let to = (columns.target[lane], columns.port[lane]);
+    let from = (columns.source[lane], columns.source_port[lane]);
     columns.fate[lane] = send::<B, V6>(packet, head, egress, mark, context, |frame, l3| {
         if rewrite == Rewrite::None {
             return Change::default();
         }
         let l4 = usize::from(head.l4 - u16::from(head.l3)) + l3;
+        if rewrite == Rewrite::Both {
+            return translate_both::<V6>(frame, (l3, l4), head, key, [to, from]);
+        }
         translate::<V6>(frame, (l3, l4), head, key, rewrite, to)
     });
 }
@@ -121,6 +130,20 @@ fn send<B: PacketBuf, const V6: bool>(
     let change = translate(frame, l3);
     age_and_mark::<V6>(frame.get_mut(l3..).unwrap_or(&mut []), head, mark, change);
     if station.is_some() { Fate::Transmit } else { Fate::Punt(PuntReason::Neighbour) }
+}
+
+/// A packet for a backend behind a tunnel.
+#[inline(never)]
+fn tunnel<B: PacketBuf>(packet: &mut B, columns: &Columns, lane: usize, context: &Context<'_>) -> Fate {
+    let egress = &columns.egress[lane];
+    let Some(out) = context.snapshot.interface(egress.interface) else { return Fate::Drop(DropReason::TxPortGone) };
+    let to = context.neighbours.lookup_word(&out.neighbour(egress.next_hop), egress.neighbour_hash);
+    let station = Station { to: to.unwrap_or_default(), from: context.facts.mac_word(out.port) };
+    match encapsulate::process(packet, columns, lane, out, &station) {
+        None => Fate::Drop(DropReason::NoHeadroom),
+        Some(()) if to.is_some() => Fate::Transmit,
+        Some(()) => Fate::Punt(PuntReason::Neighbour),
+    }
 }
 
 /// Meters the packet. False: dropped. The policer's mark wins over the others.
@@ -155,7 +178,7 @@ fn police(verdict: &mut Verdict, octets: usize, context: &mut Context<'_>) -> bo
 
 /// TTL, DSCP and the IPv4 header's checksum, under which `change` has happened already.
 #[inline(always)]
-fn age_and_mark<const V6: bool>(packet: &mut [u8], head: &Head, mark: u8, mut change: Change) {
+pub fn age_and_mark<const V6: bool>(packet: &mut [u8], head: &Head, mark: u8, mut change: Change) {
     let Some(header) = packet.first_chunk_mut::<20>() else { return };
     header[if V6 { 7 } else { 8 }] = head.ttl - 1;
     if mark != NO_MARK {
@@ -171,6 +194,20 @@ fn age_and_mark<const V6: bool>(packet: &mut [u8], head: &Head, mark: u8, mut ch
         let old = u16::from_be_bytes([header[10], header[11]]);
         [header[10], header[11]] = change.apply(old).to_be_bytes();
     }
+}
+
+/// Both ends, one after the other (full NAT).
+#[inline(never)]
+fn translate_both<const V6: bool>(
+    frame: &mut [u8],
+    offsets: (usize, usize),
+    head: &Head,
+    key: &FlowKey,
+    [to, from]: [(u128, u16); 2],
+) -> Change {
+    let mut change = translate::<V6>(frame, offsets, head, key, Rewrite::Destination, to);
+    change.join(translate::<V6>(frame, offsets, head, key, Rewrite::Source, from));
+    change
 }
 
 /// Address, port and L4 checksum; returns what changed under the IPv4 header's checksum.
