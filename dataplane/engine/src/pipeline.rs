@@ -7,6 +7,7 @@ use rtrb::Producer;
 
 use crate::burst::Burst;
 use crate::ledger::{Backend, Ledger};
+use crate::observe;
 use crate::ports::{PortFacts, PortSlot, UNTAGGED};
 use crate::sampling::{Sample, Sampling};
 use crate::snapshot::Snapshot;
@@ -106,6 +107,9 @@ impl Pipeline {
         self.bursts = self.bursts.wrapping_add(1);
         let mut clock = Clock::start(&self.stats, self.bursts.is_multiple_of(SAMPLE_EVERY));
         let packets = burst.len();
+        if let Some(lens) = ledger.lens_mut() {
+            lens.begin(burst);
+        }
         parse::process(burst, snapshot, &self.facts);
         let (me, workers) = self.seat;
         if workers > 1 && !handed {
@@ -142,6 +146,9 @@ impl Pipeline {
             now,
         };
         finish::process(burst, &mut context);
+        if let Some(lens) = ledger.lens_mut() {
+            lens.end(burst, &observe::Context { snapshot, generation, sessions: &self.sessions, handed });
+        }
         clock.stage(packets);
         let packets = burst.len();
         burst.drain(ledger, |interface| {
