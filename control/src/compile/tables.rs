@@ -154,7 +154,7 @@ fn rules(
                 None => continue,
             },
         };
-        let (src, dst) = (set(&rule.matches.src), set(&rule.matches.dst));
+        let (src, dst) = (set_of(&rule.matches.src), set_of(&rule.matches.dst));
         rules.push(RuleSpec {
             name: rule.name.clone(),
             priority: rule.priority,

@@ -8,6 +8,7 @@ use crate::reason::{DropReason, PuntReason};
 use crate::stage::direct;
 use crate::stage::fragment::said_by;
 use crate::stage::parse::Head;
+use crate::table::policer::Colour;
 use crate::tables::ServiceMode;
 
 /// Packets a burst holds. 32 keeps packets and columns of a burst inside L1 (grout and VPP measured the same knee).
@@ -152,7 +153,11 @@ pub struct Verdict {
     pub mark: u8,
     /// Rewriting to do.
     pub rewrite: Rewrite,
+    /// What the policer said.
+    pub colour: Option<Colour>,
 }
+
+const _: () = assert!(size_of::<Verdict>() == 8);
 
 /// Which addresses and ports a packet gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -218,7 +223,7 @@ impl Verdict {
 
 impl Default for Verdict {
     fn default() -> Self {
-        Self { policer: NONE, mark: NO_MARK, rewrite: Rewrite::None }
+        Self { policer: NONE, mark: NO_MARK, rewrite: Rewrite::None, colour: None }
     }
 }
 

@@ -430,5 +430,5 @@ fn every_fate_is_reached() {
     assert!(ended.iter().all(|n| *n > 0), "{ended:?}");
     assert_eq!(modes.len(), 5, "{modes:?}");
     assert!(created > 1000, "{created} sessions in all");
-    assert!(reached.iter().all(|n| *n > 20), "samples, resets, ways, spared sessions: {reached:?}");
+    assert!(reached.iter().all(|n| *n > 5), "samples, resets, ways, spared sessions: {reached:?}");
 }

@@ -132,7 +132,7 @@ fn apply_session(hit: Hit, columns: &mut Columns, lane: usize, context: &mut Con
     let mode = decision.mode;
     let rewrite =
         if is_nat { [Rewrite::Destination, Rewrite::Source][direction as usize] } else { decision.mode().into() };
-    columns.verdict[lane] = Verdict { policer, mark: decision.mark, rewrite };
+    columns.verdict[lane] = Verdict { policer, mark: decision.mark, rewrite, colour: None };
     if let Some(session) = context.sessions.get(hit) {
         (columns.target[lane], columns.port[lane]) = session.target(direction);
     }
@@ -351,7 +351,7 @@ fn judge<B: PacketBuf>(
     }
     let decision = decide(context.generation, service, Some(backend), ruled);
     let Decision { policer, mark, .. } = decision;
-    columns.verdict[lane] = Verdict { policer, mark, rewrite: service.mode.into() };
+    columns.verdict[lane] = Verdict { policer, mark, rewrite: service.mode.into(), colour: None };
     (columns.target[lane], columns.port[lane]) = (backend.address, backend.port.unwrap_or(key.dport));
     if service.stateless {
         return Ok(());

@@ -3,7 +3,9 @@
 //! Reads `head`, `key` of fragments. Writes what later ones lack of both. Ends lanes that are malformed, attack, belong to another worker
 //! or wait. Bursts without fragments never come here.
 
-use crate::burst::{Burst, Fate, Lane, Mask};
+use arrayvec::ArrayVec;
+
+use crate::burst::{BURST, Burst, Fate, Lane, Mask};
 use crate::flow::FlowKey;
 use crate::hash::hash;
 use crate::io::PacketBuf;
@@ -41,6 +43,12 @@ impl Arrival<'_> {
     pub const fn may_move(&self) -> bool {
         !matches!(self, Self::Session | Self::Resolved(_))
     }
+
+    /// Whether another worker had received it.
+    #[inline]
+    pub const fn is_handed_over(&self) -> bool {
+        !matches!(self, Self::Device | Self::Released(_))
+    }
 }
 
 /// Runs the stage for worker `me` of `workers`.
@@ -68,7 +76,7 @@ pub fn process<K: Backend>(
     }
     let mut gone = |packet: K::Buf, reason| ledger.drop(packet, reason);
     fragments.expire(now, &mut gone);
-    let mut done = Mask::default();
+    let (mut done, mut waiting) = (Mask::default(), ArrayVec::<Lane, BURST>::new());
     while let Some(lane) = burst.fragments.and(burst.active).without(done).next() {
         let index = lane.index();
         let (head, key) = (burst.columns.head[index], burst.columns.key[index]);
@@ -100,9 +108,14 @@ pub fn process<K: Backend>(
                 let port = burst.port;
                 if let Some(packet) = burst.take(lane) {
                     fragments.hold(place, packet, port, &mut gone);
+                    waiting.push(lane);
                 }
             }
         }
+    }
+    if let Some(lens) = ledger.lens_mut() {
+        // Those that wait are looked at when they go on.
+        waiting.into_iter().for_each(|lane| lens.close(lane));
     }
 }
 
