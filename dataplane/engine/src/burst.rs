@@ -7,6 +7,7 @@ use crate::ports::PortSlot;
 use crate::reason::{DropReason, PuntReason};
 use crate::stage::fragment::said_by;
 use crate::stage::parse::Head;
+use crate::table::policer::Colour;
 
 /// Packets a burst holds. 32 keeps packets and columns of a burst inside L1 (grout and VPP measured the same knee).
 pub const BURST: usize = 32;
@@ -143,7 +144,11 @@ pub struct Verdict {
     pub mark: u8,
     /// Rewriting to do.
     pub rewrite: Rewrite,
+    /// What the policer said.
+    pub colour: Option<Colour>,
 }
+
+const _: () = assert!(size_of::<Verdict>() == 8);
 
 /// Which addresses and ports a packet gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -167,7 +172,7 @@ impl Verdict {
 
 impl Default for Verdict {
     fn default() -> Self {
-        Self { policer: NONE, mark: NO_MARK, rewrite: Rewrite::None }
+        Self { policer: NONE, mark: NO_MARK, rewrite: Rewrite::None, colour: None }
     }
 }
 

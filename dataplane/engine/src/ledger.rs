@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 use rtrb::{Consumer, Producer};
 
 use crate::io::{PacketBuf, PacketPool, PacketVec, RxQueue, TxQueue};
+use crate::observe::{End, Lens};
 use crate::ports::PortSlot;
 use crate::reason::{ConsumeReason, DropReason, PuntReason};
 use crate::stats::{MAX_PORTS, ThreadStats, Totals};
@@ -99,6 +100,8 @@ pub struct Ledger<K: Backend> {
     injects: Consumer<Injected<K::Buf>>,
     /// By worker; `None` for oneself.
     peers: Vec<Option<Producer<HandedOff<K::Buf>>>>,
+    /// Whoever looks at packets.
+    lens: Option<Box<Lens>>,
 }
 
 impl<K: Backend> Ledger<K> {
@@ -112,6 +115,7 @@ impl<K: Backend> Ledger<K> {
             punts,
             injects,
             peers: Vec::new(),
+            lens: None,
         }
     }
 
@@ -120,6 +124,17 @@ impl<K: Backend> Ledger<K> {
     pub fn with_peers(mut self, peers: Vec<Option<Producer<HandedOff<K::Buf>>>>) -> Self {
         self.peers = peers;
         self
+    }
+
+    /// Who looks at packets, if anybody does.
+    #[inline]
+    pub(crate) fn lens_mut(&mut self) -> Option<&mut Lens> {
+        self.lens.as_deref_mut()
+    }
+
+    /// Somebody else looks at packets from now on, or nobody; returns who did.
+    pub(crate) fn exchange_lens(&mut self, lens: Option<Box<Lens>>) -> Option<Box<Lens>> {
+        std::mem::replace(&mut self.lens, lens)
     }
 
     /// The counters it writes.
@@ -165,6 +180,15 @@ impl<K: Backend> Ledger<K> {
         self.stats.drops[reason.index()].add(1);
     }
 
+    /// Ends a packet that all stages let pass, and for which there was no room or way behind them.
+    #[cold]
+    fn drop_late(&mut self, packet: K::Buf, reason: DropReason, out: Option<PortSlot>) {
+        if let Some(lens) = &mut self.lens {
+            lens.aside(packet.data(), None, End::Dropped(reason), out);
+        }
+        self.drop(packet, reason);
+    }
+
     /// Ends a packet that was meant for us.
     pub fn consume(&mut self, packet: K::Buf, reason: ConsumeReason) {
         drop(packet);
@@ -176,7 +200,7 @@ impl<K: Backend> Ledger<K> {
     #[inline]
     pub fn transmit(&mut self, packet: K::Buf, port: PortSlot) {
         let Some(Some(tx)) = self.tx.get_mut(port.index()) else {
-            self.drop(packet, DropReason::TxPortGone);
+            self.drop_late(packet, DropReason::TxPortGone, Some(port));
             return;
         };
         if tx.pending.is_full() {
@@ -185,7 +209,7 @@ impl<K: Backend> Ledger<K> {
         let octets = packet.octets() as u64;
         match tx.pending.try_push(packet) {
             Ok(()) => tx.octets += octets,
-            Err(full) => self.drop(full.element(), DropReason::TxQueueFull),
+            Err(full) => self.drop_late(full.element(), DropReason::TxQueueFull, Some(port)),
         }
     }
 
@@ -197,21 +221,21 @@ impl<K: Backend> Ledger<K> {
                 self.totals.given += 1;
                 self.stats.punts[reason.index()].add(1);
             }
-            Err(rtrb::PushError::Full(punted)) => self.drop(punted.packet, DropReason::PuntQueueFull),
+            Err(rtrb::PushError::Full(punted)) => self.drop_late(punted.packet, DropReason::PuntQueueFull, None),
         }
     }
 
     /// Passes a packet to another worker.
     pub fn hand_off(&mut self, handed: HandedOff<K::Buf>, worker: usize) {
         let Some(Some(peer)) = self.peers.get_mut(worker) else {
-            return self.drop(handed.packet, DropReason::HandoffQueueFull);
+            return self.drop_late(handed.packet, DropReason::HandoffQueueFull, None);
         };
         match peer.push(handed) {
             Ok(()) => {
                 self.totals.given += 1;
                 self.stats.handed_off.add(1);
             }
-            Err(rtrb::PushError::Full(handed)) => self.drop(handed.packet, DropReason::HandoffQueueFull),
+            Err(rtrb::PushError::Full(handed)) => self.drop_late(handed.packet, DropReason::HandoffQueueFull, None),
         }
     }
 
@@ -225,6 +249,9 @@ impl<K: Backend> Ledger<K> {
         for taken in 0..limit {
             let Ok(injected) = self.injects.pop() else { return taken };
             self.totals.taken += 1;
+            if let Some(lens) = &mut self.lens {
+                lens.aside(injected.packet.data(), None, End::Sent, Some(injected.port));
+            }
             self.transmit(injected.packet, injected.port);
         }
         limit

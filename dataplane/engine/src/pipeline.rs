@@ -7,6 +7,7 @@ use rtrb::Producer;
 
 use crate::burst::Burst;
 use crate::ledger::{Backend, Ledger};
+use crate::observe;
 use crate::ports::{PortFacts, PortSlot, UNTAGGED};
 use crate::sampling::{Sample, Sampling};
 use crate::snapshot::Snapshot;
@@ -110,6 +111,9 @@ impl Pipeline {
         self.bursts = self.bursts.wrapping_add(1);
         let mut clock = Clock::start(&self.stats, self.bursts.is_multiple_of(SAMPLE_EVERY));
         let packets = burst.len();
+        if let Some(lens) = ledger.lens_mut() {
+            lens.begin(burst);
+        }
         parse::process(burst, snapshot, &self.facts);
         let (me, workers) = self.seat;
         if !burst.fragments.is_empty() {
@@ -149,6 +153,9 @@ impl Pipeline {
             now,
         };
         finish::process(burst, &mut context);
+        if let Some(lens) = ledger.lens_mut() {
+            lens.end(burst, &observe::Context { snapshot, generation, sessions: &self.sessions, handed });
+        }
         clock.stage(packets);
         if !burst.too_long.is_empty() {
             burst.cut_too_long();

@@ -3,13 +3,14 @@
 
 use std::fmt::Write;
 
-use crate::burst::{Egress, Fate, NONE};
+use crate::burst::{Egress, Fate, NO_MARK, NONE};
 use crate::flow::{FlowKey, is_v4, to_ip};
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::{Detour, Route, Snapshot};
 use crate::stage::route;
 use crate::table::rules::{Rule, RuleKey, Sight};
 use crate::table::services::Service;
+use crate::table::sessions::State;
 use crate::tables::RuleAction;
 use crate::wire::{TCP, UDP};
 use crate::worker::Listed;
@@ -27,8 +28,21 @@ pub struct Question {
     pub ttl: u8,
     /// VLAN, DSCP, TCP flags, fragment.
     pub sight: Sight,
-    /// The live session of the tuple, if the caller found one, and whether the packet is a reply in it.
-    pub session: Option<(Listed, bool)>,
+    /// The generation that answers.
+    pub generation: u64,
+    /// The live session of the tuple, if the caller found one.
+    pub session: Option<Live>,
+}
+
+/// A live session and the packet's place in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Live {
+    /// The session.
+    pub listed: Listed,
+    /// Whether the packet comes from the backend.
+    pub reply: bool,
+    /// Time of the worker that has it.
+    pub now: u64,
 }
 
 /// One decision on the way.
@@ -114,8 +128,8 @@ fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>) -> Res
         step("parse", format!("address {}", to_ip(key.dst)), "is an address of this node".into());
         return Err(Fate::Punt(PuntReason::Local));
     }
-    let (destination, rule) = match question.session {
-        Some((listed, reply)) => established(snapshot, &listed, reply, question, &mut step)?,
+    let (destination, rule) = match &question.session {
+        Some(live) => established(snapshot, live, question, &mut step)?,
         None => new_flow(snapshot, question, &mut step)?,
     };
     let egress = if let Some(Detour::NextHop { egress, .. }) = way(snapshot, rule, key) {
@@ -240,25 +254,68 @@ fn rule_details(snapshot: &Snapshot, rule: &Rule) -> String {
 /// A packet of a session: what rules say is what they said, or will say when the first packet of this generation comes.
 fn established<'a>(
     snapshot: &'a Snapshot,
-    listed: &Listed,
-    reply: bool,
+    live: &Live,
     question: &Question,
     step: Steps<'_>,
 ) -> Result<(u128, Option<&'a Rule>), Fate> {
-    let Listed { session, origin, .. } = listed;
-    let direction = if reply { "reply" } else { "established" };
-    let (backend, port, state) = (to_ip(session.backend()), session.backend_port(), session.state().label());
-    step(
-        "session",
-        format!("session {}", to_ip(session.client())),
-        format!("{direction} to backend {backend}:{port}, {state}"),
+    let Live { listed: Listed { session, decision, origin }, reply, now } = live;
+    let old = decision.generation != question.generation;
+    let seconds = |nanos: u64| nanos as f64 / 1e9;
+    let mut details = format!(
+        "{}, state {}, age {:.1} s, idle {:.1} s, decided by generation {}",
+        if *reply { "reply" } else { "client's packet" },
+        session.state().label(),
+        seconds(now.saturating_sub(origin.created)),
+        seconds(session.idle(*now)),
+        decision.generation,
     );
+    if old {
+        let _ = write!(details, ": re-decided at its next packet by generation {}", question.generation);
+    }
+    let end = |address, port| endpoint(address, port, session.state());
+    step("session", format!("session of {}", end(session.client(), session.client_port())), details);
     let interface = snapshot.interface_at(origin.client_place(), origin.client_vlan).unwrap_or(NONE);
     let (flow, sight) = (session.forward_key(), origin.sight(session.protocol()));
     let key = RuleKey { flow, has_ports: matches!(flow.protocol, TCP | UDP), interface, sight };
     let rule = ruled(snapshot, &key, true, step)?;
+    let service = if old {
+        snapshot.services.lookup(session.service(), session.protocol(), session.service_port())
+    } else {
+        snapshot.services.iter().find(|service| service.counter == decision.service)
+    };
+    let Some(service) = service else {
+        let gone = "its service is gone: the session ends, the packet stands alone";
+        step("service", format!("address {}", to_ip(session.service())), gone.into());
+        return new_flow(snapshot, question, step);
+    };
+    step("service", format!("service {}", service.name), service_details(snapshot, service));
+    let backend = service.backend_at(session.backend(), session.backend_port(), session.service_port());
+    let name = backend.map_or("gone from the service, kept", |backend| backend.name.as_str());
+    let bound = format!("{}, bound to the session", end(session.backend(), session.backend_port()));
+    step("service", format!("backend {name}"), bound);
+    if !old && let Some(policer) = snapshot.policer_name(decision.policer) {
+        let applies = if *reply { "not for replies" } else { "meters it" };
+        step("policer", format!("policer {policer}"), applies.into());
+    }
+    if !old && decision.mark != NO_MARK {
+        step("mark", format!("dscp {}", decision.mark), "of rule or service".into());
+    }
+    let (which, target, port) = if *reply {
+        ("source", session.service(), session.service_port())
+    } else {
+        ("destination", session.backend(), session.backend_port())
+    };
+    step("session", format!("rewrite {which}"), end(target, port));
     // What rules set goes with the client's packets only.
-    Ok(if reply { (question.key.dst, None) } else { (session.backend(), rule) })
+    Ok(if *reply { (question.key.dst, None) } else { (session.backend(), rule) })
+}
+
+/// Echo sessions have no ports.
+fn endpoint(address: u128, port: u16, state: State) -> String {
+    match to_ip(address) {
+        ip if state == State::Icmp => ip.to_string(),
+        ip => std::net::SocketAddr::new(ip, port).to_string(),
+    }
 }
 
 fn new_flow<'a>(

@@ -9,6 +9,7 @@ use crate::burst::{BURST, Burst};
 use crate::flow::FlowKey;
 use crate::io::RxQueue;
 use crate::ledger::{Backend, Errand, HandedOff, Ledger};
+use crate::observe::Lens;
 use crate::pipeline::Pipeline;
 use crate::ports::PortSlot;
 use crate::reason::DropReason;
@@ -39,6 +40,8 @@ pub enum Command<K: Backend> {
     RemovePort(PortSlot),
     /// Fill a page of the session list.
     Sessions(Box<SessionPage>),
+    /// Look at packets through this lens, or no more; the one before comes back.
+    Observe(Option<Box<Lens>>),
 }
 
 /// A worker's answer.
@@ -47,6 +50,8 @@ pub enum Reply<K: Backend> {
     Port(PortSlot, Option<(K::Rx, K::Tx)>),
     /// A filled page.
     Sessions(Box<SessionPage>),
+    /// The lens that was used until now, and what it saw.
+    Observed(Option<Box<Lens>>),
 }
 
 /// A page of the session list; the asker provides the memory.
@@ -153,6 +158,9 @@ impl<K: Backend> Worker<K> {
         self.reader.refresh();
         if !self.commands.is_empty() || self.page.is_some() {
             self.between_bursts(now);
+        }
+        if let Some(lens) = self.ledger.lens_mut() {
+            lens.tick(now);
         }
         let mut packets = self.ledger.take_injected(INJECTS_PER_TURN);
         for index in 0..self.inbox.len() {
@@ -315,6 +323,16 @@ impl<K: Backend> Worker<K> {
                 let _ = self.replies.push(Reply::Port(port, queues));
             }
             Ok(Command::Sessions(page)) => self.fill_page(page, now),
+            Ok(Command::Observe(mut lens)) => {
+                if let Some(lens) = &mut lens {
+                    lens.begin_visit(now);
+                }
+                let mut before = self.ledger.exchange_lens(lens);
+                if let Some(before) = &mut before {
+                    before.tick(now);
+                }
+                let _ = self.replies.push(Reply::Observed(before));
+            }
             Err(_) => {}
         }
     }
@@ -349,7 +367,7 @@ impl<K: Backend> Worker<K> {
 }
 
 /// The live session of an entry, if there is one.
-fn listed(sessions: &Sessions, entry: usize, now: u64) -> Option<Listed> {
+pub(crate) fn listed(sessions: &Sessions, entry: usize, now: u64) -> Option<Listed> {
     let session = *sessions.at(entry).filter(|s| !s.expired(now))?;
     Some(Listed { session, decision: *sessions.decision(entry)?, origin: *sessions.origin(entry)? })
 }

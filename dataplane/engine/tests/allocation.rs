@@ -5,11 +5,13 @@ mod common;
 
 use common::{CLIENT, SERVER, introduce_everybody, ip, tables};
 use marchproxy_engine::memory::MemoryBuf;
+use marchproxy_engine::observe::{Lens, Order, Point, language};
 use marchproxy_engine::packet::Packet;
 use marchproxy_engine::tables::{
     FlagMatch, FragmentMatch, PortRange, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay,
 };
 use marchproxy_engine::testkit::{Node, port_mac};
+use marchproxy_engine::worker::{Command, Reply};
 
 /// New sessions, known sessions, replies, plain forwarding, denied and malformed packets, fragments in any order, both families.
 fn frames(round: u16) -> Vec<(&'static str, Vec<u8>)> {
@@ -74,6 +76,34 @@ fn nor_does_it_under_rules_that_do_everything() {
 fn allocates_nothing(tables: &RuleTables) {
     let mut node = Node::new(tables).unwrap();
     introduce_everybody(&mut node, 1);
+    two_rounds(&mut node, |_| {});
+}
+
+#[test]
+fn nor_does_one_that_is_looked_at() {
+    for point in [Point::Trace, Point::Rx, Point::PostNat, Point::Tx, Point::Drop] {
+        let mut node = Node::new(&tables()).unwrap();
+        introduce_everybody(&mut node, 1);
+        // Room for some packets only: those that are missed cost nothing either.
+        let filter = language::parse("tcp and not sport 1003 or reason l4_malformed", None).unwrap();
+        let order = Order { filter, point, snaplen: 64, wanted: 1 << 20, span: 1 << 60 };
+        node.commands.push(Command::Observe(Some(Lens::new(order, 32, 32 * 60)))).unwrap();
+        node.worker.turn(2);
+        node.replies.pop().unwrap();
+        two_rounds(&mut node, |node| {
+            node.commands.push(Command::Observe(None)).unwrap();
+            node.worker.turn(3);
+            let Ok(Reply::Observed(Some(mut lens))) = node.replies.pop() else { panic!("no lens") };
+            assert!(lens.records.len() >= 15 && lens.missed > 0, "{point:?}: {} {}", lens.records.len(), lens.missed);
+            lens.renew(1 << 20, 1 << 60);
+            node.commands.push(Command::Observe(Some(lens))).unwrap();
+            node.worker.turn(3);
+            node.replies.pop().unwrap();
+        });
+    }
+}
+
+fn two_rounds(node: &mut Node, after: impl Fn(&mut Node)) {
     // Twice: once to fill the circulation of buffers, once to see that it stays filled.
     let mut taken: Vec<MemoryBuf> = Vec::with_capacity(4096);
     for round in 0..2 {
@@ -96,6 +126,7 @@ fn allocates_nothing(tables: &RuleTables) {
             assert_eq!((measured.count_total, measured.bytes_total), (0, 0), "for {moved} packets");
         }
         taken.clear();
+        after(node);
     }
     assert_eq!((node.totals().residue(), node.totals().held), (0, 40));
 }

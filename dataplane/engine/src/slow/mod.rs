@@ -18,6 +18,7 @@ use crate::burst::{Egress, Fate};
 use crate::flow::FlowKey;
 use crate::io::{PacketBuf, PacketPool};
 use crate::ledger::{Backend, Injected, Punted};
+use crate::observe::{End, Lens};
 use crate::ports::{PortFacts, PortSlot};
 use crate::reason::{ConsumeReason, DropReason, PuntReason};
 use crate::snapshot::Snapshot;
@@ -54,6 +55,10 @@ struct Output<K: Backend> {
     facts: PortFacts,
     stats: Arc<ThreadStats>,
     totals: Totals,
+    /// Whoever looks at packets that end here.
+    lens: Option<Box<Lens>>,
+    /// Where the packet in hand was received, or must leave.
+    place: Option<PortSlot>,
 }
 
 /// What a punted packet is about, found again by parsing it under the slow path's generation.
@@ -79,7 +84,7 @@ impl<K: Backend> SlowPath<K> {
             reader,
             generation,
             neighbours: neighbour::Neighbours::new(table),
-            out: Output { links, pool, facts, stats, totals: Totals::default() },
+            out: Output { links, pool, facts, stats, totals: Totals::default(), lens: None, place: None },
             icmp_bucket: icmp::Bucket::default(),
         }
     }
@@ -91,15 +96,20 @@ impl<K: Backend> SlowPath<K> {
             self.generation = self.reader.generation();
             self.neighbours.retain_interfaces(self.reader.current(), &mut self.out);
         }
+        if let Some(lens) = &mut self.out.lens {
+            lens.tick(now);
+        }
         let mut taken = 0;
         for worker in 0..self.out.links.len() {
             for _ in 0..PUNTS_PER_TURN {
                 let Ok(punted) = self.out.links[worker].punts.pop() else { break };
                 self.out.totals.taken += 1;
                 taken += 1;
+                self.out.place = Some(punted.port);
                 self.handle(now, worker, punted);
             }
         }
+        self.out.place = None;
         self.neighbours.timers(now, self.reader.current(), &mut self.out);
         self.out.totals.held = self.neighbours.held() as u64;
         self.out.stats.totals.publish(&self.out.totals);
@@ -117,6 +127,14 @@ impl<K: Backend> SlowPath<K> {
         }
         self.out.totals.held = 0;
         self.out.stats.totals.publish(&self.out.totals);
+    }
+
+    /// Looks at packets that end here through this lens from now on, or no more; returns the one before.
+    pub fn observe(&mut self, mut lens: Option<Box<Lens>>, now: u64) -> Option<Box<Lens>> {
+        if let Some(lens) = &mut lens {
+            lens.begin_visit(now);
+        }
+        std::mem::replace(&mut self.out.lens, lens)
     }
 
     /// The neighbours, in order of creation.
@@ -262,12 +280,21 @@ impl<K: Backend> Output<K> {
     }
 
     fn drop(&mut self, packet: K::Buf, reason: DropReason) {
+        self.look(&packet, End::Dropped(reason));
         drop(packet);
         self.totals.dropped += 1;
         self.stats.drops[reason.index()].add(1);
     }
 
+    /// Shows a packet that ends to whoever looks.
+    fn look(&mut self, packet: &K::Buf, end: End) {
+        if let Some(lens) = &mut self.lens {
+            lens.aside(packet.data(), self.place, end, None);
+        }
+    }
+
     fn consume(&mut self, packet: K::Buf, reason: ConsumeReason) {
+        self.look(&packet, End::Consumed(reason));
         drop(packet);
         self.totals.consumed += 1;
         self.stats.consumed[reason.index()].add(1);

@@ -129,7 +129,7 @@ fn apply_session(hit: Hit, columns: &mut Columns, lane: usize, context: &mut Con
     let policer = decision.policer | (direction as u32).wrapping_neg();
     let more = (decision.more != NONE) | (decision.counting != 0);
     let rewrite = [Rewrite::Destination, Rewrite::Source][direction as usize];
-    columns.verdict[lane] = Verdict { policer, mark: decision.mark, rewrite };
+    columns.verdict[lane] = Verdict { policer, mark: decision.mark, rewrite, colour: None };
     if let Some(session) = context.sessions.get(hit) {
         (columns.target[lane], columns.port[lane]) = session.target(direction);
     }
@@ -339,7 +339,7 @@ fn judge<B: PacketBuf>(
     })?;
     context.stats.sessions_created.add(1);
     let Decision { policer, mark, .. } = new.decision;
-    columns.verdict[lane] = Verdict { policer, mark, rewrite: Rewrite::Destination };
+    columns.verdict[lane] = Verdict { policer, mark, rewrite: Rewrite::Destination, colour: None };
     (columns.target[lane], columns.port[lane]) = (new.backend, new.backend_port);
     Ok(())
 }

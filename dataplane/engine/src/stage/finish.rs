@@ -129,7 +129,9 @@ fn police(verdict: &mut Verdict, octets: usize, context: &mut Context<'_>) -> bo
     let Some(table) = context.snapshot.policers.get(verdict.policer as usize) else { return true };
     let Some(policer) = context.policers.get_mut(table.slot as usize) else { return true };
     policer.sync(table, context.generation);
-    let colour = match policer.meter(context.now, octets) {
+    let colour = policer.meter(context.now, octets);
+    verdict.colour = Some(colour);
+    let colour = match colour {
         Colour::Green => 0,
         Colour::Yellow => 1,
         Colour::Red => 2,
