@@ -101,7 +101,10 @@ pub enum Command {
     Watch(Watch),
     /// Run a described packet through a node's live tables and say what decides its fate
     #[command(
-        after_help = "Example:\n  marchctl why --src 198.51.100.7 --dst 203.0.113.10 --protocol tcp --dport 80 --in wan0"
+        after_help = "Examples:\n  marchctl why --src 198.51.100.7 --dst 203.0.113.10 --protocol tcp --dport 80 --in wan0\n  \
+                      marchctl why --src 198.51.100.7 --sport 4242 --dst 203.0.113.10 --dport 80 --protocol tcp --in wan0\n\n\
+                      With both ports the tuple may have a live session: then its age, state and generation are shown, the rule, service, backend, policer and mark \
+                      it was given, and, where a push came since its last packet, what its next packet will be given."
     )]
     Why(Why),
     /// Follow live packets through a node's stages and say what each of them decided

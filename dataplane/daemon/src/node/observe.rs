@@ -146,7 +146,6 @@ impl<'a, D: Driver> Watch<'a, D> {
             missed: 0,
             open: VecDeque::new(),
         };
-        let (records, octets) = watch.room();
         let slow = watch.looks_at_slow_path();
         for thread in 0..=shared.lines.len() {
             let is_slow = thread == shared.lines.len();
@@ -160,6 +159,7 @@ impl<'a, D: Driver> Watch<'a, D> {
                 wanted: watch.rest(is_slow),
                 span: watch.left(),
             };
+            let (records, octets) = watch.room(is_slow);
             let make = || (!is_slow || slow).then(|| Lens::new(order.clone(), records, octets));
             watch.spare.push(make());
             let lens = make();
@@ -330,8 +330,8 @@ impl<'a, D: Driver> Watch<'a, D> {
         self.deadline.saturating_duration_since(Instant::now()).as_nanos() as u64
     }
 
-    fn room(&self) -> (usize, usize) {
-        let records = RECORDS.min(self.wanted.count as usize);
+    fn room(&self, slow: bool) -> (usize, usize) {
+        let records = RECORDS.min(self.rest(slow));
         (records, OCTETS.min(records * self.wanted.snaplen))
     }
 }

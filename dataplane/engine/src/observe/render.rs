@@ -20,7 +20,9 @@ pub struct Names {
     generation: u64,
     ports: Vec<(PortSlot, String)>,
     interfaces: Vec<String>,
-    rules: Vec<(String, RuleAction, u32)>,
+    rules: Vec<(String, RuleAction)>,
+    /// Place in `rules` by counter.
+    counted: HashMap<u32, usize>,
     policers: Vec<String>,
     services: HashMap<u32, String>,
     backends: HashMap<u32, String>,
@@ -41,7 +43,8 @@ impl Names {
             generation,
             ports: snapshot.ports().map(|(slot, spec)| (slot, spec.name.clone())).collect(),
             interfaces: snapshot.interfaces().iter().map(|interface| interface.name.clone()).collect(),
-            rules: snapshot.rules.iter().map(|rule| (rule.name.clone(), rule.action, rule.counter)).collect(),
+            rules: snapshot.rules.iter().map(|rule| (rule.name.clone(), rule.action)).collect(),
+            counted: snapshot.rules.iter().enumerate().map(|(index, rule)| (rule.counter, index)).collect(),
             policers: (0..).map_while(|index| snapshot.policer_name(index).map(str::to_owned)).collect(),
             services,
             backends,
@@ -128,11 +131,11 @@ fn session(record: &Record, stages: &Stages, _: &Names) -> Option<Step> {
 fn rule(record: &Record, stages: &Stages, names: &Names) -> Option<Step> {
     let by_session = stages.session.map(|(listed, _)| listed.decision.rule).filter(|_| stages.hit);
     let found = match by_session {
-        Some(counter) => names.rules.iter().find(|rule| rule.2 == counter),
+        Some(counter) => names.counted.get(&counter).and_then(|&index| names.rules.get(index)),
         None => names.rules.get(stages.rule as usize),
     };
     match found {
-        Some((name, action, _)) => {
+        Some((name, action)) => {
             let action = if *action == RuleAction::Permit { "permit" } else { "deny" };
             let by = if by_session.is_some() { ", by the session" } else { "" };
             step("rule", format!("rule {name}"), format!("{action}{by}"))
