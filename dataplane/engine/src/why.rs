@@ -288,7 +288,7 @@ fn established<'a>(
         step("service", format!("address {}", to_ip(session.service())), gone.into());
         return new_flow(snapshot, question, step);
     };
-    step("service", format!("service {}", service.name), service_details(snapshot, service));
+    step("service", format!("service {}", service.name), service_details(snapshot, service, rule));
     let backend = service.backend_at(session.backend(), session.backend_port(), session.service_port());
     let name = backend.map_or("gone from the service, kept", |backend| backend.name.as_str());
     let bound = format!("{}, bound to the session", end(session.backend(), session.backend_port()));
@@ -414,7 +414,10 @@ mod tests {
         let ip = |text: &str| from_ip(text.parse().unwrap());
         let key = FlowKey { src: ip("10.0.0.9"), dst: ip("192.0.2.9"), protocol: TCP, sport: 1, dport: 80 };
         let sight = Sight::new(0, 0, Some(flags));
-        let answer = why(&snapshot(rules), &Question { interface: 0, key, length: 64, ttl: 64, sight, session: None });
+        let answer = why(
+            &snapshot(rules),
+            &Question { interface: 0, key, length: 64, ttl: 64, sight, generation: 1, session: None },
+        );
         let steps = answer.steps.into_iter().skip(1).map(|s| format!("{}: {}", s.object, s.detail)).collect();
         (format!("{} {}", answer.verdict.label(), answer.verdict.reason()).trim().to_owned(), steps)
     }

@@ -146,10 +146,10 @@ pub struct Stages {
     pub hit: bool,
     /// Its session as the burst left it, and whether the packet is a reply in it.
     pub session: Option<(Listed, bool)>,
-    /// Whether there were rules to ask.
-    pub rules: bool,
     /// First matching rule, or [`NONE`].
     pub rule: u32,
+    /// The way that the rule set, or [`NONE`].
+    pub way: u32,
     /// Counter of the service at its destination, or [`NONE`].
     pub service: u32,
     /// Policer, mark, colour, rewriting.
@@ -390,6 +390,7 @@ fn forget(columns: &mut Columns, lane: Lane) {
     columns.key[lane] = FlowKey::default();
     columns.hit[lane] = Hit::MISS;
     columns.rule[lane] = NONE;
+    columns.way[lane] = NONE;
     columns.verdict[lane] = Verdict { mark: NO_MARK, ..Verdict::default() };
     columns.egress[lane] = Egress { interface: NONE, ..Egress::default() };
     columns.fate[lane] = Fate::Active;
@@ -417,8 +418,8 @@ fn stages(columns: &Columns, lane: Lane, context: &Context<'_>, now: u64) -> Sta
         key,
         hit: columns.hit[lane].is_some(),
         session,
-        rules: !snapshot.rules.is_empty(),
         rule: columns.rule[lane],
+        way: columns.way[lane],
         service: service.map_or(NONE, |service| service.counter),
         verdict,
         target: (columns.target[lane], columns.port[lane]),

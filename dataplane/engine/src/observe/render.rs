@@ -8,7 +8,7 @@ use crate::burst::{NO_MARK, NONE, Rewrite};
 use crate::flow::to_ip;
 use crate::ports::{PortSlot, UNTAGGED};
 use crate::reason::{DropReason, PuntReason};
-use crate::snapshot::{ObjectKind, Snapshot};
+use crate::snapshot::{Detour, ObjectKind, Snapshot};
 use crate::table::policer::Colour;
 use crate::tables::RuleAction;
 use crate::why::Step;
@@ -24,6 +24,7 @@ pub struct Names {
     /// Place in `rules` by counter.
     counted: HashMap<u32, usize>,
     policers: Vec<String>,
+    ways: Vec<String>,
     services: HashMap<u32, String>,
     backends: HashMap<u32, String>,
 }
@@ -46,6 +47,7 @@ impl Names {
             rules: snapshot.rules.iter().map(|rule| (rule.name.clone(), rule.action)).collect(),
             counted: snapshot.rules.iter().enumerate().map(|(index, rule)| (rule.counter, index)).collect(),
             policers: (0..).map_while(|index| snapshot.policer_name(index).map(str::to_owned)).collect(),
+            ways: (0..).map_while(|index| snapshot.detour(index).map(way_of)).collect(),
             services,
             backends,
         }
@@ -76,7 +78,7 @@ impl Names {
 type Column = fn(&Record, &Stages, &Names) -> Option<Step>;
 
 /// The columns in the order of the stages.
-const COLUMNS: [Column; 9] = [parsed, session, rule, service, backend, rewrite, route, policer, mark];
+const COLUMNS: [Column; 10] = [parsed, session, rule, way, service, backend, rewrite, route, policer, mark];
 
 /// What the stages decided, stage by stage. `names` must be of the record's generation.
 pub fn steps(record: &Record, names: &Names) -> Vec<Step> {
@@ -136,12 +138,24 @@ fn rule(record: &Record, stages: &Stages, names: &Names) -> Option<Step> {
     };
     match found {
         Some((name, action)) => {
-            let action = if *action == RuleAction::Permit { "permit" } else { "deny" };
+            let action = action.label();
             let by = if by_session.is_some() { ", by the session" } else { "" };
             step("rule", format!("rule {name}"), format!("{action}{by}"))
         }
         None if record.end == End::Dropped(DropReason::RuleDeny) => step("rule", "default", "deny: no rule matched"),
         None => None,
+    }
+}
+
+fn way(_: &Record, stages: &Stages, names: &Names) -> Option<Step> {
+    let way = names.ways.get(stages.way as usize)?;
+    step("rule", way, "set by the rule")
+}
+
+fn way_of(detour: &Detour) -> String {
+    match detour {
+        Detour::NextHop { egress, .. } => format!("next hop {}", to_ip(egress.next_hop)),
+        Detour::Table(_) => "another table".into(),
     }
 }
 
