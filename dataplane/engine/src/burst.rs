@@ -54,6 +54,12 @@ impl Mask {
         self.0 >> lane.index() & 1 == 1
     }
 
+    /// Whether the lane of this number is in it.
+    #[inline]
+    pub const fn holds(&self, lane: u8) -> bool {
+        self.contains(Lane(lane))
+    }
+
     /// Adds a lane.
     #[inline]
     pub fn insert(&mut self, lane: Lane) {
@@ -211,6 +217,8 @@ pub struct Columns {
     pub way: [u32; BURST],
     /// Next hop (route).
     pub egress: [Egress; BURST],
+    /// The lane it began in; only while somebody looks at packets (observe).
+    pub arrived: [u8; BURST],
     /// What becomes of it (any).
     pub fate: [Fate; BURST],
 }
@@ -255,6 +263,7 @@ impl<B: PacketBuf> Default for Burst<B> {
                 port: [0; BURST],
                 way: [NONE; BURST],
                 egress: [Egress::default(); BURST],
+                arrived: [0; BURST],
                 fate: [Fate::Active; BURST],
             }),
         }
@@ -336,7 +345,8 @@ impl<B: PacketBuf> Burst<B> {
         for mask in [&mut self.active, &mut self.v6, &mut self.fragments] {
             mask.close(lane);
         }
-        let Columns { head, key, fate, .. } = &mut *self.columns;
+        let Columns { head, key, fate, arrived, .. } = &mut *self.columns;
+        arrived.copy_within(at + 1.., at);
         head.copy_within(at + 1.., at);
         key.copy_within(at + 1.., at);
         fate.copy_within(at + 1.., at);

@@ -153,12 +153,13 @@ impl Pipeline {
             now,
         };
         finish::process(burst, &mut context);
-        if let Some(lens) = ledger.lens_mut() {
-            lens.end(burst, &observe::Context { snapshot, generation, sessions: &self.sessions, handed });
-        }
         clock.stage(packets);
         if !burst.too_long.is_empty() {
             burst.cut_too_long();
+        }
+        if let Some(lens) = ledger.lens_mut() {
+            let handed = arrival.is_handed();
+            lens.end(burst, &observe::Context { snapshot, generation, sessions: &self.sessions, handed });
         }
         let packets = burst.len();
         burst.drain(ledger, |interface| {

@@ -105,7 +105,7 @@ impl From<Fate> for End {
             Fate::Transmit => Self::Sent,
             Fate::Drop(reason) => Self::Dropped(reason),
             Fate::Punt(reason) => Self::Punted(reason),
-            Fate::HandOff(worker) => Self::HandedOff(worker),
+            Fate::HandOff(worker) | Fate::Reassemble(worker) => Self::HandedOff(worker),
             // As `Burst::drain` does with it.
             Fate::Active => Self::Dropped(DropReason::PortNotConfigured),
         }
@@ -255,7 +255,7 @@ impl Lens {
         self.now >= self.until || self.records.len() >= self.order.wanted
     }
 
-    /// A burst begins, no stage has touched it: takes note of the packets that the filter may want, and puts the columns back to the start, so that at
+    /// A burst begins, no stage has touched it: takes note of the packets that the filter may want, and puts all columns back to the start, so that at
     /// the end they say how far each packet came.
     #[cold]
     pub(crate) fn begin<B: PacketBuf>(&mut self, burst: &mut Burst<B>) {
@@ -264,6 +264,7 @@ impl Lens {
             return;
         }
         for lane in Mask::first(burst.len()).lanes() {
+            forget(&mut burst.columns, lane);
             let Some(packet) = burst.packet(lane) else { continue };
             let frame = packet.data();
             let seen = Seen::of(frame, Some(burst.port));
@@ -282,16 +283,21 @@ impl Lens {
             }
             self.waiting[lane.index()] = waiting;
             self.looking.insert(lane);
-            forget(&mut burst.columns, lane);
         }
     }
 
     /// The stages are done and every packet has its fate; nothing has left yet.
     #[cold]
     pub(crate) fn end<B: PacketBuf>(&mut self, burst: &Burst<B>, context: &Context<'_>) {
-        for lane in std::mem::take(&mut self.looking).lanes() {
-            let waiting = self.waiting[lane.index()];
-            let columns = &*burst.columns;
+        let looking = std::mem::take(&mut self.looking);
+        let columns = &*burst.columns;
+        for lane in Mask::first(burst.len()).lanes() {
+            // Fragments that wait left the burst, and those behind them moved up.
+            let began = columns.arrived[lane.index()];
+            if !looking.holds(began) {
+                continue;
+            }
+            let waiting = self.waiting[usize::from(began) % BURST];
             let end = End::from(columns.fate[lane.index()]);
             let out = leaves(columns, lane, context.snapshot);
             if !self.is_at(end, columns.verdict[lane.index()], context.handed)
@@ -341,7 +347,7 @@ impl Lens {
     }
 
     fn is_at(&self, end: End, verdict: Verdict, handed: bool) -> bool {
-        let leaves = matches!(end, End::Sent | End::Punted(PuntReason::Neighbour));
+        let leaves = matches!(end, End::Sent | End::Punted(PuntReason::Neighbour | PuntReason::Fragment));
         match self.order.point {
             // Whoever gets it tells the rest.
             Point::Trace => !matches!(end, End::HandedOff(_)),
@@ -394,6 +400,7 @@ fn forget(columns: &mut Columns, lane: Lane) {
     columns.verdict[lane] = Verdict { mark: NO_MARK, ..Verdict::default() };
     columns.egress[lane] = Egress { interface: NONE, ..Egress::default() };
     columns.fate[lane] = Fate::Active;
+    columns.arrived[lane] = lane as u8;
 }
 
 fn leaves(columns: &Columns, lane: Lane, snapshot: &Snapshot) -> Option<(PortSlot, u16)> {

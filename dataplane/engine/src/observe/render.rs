@@ -212,7 +212,7 @@ pub fn end(record: &Record, names: &Names) -> String {
         End::Dropped(reason) => format!("dropped: {}", reason.label()),
         End::Punted(PuntReason::Neighbour) => format!("waits for its next hop's MAC address on port {port}"),
         End::Punted(reason) => format!("to the slow path: {}", reason.label()),
-        End::HandedOff(worker) => format!("to worker {worker}, which has its sessions"),
+        End::HandedOff(worker) => format!("to worker {worker}, which owns it"),
         End::Consumed(reason) => format!("consumed: {}", reason.label()),
     }
 }

@@ -36,6 +36,11 @@ pub enum Arrival<'a> {
 }
 
 impl Arrival<'_> {
+    /// Whether another worker received it.
+    pub const fn is_handed(&self) -> bool {
+        matches!(self, Self::Session | Self::Reassembly | Self::Resolved(_))
+    }
+
     /// Whether another worker may own its sessions.
     #[inline]
     pub const fn may_move(&self) -> bool {
