@@ -49,7 +49,7 @@ pub fn from_groups(groups: &[Group]) -> Result<RuleTables> {
         match &group.kind {
             Some(Kind::Routes(group)) => extend(&mut tables.routes, &group.routes, |wire| route(wire, &interfaces))?,
             Some(Kind::Rules(group)) => {
-                extend(&mut tables.rules, &group.rules, |wire| rule(wire, &interfaces, &policers))?
+                extend(&mut tables.rules, &group.rules, |wire| rule(wire, &interfaces, &policers))?;
             }
             Some(Kind::Services(group)) => {
                 extend(&mut tables.services, &group.services, |wire| service(wire, &policers))?;

@@ -169,7 +169,7 @@ impl<K: Backend> SlowPath<K> {
             (PuntReason::Arp, Err(Fate::Punt(PuntReason::Arp))) => self.arp(now, &subject, punted.packet),
             (PuntReason::Local, Ok(())) => self.local(now, &subject, punted.packet),
             (PuntReason::RuleReject, Ok(())) if reset::is_for(&subject.head) => {
-                self.reset(now, &subject, punted.packet)
+                self.reset(now, &subject, punted.packet);
             }
             (_, Ok(())) => {
                 let (error, reason) = icmp::error_for(punted.reason, subject.head.v6, punted.mtu);
