@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use super::finish::{Rewrite, finish};
 use super::icmp::Cause;
 use super::layer2::{Frame, Kind, enframe};
-use super::layer4::{Fragment, Ip, Message, Told, Tuple};
+use super::layer4::{Fragment, Ip, Message, TCP, Told, Tuple};
 use super::node::is_link_local;
 use super::outcome::{Choices, Outcome};
 use super::route::{Route, lookup};
-use super::rule::{Ruled, Subject, judge};
+use super::rule::{Ruled, Sight, Subject, judge};
 use super::session::{Direction, Session, TcpFlags};
 use super::tunnel::Tunnel;
 use super::{Reference, fragment, layer2, layer3, layer4, service};
@@ -335,7 +335,8 @@ impl Reference {
             last_seen: now,
             generation: self.node.generation,
             client: (interface.port, interface.vlan),
-            sight: subject.sight,
+            // One that begins with a later fragment remembers that no flag was set.
+            sight: Sight { flags: (ip.protocol == TCP).then(|| subject.sight.flags.unwrap_or(0)), ..subject.sight },
             service_mark: service.mark,
             policer: ruled.policer.or(service.policer),
             mode: service.mode,
