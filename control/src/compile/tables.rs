@@ -8,7 +8,7 @@ use marchproxy_engine::tables::{
     RuleSpec, RuleTables, RuleWay, ServiceSpec,
 };
 
-use crate::model::{BackendState, Model, RouteAction, Way};
+use crate::model::{Model, RouteAction, Way};
 
 /// Stands in for rules that all belong to other nodes: where a document has rules, what none permits is denied.
 const NO_RULE_HERE: &str = "no-rule-for-this-node";
@@ -191,13 +191,12 @@ fn services(model: &Model, policer_index: &[usize]) -> Vec<ServiceSpec> {
             let mut backends: Vec<BackendSpec> = service
                 .backends
                 .iter()
-                .filter(|backend| backend.state != BackendState::Down)
                 .map(|backend| BackendSpec {
                     name: backend.name.clone(),
                     address: backend.address,
                     port: backend.port,
                     weight: backend.weight,
-                    draining: backend.state == BackendState::Draining,
+                    state: backend.state,
                 })
                 .collect();
             backends.sort_by(|a, b| a.name.cmp(&b.name));

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    Cidr, PolicerSpec, PortRange, RuleAction, RuleMatch, ServiceLimitsSpec, ServiceProtocol,
+    BackendState, Cidr, PolicerSpec, PortRange, RuleAction, RuleMatch, ServiceLimitsSpec, ServiceProtocol,
 };
 
 /// A validated document.
@@ -121,13 +121,4 @@ pub(crate) struct Backend {
     pub port: Option<u16>,
     pub weight: u16,
     pub state: BackendState,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BackendState {
-    Up,
-    /// Keeps its sessions, gets no new ones.
-    Draining,
-    /// As if it were not there.
-    Down,
 }

@@ -247,7 +247,6 @@ fn a_service_makes_sessions_that_can_be_listed_and_asked_about() {
         address: "198.18.2.2".parse().unwrap(),
         port: Some(8080),
         weight: 1,
-        draining: false,
         ..Default::default()
     };
     let service = ServiceSpec {

@@ -87,7 +87,7 @@ reasons! {
         RuleDeny = "rule_deny",
         /// A rule with action reject matched; the sender was told, rate permitting.
         RuleReject = "rule_reject",
-        /// Addressed to a service whose backends are all absent or draining.
+        /// Addressed to a service whose backends are all absent, draining or down.
         NoBackend = "no_backend",
         /// Its service has as many sessions, half-open sessions or new sessions per second as it may have.
         SessionLimitService = "session_limit_service",

@@ -353,15 +353,27 @@ pub struct BackendSpec {
     pub port: Option<u16>,
     /// Share of new sessions, 1..=1000.
     pub weight: u16,
-    /// Gets no new sessions; established ones stay.
-    pub draining: bool,
+    /// What it takes.
+    pub state: BackendState,
+}
+
+/// What a backend takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BackendState {
+    /// New sessions.
+    #[default]
+    Up,
+    /// No new sessions; its own go on.
+    Draining,
+    /// No new sessions; it is out of service.
+    Down,
 }
 
 impl Default for BackendSpec {
     /// Weight 1; without a name or address it is no backend yet.
     fn default() -> Self {
         let address = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
-        Self { name: String::new(), address, port: None, weight: 1, draining: false }
+        Self { name: String::new(), address, port: None, weight: 1, state: BackendState::Up }
     }
 }
 

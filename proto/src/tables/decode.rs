@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendSpec, Cidr, FlagMatch, FragmentMatch, InterfaceSpec, LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec,
-    PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay,
+    BackendSpec, BackendState, Cidr, FlagMatch, FragmentMatch, InterfaceSpec, LimitsSpec, NextHopSpec, PolicerAction,
+    PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay,
     ServiceLimitsSpec, ServiceProtocol, ServiceSpec,
 };
 
 use super::TableError;
 use crate::v1::{
     Group, TableBackend, TableColour, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort,
-    TablePortRange, TablePrefix, TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_colour,
-    table_rule,
+    TablePortRange, TablePrefix, TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_backend,
+    table_colour, table_rule,
 };
 
 type Result<T> = std::result::Result<T, TableError>;
@@ -337,8 +337,17 @@ fn backend(wire: &TableBackend, service: &str, protocol: ServiceProtocol) -> Res
         address: address(&wire.address, &object, "address")?,
         port: port.map(|port| port as u16),
         weight: within(wire.weight, 1, 1000, &object, "weight")? as u16,
-        draining: wire.draining,
+        state: state(wire.state, &object)?,
     })
+}
+
+fn state(wire: i32, object: &str) -> Result<BackendState> {
+    match table_backend::State::try_from(wire) {
+        Ok(table_backend::State::Up) => Ok(BackendState::Up),
+        Ok(table_backend::State::Draining) => Ok(BackendState::Draining),
+        Ok(table_backend::State::Down) => Ok(BackendState::Down),
+        Err(_) => Err(TableError::new(object, "state", wire, "up, draining or down")),
+    }
 }
 
 fn policer(wire: &TablePolicer) -> Result<PolicerSpec> {

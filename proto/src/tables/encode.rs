@@ -3,15 +3,16 @@
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendSpec, Cidr, FragmentMatch, InterfaceSpec, LimitsSpec, PolicerAction, PolicerSpec, PortRange, PortSpec,
-    RouteAction, RouteSpec, RuleAction, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceProtocol, ServiceSpec,
+    BackendSpec, BackendState, Cidr, FragmentMatch, InterfaceSpec, LimitsSpec, PolicerAction, PolicerSpec, PortRange,
+    PortSpec, RouteAction, RouteSpec, RuleAction, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceProtocol,
+    ServiceSpec,
 };
 
 use super::{OBJECTS_PER_GROUP, TableError};
 use crate::v1::{
     Group, InterfaceGroup, PolicerGroup, PortGroup, RouteGroup, RuleGroup, ServiceGroup, TableBackend, TableColour,
     TableFlags, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort, TablePortRange, TablePrefix,
-    TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_colour, table_rule,
+    TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_backend, table_colour, table_rule,
 };
 
 /// A border stands behind one key in so many, on average.
@@ -221,7 +222,15 @@ fn backend(spec: &BackendSpec) -> TableBackend {
         address: octets(spec.address),
         port: spec.port.map(u32::from),
         weight: spec.weight.into(),
-        draining: spec.draining,
+        state: state(spec.state).into(),
+    }
+}
+
+fn state(state: BackendState) -> table_backend::State {
+    match state {
+        BackendState::Up => table_backend::State::Up,
+        BackendState::Draining => table_backend::State::Draining,
+        BackendState::Down => table_backend::State::Down,
     }
 }
 

@@ -2,8 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendSpec, Cidr, FlagMatch, FragmentMatch, InterfaceSpec, LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec,
-    PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay,
+    BackendSpec, BackendState, Cidr, FlagMatch, FragmentMatch, InterfaceSpec, LimitsSpec, NextHopSpec, PolicerAction,
+    PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay,
     ServiceLimitsSpec, ServiceProtocol, ServiceSpec,
 };
 use proptest::collection::{btree_map, btree_set, vec};
@@ -180,11 +180,12 @@ fn rules(interfaces: usize, policers: usize) -> impl Strategy<Value = Vec<RuleSp
 fn backends(icmp: bool) -> impl Strategy<Value = Vec<BackendSpec>> {
     let address = any::<bool>().prop_flat_map(ip);
     let port = proptest::option::of(1..=u16::MAX);
-    btree_map(name(), (address, port, 1..=1000_u16, any::<bool>()), 0..4).prop_map(move |map| {
+    let state = prop_oneof![Just(BackendState::Up), Just(BackendState::Draining), Just(BackendState::Down)];
+    btree_map(name(), (address, port, 1..=1000_u16, state), 0..4).prop_map(move |map| {
         map.into_iter()
-            .map(|(name, (address, port, weight, draining))| {
+            .map(|(name, (address, port, weight, state))| {
                 let port = if icmp { None } else { port };
-                BackendSpec { name, address, port, weight, draining }
+                BackendSpec { name, address, port, weight, state }
             })
             .collect()
     })
@@ -358,7 +359,7 @@ fn sample() -> Vec<Group> {
                 address: IpAddr::from([192, 0, 2, 9]),
                 port: Some(8080),
                 weight: 1,
-                draining: false,
+                state: BackendState::Up,
             }],
             policer: Some(0),
             mark: None,

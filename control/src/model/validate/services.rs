@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use marchproxy_engine::tables::{PortRange, ServiceProtocol};
+use marchproxy_engine::tables::{BackendState, PortRange, ServiceProtocol};
 use marchproxy_proto::v1::{self, Document};
 
 use super::super::report::{At, Names, Report, quoted};
-use super::super::types::{Backend, BackendState, Service};
+use super::super::types::{Backend, Service};
 use super::super::words;
 use super::network::{Network, Reach};
 use super::policers::Profile;

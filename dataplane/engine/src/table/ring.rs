@@ -11,7 +11,7 @@
 
 use crate::flow::FlowKey;
 use crate::hash::{MAGLEV_FLOW_SEED, RING_OFFSET_SEED, RING_SKIP_SEED, backend_words, hash};
-use crate::tables::BackendSpec;
+use crate::tables::{BackendSpec, BackendState};
 
 /// Ring sizes, primes.
 pub const SIZES: [usize; 4] = [1021, 4093, 16381, 65521];
@@ -24,10 +24,13 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Fills a ring with the backends of one family that are not draining. `backends` is in name order; slots hold indexes into it.
+    /// Fills a ring with the backends of one family that are up. `backends` is in name order; slots hold indexes into it.
     pub fn build(backends: &[BackendSpec], v6: bool) -> Self {
-        let eligible: Vec<_> =
-            backends.iter().enumerate().filter(|(_, b)| b.address.is_ipv6() == v6 && !b.draining).collect();
+        let eligible: Vec<_> = backends
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| b.address.is_ipv6() == v6 && b.state == BackendState::Up)
+            .collect();
         let Some(largest) = eligible.iter().map(|(_, b)| u32::from(b.weight)).max() else { return Self::default() };
         let size = SIZES.into_iter().find(|&m| m >= 100 * eligible.len()).unwrap_or(SIZES[SIZES.len() - 1]);
         let mut slots = vec![u16::MAX; size].into_boxed_slice();
@@ -106,7 +109,6 @@ mod tests {
                 address: format!("10.0.0.{}", i + 1).parse().unwrap(),
                 port: Some(80),
                 weight,
-                draining: false,
                 ..Default::default()
             })
             .collect()
@@ -132,7 +134,7 @@ mod tests {
     fn losing_a_backend_moves_few_other_flows() {
         let all = backends(&[1; 20]);
         let mut fewer = all.clone();
-        fewer[7].draining = true;
+        fewer[7].state = BackendState::Draining;
         let (before, after) = (Ring::build(&all, false), Ring::build(&fewer, false));
         let moved = before.slots.iter().zip(&after.slots).filter(|&(b, a)| *b != 7 && b != a).count();
         assert!(moved * 100 < before.slots.len() * 5, "{moved} of {} slots moved without need", before.slots.len());
@@ -144,7 +146,7 @@ mod tests {
         let mut all = backends(&[1]);
         let key = FlowKey { src: v4(1), dst: v4(2), protocol: 6, sport: 1, dport: 2 };
         assert!(Ring::build(&all, true).pick(&key, false).is_none());
-        all[0].draining = true;
+        all[0].state = BackendState::Down;
         assert!(Ring::build(&all, false).pick(&key, false).is_none());
     }
 

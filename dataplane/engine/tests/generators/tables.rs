@@ -369,12 +369,16 @@ fn limits() -> impl Strategy<Value = ServiceLimitsSpec> {
 fn backend(protocol: ServiceProtocol) -> impl Strategy<Value = BackendSpec> {
     let address = select(&HOSTS[..]).prop_map(|(_, address)| ip(address));
     let port = select(vec![None, Some(8080), Some(80)]);
-    (address, port, select(vec![1u16, 2, 5]), prop::bool::weighted(0.15)).prop_map(
-        move |(address, port, weight, draining)| {
-            let port = port.filter(|_| protocol != ServiceProtocol::Icmp);
-            BackendSpec { name: String::new(), address, port, weight, draining, ..Default::default() }
-        },
+    (
+        address,
+        port,
+        select(vec![1u16, 2, 5]),
+        prop_oneof![8 => Just(BackendState::Up), 1 => Just(BackendState::Draining), 1 => Just(BackendState::Down)],
     )
+        .prop_map(move |(address, port, weight, state)| {
+            let port = port.filter(|_| protocol != ServiceProtocol::Icmp);
+            BackendSpec { name: String::new(), address, port, weight, state, ..Default::default() }
+        })
 }
 
 fn policer(name: &'static str) -> impl Strategy<Value = PolicerSpec> {

@@ -90,7 +90,7 @@ fn what_a_service_does_not_serve() {
 #[test]
 fn no_backend() {
     let mut tables = tables();
-    tables.services[2].backends[0].draining = true;
+    tables.services[2].backends[0].state = BackendState::Draining;
     let mut lab = Lab::with(tables);
     assert_eq!(lab.step(WAN_PORT, &world("198.51.100.7", "203.0.113.10").tcp(4000, 80)), ["dropped no_backend"]);
     let told = lab.step(WAN_PORT, &world("2001:db8:9::7", "2001:db8:10::10").tcp(4000, 80));
