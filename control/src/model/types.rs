@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendState, Cidr, PolicerSpec, PortRange, RuleAction, RuleMatch, ServiceLimitsSpec, ServiceProtocol,
+    BackendState, Cidr, HealthSpec, PolicerSpec, PortRange, RuleAction, RuleMatch, ServiceLimitsSpec, ServiceProtocol,
 };
 
 /// A validated document.
@@ -112,6 +112,7 @@ pub(crate) struct Service {
     pub policer: Option<usize>,
     pub mark: Option<u8>,
     pub limits: Option<ServiceLimitsSpec>,
+    pub health: Option<HealthSpec>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -69,6 +69,7 @@ impl Operate {
             Some(Question::Why(request)) => self.runtime.why(&request).map(Answer::Why),
             Some(Question::Sessions(request)) => self.runtime.sessions(&request).map(Answer::Sessions),
             Some(Question::Neighbours(request)) => self.runtime.neighbours(&request).map(Answer::Neighbours),
+            Some(Question::Backends(request)) => self.runtime.backends(&request).map(Answer::Backends),
             None => Err("this release does not know the question; update marchproxy-dataplane".to_owned()),
         };
         answer.unwrap_or_else(Answer::Error)
@@ -120,6 +121,11 @@ impl OperateService for Operate {
     ) -> Result<Response<v1::NeighboursResponse>, Status> {
         self.for_us(&request.get_ref().node)?;
         self.blocking(move |this| this.runtime.neighbours(request.get_ref())).await
+    }
+
+    async fn backends(&self, request: Request<v1::BackendsRequest>) -> Result<Response<v1::BackendsResponse>, Status> {
+        self.for_us(&request.get_ref().node)?;
+        self.blocking(move |this| this.runtime.backends(request.get_ref())).await
     }
 
     async fn nodes(&self, _: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {

@@ -3,16 +3,17 @@
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendSpec, BackendState, Cidr, FragmentMatch, InterfaceSpec, LimitsSpec, PolicerAction, PolicerSpec, PortRange,
-    PortSpec, RouteAction, RouteSpec, RuleAction, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceProtocol,
-    ServiceSpec,
+    BackendSpec, BackendState, Cidr, FragmentMatch, HealthKind, HealthSpec, InterfaceSpec, LimitsSpec, PolicerAction,
+    PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleSpec, RuleTables, RuleWay,
+    ServiceLimitsSpec, ServiceProtocol, ServiceSpec,
 };
 
 use super::{OBJECTS_PER_GROUP, TableError};
 use crate::v1::{
     Group, InterfaceGroup, PolicerGroup, PortGroup, RouteGroup, RuleGroup, ServiceGroup, TableBackend, TableColour,
-    TableFlags, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort, TablePortRange, TablePrefix,
-    TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_backend, table_colour, table_rule,
+    TableFlags, TableHealth, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort, TablePortRange,
+    TablePrefix, TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_backend, table_colour,
+    table_health, table_rule,
 };
 
 /// A border stands behind one key in so many, on average.
@@ -195,6 +196,7 @@ fn service(tables: &RuleTables, spec: &ServiceSpec) -> Result<TableService, Tabl
         policer,
         mark: spec.mark.map(u32::from),
         limits: spec.limits.as_ref().map(service_limits),
+        health: spec.health.as_ref().map(health),
     })
 }
 
@@ -209,6 +211,27 @@ fn service_limits(spec: &ServiceLimitsSpec) -> TableServiceLimits {
 
 fn limits(spec: &LimitsSpec) -> TableLimits {
     TableLimits { new_per_s: spec.new_per_s, half_open: spec.half_open, sessions: spec.sessions }
+}
+
+fn health(spec: &HealthSpec) -> TableHealth {
+    let (kind, path, host, (first, last)) = match &spec.kind {
+        HealthKind::Icmp => (table_health::Kind::Icmp, "", "", (0, 0)),
+        HealthKind::Tcp => (table_health::Kind::Tcp, "", "", (0, 0)),
+        HealthKind::Http { path, host, status } => (table_health::Kind::Http, path.as_str(), host.as_str(), *status),
+    };
+    TableHealth {
+        kind: kind.into(),
+        interval_ms: spec.interval_ms,
+        timeout_ms: spec.timeout_ms,
+        rise: spec.rise.into(),
+        fall: spec.fall.into(),
+        panic_below_percent: spec.panic_below_percent.into(),
+        port: spec.port.map(u32::from),
+        path: path.to_owned(),
+        host: host.to_owned(),
+        first_status: first.into(),
+        last_status: last.into(),
+    }
 }
 
 fn protocol(protocol: ServiceProtocol) -> u32 {

@@ -1,5 +1,6 @@
 //! The node: workers, slow path, builder and what they share. To the agent it is a [`Runtime`].
 
+mod backends;
 mod builder;
 mod idle;
 mod line;
@@ -30,7 +31,7 @@ use self::line::Line;
 use self::objects::Objects;
 use self::ports::Ports;
 use self::stats::BusyWindow;
-use self::worker::{NeighbourQuestion, StopSigns, WorkerShared};
+use self::worker::{SlowQuestion, StopSigns, WorkerShared};
 use crate::driver::Driver;
 use crate::runtime::{Applied, Push, Running, Runtime};
 use crate::topology::Machine;
@@ -66,7 +67,7 @@ pub(crate) struct Shared<D: Driver> {
     running: Mutex<Running>,
     /// A reader for questions; the builder moves it on, so that it never keeps an old generation alive.
     observer: Mutex<Reader<Snapshot>>,
-    slow_path: Mutex<mpsc::Sender<NeighbourQuestion>>,
+    slow_path: Mutex<mpsc::Sender<SlowQuestion>>,
     busy: BusyWindow,
     started: Instant,
 }
@@ -171,5 +172,9 @@ impl<D: Driver> Runtime for Node<D> {
 
     fn neighbours(&self, request: &v1::NeighboursRequest) -> Result<v1::NeighboursResponse, String> {
         self.shared.neighbours(request)
+    }
+
+    fn backends(&self, request: &v1::BackendsRequest) -> Result<v1::BackendsResponse, String> {
+        self.shared.backends(request)
     }
 }

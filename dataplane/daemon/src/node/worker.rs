@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use marchproxy_cpu::{TscClock, pin_current_thread, prefer_memory_of, tsc};
-use marchproxy_engine::slow::{NeighbourInfo, SlowPath};
+use marchproxy_engine::slow::{HealthInfo, NeighbourInfo, SlowPath};
 use marchproxy_engine::stats::ThreadStats;
 use marchproxy_engine::worker::Worker;
 
@@ -119,13 +119,22 @@ fn work<D: Driver>(worker: &mut Worker<D::Backend>, shared: &WorkerShared, order
     }
 }
 
-/// A question to the slow path; the answer is its neighbours and its clock's time.
-pub(super) type NeighbourQuestion = mpsc::Sender<(Vec<NeighbourInfo>, u64)>;
+/// A question to the slow path; the answer comes with its clock's time.
+pub(super) enum SlowQuestion {
+    /// Its neighbours.
+    Neighbours(mpsc::Sender<(Vec<NeighbourInfo>, u64)>),
+    /// The backends it checks.
+    Health(mpsc::Sender<(Vec<HealthInfo>, u64)>),
+}
+
+/// Between two calls for sessions of lost backends to be decided anew: what falls together is called once.
+const LOSSES_APART: u64 = 20_000_000;
 
 /// Starts the slow path.
 pub(super) fn start_slow_path<D: Driver>(
     mut slow: SlowPath<D::Backend>,
-    questions: mpsc::Receiver<NeighbourQuestion>,
+    questions: mpsc::Receiver<SlowQuestion>,
+    lost: impl Fn() + Send + 'static,
     orders: Orders<D>,
 ) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("slow-path".into()).spawn(move || {
@@ -139,12 +148,20 @@ pub(super) fn start_slow_path<D: Driver>(
         precise_sleeps();
         let _ = orders.up.send(Ok(()));
         let mut backoff = Backoff::slow_path(orders.idle);
+        let mut call_from = 0;
         while !orders.signs.slow_path.load(Ordering::Acquire) {
             let now = orders.clock.nanos(tsc());
             let packets = slow.turn(now);
             while let Ok(question) = questions.try_recv() {
                 // Whoever gave up waiting is not told.
-                let _ = question.send((slow.neighbours().collect(), now));
+                match question {
+                    SlowQuestion::Neighbours(asker) => drop(asker.send((slow.neighbours().collect(), now))),
+                    SlowQuestion::Health(asker) => drop(asker.send((slow.health().collect(), now))),
+                }
+            }
+            if now >= call_from && slow.take_lost() {
+                call_from = now + LOSSES_APART;
+                lost();
             }
             let nap = backoff.after(packets);
             if !nap.is_zero() {

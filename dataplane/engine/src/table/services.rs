@@ -1,13 +1,15 @@
 //! Which service an (address, protocol, port) belongs to, and which addresses are services' at all.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::flow::{Addr, FlowKey, from_ip, is_v4};
 use crate::hash::{hash, mix};
 use crate::table::ring::Ring;
 use crate::table::sessions::ServiceLimits;
-use crate::tables::{BackendSpec, PortRange, ServiceProtocol, ServiceSpec};
+use crate::tables::{BackendSpec, BackendState, HealthSpec, PortRange, ServiceProtocol, ServiceSpec};
 
 /// A service as the snapshot holds it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Service {
     /// Its name.
     pub name: String,
@@ -19,6 +21,10 @@ pub struct Service {
     pub counter: u32,
     /// Limits of its sessions.
     pub limits: Option<Box<ServiceLimits>>,
+    /// How its backends are checked.
+    pub health: Option<HealthSpec>,
+    /// Its first port.
+    pub first_port: Option<u16>,
     source_affinity: bool,
     backends: Box<[Backend]>,
     /// Rings of IPv4 and IPv6.
@@ -26,7 +32,7 @@ pub struct Service {
 }
 
 /// A backend as the snapshot holds it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Backend {
     /// Its name.
     pub name: String,
@@ -36,9 +42,21 @@ pub struct Backend {
     pub port: Option<u16>,
     /// Counter slot.
     pub counter: u32,
+    /// Share of new sessions.
+    pub weight: u16,
+    /// What the document says it takes.
+    pub state: BackendState,
+    /// Its checks say that it takes nothing. Written by the slow path alone.
+    out: AtomicBool,
 }
 
 impl Backend {
+    /// Whether its checks took it out of the ring.
+    #[inline]
+    pub fn is_out(&self) -> bool {
+        self.out.load(Ordering::Relaxed)
+    }
+
     /// The tuple of its replies to a client's packet.
     #[inline]
     pub fn reply_to(&self, key: &FlowKey) -> FlowKey {
@@ -61,6 +79,8 @@ impl Service {
             mark: spec.mark,
             counter: counter(None),
             limits: None,
+            health: spec.health.clone(),
+            first_port: spec.ports.first().map(|range| range.first),
             source_affinity: spec.source_affinity,
             backends: spec
                 .backends
@@ -70,9 +90,12 @@ impl Service {
                     address: from_ip(b.address),
                     port: b.port,
                     counter: counter(Some(b)),
+                    weight: b.weight,
+                    state: b.state,
+                    out: AtomicBool::new(false),
                 })
                 .collect(),
-            rings: [Ring::build(&spec.backends, false), Ring::build(&spec.backends, true)],
+            rings: [false, true].map(|v6| Ring::build(&spec.backends, v6, spec.health.is_some())),
         }
     }
 
@@ -80,6 +103,42 @@ impl Service {
     #[must_use]
     pub fn with_limits(self, limits: Option<ServiceLimits>) -> Self {
         Self { limits: limits.map(Box::new), ..self }
+    }
+
+    /// Takes the backends out that `out` names, one for each, and puts all others back: at once, in the rings that workers use. Returns
+    /// whether one went out. Only for a service with checks, and only from one thread.
+    pub fn leave_out(&self, out: &[bool]) -> bool {
+        let (mut changed, mut lost) = (false, false);
+        for (backend, &now) in self.backends.iter().zip(out) {
+            let before = backend.out.swap(now, Ordering::Relaxed);
+            changed |= before != now;
+            lost |= now && !before;
+        }
+        if changed {
+            self.rings.iter().for_each(|ring| ring.leave_out(out));
+        }
+        lost
+    }
+
+    /// What leaving backends out costs at most: slots to fill.
+    pub fn slots(&self) -> usize {
+        self.rings.iter().map(Ring::len).sum()
+    }
+
+    /// The backends that are out stay so: those of `before`, the same service in the generation it replaces, that are the same here.
+    pub fn take_over(&self, before: &Service) {
+        if self.health.is_none() || before.health.is_none() {
+            return;
+        }
+        let still_out = |b: &Backend| {
+            let found = before.backends.binary_search_by(|old| old.name.as_str().cmp(&b.name));
+            found.is_ok_and(|at| {
+                let old = &before.backends[at];
+                old.is_out() && (old.address, old.port) == (b.address, b.port)
+            })
+        };
+        let out: Vec<bool> = self.backends.iter().map(still_out).collect();
+        self.leave_out(&out);
     }
 
     /// The backend a new flow gets.
@@ -90,7 +149,7 @@ impl Service {
     }
 
     /// In name order.
-    pub fn backends(&self) -> impl Iterator<Item = &Backend> {
+    pub fn backends(&self) -> impl ExactSizeIterator<Item = &Backend> {
         self.backends.iter()
     }
 
@@ -113,7 +172,7 @@ struct Entry {
 }
 
 /// All services of a snapshot.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Services {
     list: Box<[Service]>,
     entries: Vec<Entry>,
@@ -170,6 +229,11 @@ impl Services {
     #[inline]
     pub fn get(&self, index: u32) -> Option<&Service> {
         self.list.get(index as usize)
+    }
+
+    /// By name.
+    pub fn named(&self, name: &str) -> Option<&Service> {
+        self.list.binary_search_by(|service| service.name.as_str().cmp(name)).ok().map(|at| &self.list[at])
     }
 
     /// In name order.

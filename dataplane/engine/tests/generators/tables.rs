@@ -329,8 +329,9 @@ fn service(
     let mark = prop::option::weighted(0.3, 0u8..64);
     let present = prop::bool::weighted(0.9);
     let limits = prop::option::weighted(0.4, limits());
-    (present, addresses, ports, backends, any::<bool>(), policer, (mark, limits)).prop_map(
-        move |(present, addresses, ports, mut backends, source_affinity, policer, (mark, limits))| {
+    let health = prop::option::weighted(0.7, Just(HealthSpec::default()));
+    (present, addresses, ports, backends, any::<bool>(), policer, (mark, limits, health)).prop_map(
+        move |(present, addresses, ports, mut backends, source_affinity, policer, (mark, limits, health))| {
             for (number, backend) in backends.iter_mut().enumerate() {
                 backend.name = format!("b{number}");
             }
@@ -347,6 +348,7 @@ fn service(
                 policer,
                 mark,
                 limits,
+                health,
                 ..Default::default()
             };
             (present && !spec.addresses.is_empty()).then_some(spec)
