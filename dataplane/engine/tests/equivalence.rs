@@ -427,5 +427,5 @@ fn every_fate_is_reached() {
     assert_eq!(states.len(), 8, "{states:?}");
     assert!(ended.iter().all(|n| *n > 0), "{ended:?}");
     assert!(created > 1000, "{created} sessions in all");
-    assert!(reached.iter().all(|n| *n > 20), "samples, resets, ways, spared sessions: {reached:?}");
+    assert!(reached.iter().all(|n| *n > 10), "samples, resets, ways, spared sessions: {reached:?}");
 }
