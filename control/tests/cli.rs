@@ -212,6 +212,7 @@ async fn nobody_there_ends_with_2_unless_a_node_is() {
     let refused = ctl.run(&["capture", "--at", "rx", "-w", &kept, "--socket", &path]).await;
     refused.ends(1).complains("one at a time");
     assert_eq!(common::read(Path::new(&kept)), "old", "a refused capture leaves the file alone");
+    ctl.run(&["backend", "list", "--socket", &path]).await.ends(0).says("web/b").says("status 503").says("1.5 ms");
     ctl.run(&["stats", "--socket", "/nowhere.sock"])
         .await
         .ends(2)
@@ -271,6 +272,14 @@ fn local_node(socket: &Path) -> tokio::task::JoinHandle<()> {
             Ok(Response::new(tokio_stream::iter(vec![Err(refused)])))
         }
 
+        async fn backends(
+            &self,
+            request: Request<v1::BackendsRequest>,
+        ) -> Result<Response<v1::BackendsResponse>, Status> {
+            let A::Backends(backends) = common::answer(Q::Backends(request.into_inner())) else { unreachable!() };
+            Ok(Response::new(backends))
+        }
+
         async fn nodes(&self, _: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {
             Err(Status::unimplemented("control only"))
         }
@@ -325,6 +334,11 @@ async fn questions_go_through_control() {
     assert_eq!(why.ends(0).json()["verdict"], "dropped");
     ctl.run(&["session", "list"]).await.ends(0).says("1 of 1 sessions");
     ctl.run(&["neighbour", "list"]).await.ends(1).complains("no neighbour table yet");
+    let backends = ctl.run(&["backend", "list", "--json"]).await;
+    assert_eq!(backends.ends(0).json()["backends"][1]["health"]["last_status"], 503);
+    ctl.run(&["backend", "show", "web/a"]).await.ends(0).says("http port 8080").says("10, of them failed 3");
+    ctl.run(&["backend", "show", "a"]).await.ends(1).complains("allowed: SERVICE/BACKEND");
+    ctl.run(&["backend", "show", "web/z"]).await.ends(1).complains("a backend of service web");
     node.abort();
 }
 

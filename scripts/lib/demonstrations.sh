@@ -1,11 +1,11 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034 # figures are printed by scripts/quickstart
-# The nine demonstrations. Each is a function that uses ordinary clients, puts what it measured into FACTS and what should have
+# The ten demonstrations. Each is a function that uses ordinary clients, puts what it measured into FACTS and what should have
 # been otherwise into PROBLEMS. They run in order and share the node; the document that is in force between them is quickstart.yaml.
 
 HELD=0
 FACTS='' PROBLEMS=()
-DEMONSTRATIONS=(spread4 spread6 icmp denied policed marked changed rolled_back accounted)
+DEMONSTRATIONS=(spread4 spread6 icmp denied policed marked changed rolled_back accounted lost)
 
 # expect PROBLEM COMMAND...: notes the problem when the command fails.
 expect() {
@@ -140,8 +140,9 @@ demo_policed() {
 
 demo_marked() {
     local all marked policed
-    capture marked1 s1 eth0 'tcp dst port 8080'
-    capture marked2 s2 eth0 'tcp dst port 8080'
+    # Health checks come from our own addresses, and no rule marks them.
+    capture marked1 s1 eth0 "tcp dst port 8080 and not host $LAN4 and not host $LAN6"
+    capture marked2 s2 eth0 "tcp dst port 8080 and not host $LAN4 and not host $LAN6"
     within client timeout --foreground 30 curl -s --max-time 5 "http://$VIP4/?[1-20]" "http://[$VIP6]/?[1-20]" >/dev/null || true
     capture_end marked1
     capture_end marked2
@@ -266,4 +267,41 @@ demo_accounted() {
         jq -e '.verdict == "forwarded" and ([.steps[].object] | contains(["rule web", "service web"]))' <<<"$web"
     expect "expected port 23 dropped as rule_deny by rule no-telnet" \
         jq -e '.verdict == "dropped" and .reason == "rule_deny" and ([.steps[].object] | contains(["rule no-telnet"]))' <<<"$telnet"
+}
+
+# --- 10: a lost server
+
+# As in quickstart.yaml: fall * interval and 100 ms.
+LOST_MS=1600
+
+now_ms() { date +%s%3N; }
+
+# backend_is NAME STATE
+backend_is() { marchctl backend show "web/$1" --json | jq -e --arg state "$2" '.health.state == $state'; }
+
+demo_lost() {
+    local ended since asked=0 failed=0 last=0 url answers
+    stop nginx-s2 || true
+    ended="$(now_ms)"
+    while [ $(($(now_ms) - ended)) -lt $((LOST_MS + 1500)) ]; do
+        for url in "http://$VIP4/" "http://[$VIP6]/"; do
+            since=$(($(now_ms) - ended))
+            asked=$((asked + 1))
+            if ! within client curl -s -g -o /dev/null --max-time 1 "$url"; then failed=$((failed + 1)) last=$since; fi
+        done
+    done
+    FACTS="server s2 is ended: of $asked requests afterwards $failed fail, the last one begun $last ms after it"
+    FACTS+=" (fall * interval + 100 ms: $LOST_MS ms)"
+    expect "expected a request to fail before anybody can know" at_least "$failed" 1
+    expect "expected no failure of a request begun later than $LOST_MS ms" at_least "$LOST_MS" "$last"
+    expect "expected s2-v4 down: $(marchctl backend show web/s2-v4 --json | jq -c .health)" backend_is s2-v4 down
+    expect "expected s2-v6 down" backend_is s2-v6 down
+    FACTS+="; marchctl backend show: $(marchctl backend show web/s2-v4 --json | jq -r '.health | .state + ", " + .last_result')"
+    web_server s2
+    expect "expected s2-v4 up again" wait_for 10 backend_is s2-v4 up
+    expect "expected s2-v6 up again" wait_for 10 backend_is s2-v6 up
+    answers="$(within client timeout --foreground 60 curl -s --max-time 5 "http://$VIP4/?[1-$REQUESTS]" || true)"
+    FACTS+="; back again it answers $(grep -c '^s2 ' <<<"$answers" || true) of $REQUESTS"
+    expect "expected answers from s2" grep -q '^s2 ' <<<"$answers"
+    expect "expected residue 0" is "$(stat .conservation.residue)" 0
 }

@@ -19,6 +19,15 @@ const ENGINE_MAY_USE: &[&str] = &[
     "rtrb",
     "thiserror",
     "thiserror-impl",
+    // TCP of the health checks, on the slow path alone; no allocation of a worker and no socket of the kernel. See ARCHITECTURE.md.
+    "smoltcp",
+    "bitflags",
+    "byteorder",
+    "cfg-if",
+    "hash32",
+    "heapless",
+    "managed",
+    "stable_deref_trait",
     // Compile-time only, behind the derives.
     "proc-macro2",
     "quote",

@@ -95,6 +95,13 @@ impl v1::operate_service_server::OperateService for OperateApi {
         self.relay(&caller, asked.node.clone(), Question::Neighbours(asked), pick).await
     }
 
+    async fn backends(&self, request: Request<v1::BackendsRequest>) -> Result<Response<v1::BackendsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let asked = request.into_inner();
+        let pick = |answer| if let Answer::Backends(backends) = answer { Some(backends) } else { None };
+        self.relay(&caller, asked.node.clone(), Question::Backends(asked), pick).await
+    }
+
     async fn nodes(&self, request: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {
         let caller = Caller::of(&request)?;
         let cluster = caller.cluster(&request.into_inner().cluster)?;

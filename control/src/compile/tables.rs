@@ -213,6 +213,7 @@ fn services(model: &Model, policer_index: &[usize]) -> Vec<ServiceSpec> {
                 policer: service.policer.map(|policer| policer_index[policer]),
                 mark: service.mark,
                 limits: service.limits,
+                health: service.health.clone(),
             }
         })
         .collect();

@@ -132,14 +132,19 @@ fn rules() -> impl Strategy<Value = Vec<Rule>> {
 }
 
 fn services() -> impl Strategy<Value = Vec<Service>> {
-    let health = (word(), seconds(), seconds(), of(any::<u32>()), of(any::<u32>())).prop_map(
-        |(kind, interval_s, timeout_s, rise, panic_below_percent)| Health {
+    let http = (of(any::<u32>()), word(), word(), word());
+    let health = (word(), seconds(), seconds(), of(any::<u32>()), of(any::<u32>()), http).prop_map(
+        |(kind, interval_s, timeout_s, rise, panic_below_percent, (port, path, host, expect_status))| Health {
             kind,
             interval_s,
             timeout_s,
             rise,
             fall: None,
             panic_below_percent,
+            port,
+            path,
+            host,
+            expect_status,
         },
     );
     let backend = (word(), word(), of(any::<u32>()), of(any::<u32>()), word())

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendLoss, BackendState, Cidr, PolicerSpec, PortRange, RuleAction, RuleMatch, ServiceLimitsSpec, ServiceMode,
-    ServiceProtocol,
+    BackendLoss, BackendState, Cidr, HealthSpec, PolicerSpec, PortRange, RuleAction, RuleMatch, ServiceLimitsSpec,
+    ServiceMode, ServiceProtocol,
 };
 
 /// A validated document.
@@ -117,6 +117,7 @@ pub(crate) struct Service {
     pub policer: Option<usize>,
     pub mark: Option<u8>,
     pub limits: Option<ServiceLimitsSpec>,
+    pub health: Option<HealthSpec>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 //! One file per kind of object. Each reads its objects into the model's types, leaving holes where something is wrong, so that the
 //! checks of other kinds can go on without complaining a second time.
 
+mod health;
 mod interfaces;
 mod limits;
 mod network;

@@ -379,6 +379,7 @@ pub fn answer(question: v1::operate_call::Request) -> v1::operate_reply::Respons
         }),
         Q::Sessions(_) => A::Sessions(v1::SessionsResponse { sessions: vec![v1::Session::default()], total: 1 }),
         Q::Neighbours(_) => A::Error("no neighbour table yet".into()),
+        Q::Backends(_) => A::Backends(v1::BackendsResponse { backends: backends() }),
         Q::Trace(_) | Q::Capture(_) => A::Error("its answer is a stream".into()),
     }
 }
@@ -456,6 +457,34 @@ pub fn captured(asked: &v1::CaptureRequest) -> Vec<v1::observation::Item> {
     }
     items.push(Item::End(v1::ObservationEnd { packets: 2, missed: 0, ended: "count".into() }));
     items
+}
+
+/// Two backends of a service: one healthy, one that answers with the wrong status.
+fn backends() -> Vec<v1::BackendStatus> {
+    let one = |name: &str, state: &str, result: &str, status: u32| v1::BackendStatus {
+        service: "web".into(),
+        name: name.into(),
+        address: "10.0.20.11".into(),
+        port: Some(8080),
+        weight: 1,
+        state: "up".into(),
+        takes_sessions: state == "up",
+        packets: 7,
+        health: Some(v1::BackendHealth {
+            state: state.into(),
+            since_s: 61.0,
+            kind: "http".into(),
+            port: 8080,
+            last_result: result.into(),
+            last_status: status,
+            rtt_s: Some(0.0015),
+            streak: 3,
+            checks: 10,
+            failures: 3,
+            ..Default::default()
+        }),
+    };
+    vec![one("a", "up", "ok", 0), one("b", "down", "status", 503)]
 }
 
 /// A node that says nothing about what it runs.

@@ -11,6 +11,8 @@ use axum::routing::get;
 use tokio::sync::watch;
 
 use crate::agent::{LastGoodState, SharedState};
+use marchproxy_proto::v1;
+
 use crate::metrics::{CONTENT_TYPE, Observation, is_ready, render};
 use crate::runtime::Runtime;
 
@@ -84,6 +86,8 @@ async fn metrics(State(pages): State<Pages>) -> Response {
     let made = tokio::task::spawn_blocking(move || {
         render(&Observation {
             stats: pages.runtime.stats(),
+            // A slow path that does not answer has no backends to show.
+            backends: pages.runtime.backends(&v1::BackendsRequest::default()).unwrap_or_default().backends,
             running: pages.runtime.running(),
             agent: pages.agent.read(),
             backend: pages.runtime.backend(),

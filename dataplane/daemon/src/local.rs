@@ -83,6 +83,7 @@ impl Operate {
             Some(Question::Why(request)) => self.runtime.why(&request).map(Answer::Why),
             Some(Question::Sessions(request)) => self.runtime.sessions(&request).map(Answer::Sessions),
             Some(Question::Neighbours(request)) => self.runtime.neighbours(&request).map(Answer::Neighbours),
+            Some(Question::Backends(request)) => self.runtime.backends(&request).map(Answer::Backends),
             Some(Question::Trace(_) | Question::Capture(_)) => Err("its answer is a stream; please report this".into()),
             None => Err("this release does not know the question; update marchproxy-dataplane".to_owned()),
         };
@@ -192,6 +193,11 @@ impl OperateService for Operate {
     ) -> Result<Response<v1::NeighboursResponse>, Status> {
         self.for_us(&request.get_ref().node)?;
         self.blocking(move |this| this.runtime.neighbours(request.get_ref())).await
+    }
+
+    async fn backends(&self, request: Request<v1::BackendsRequest>) -> Result<Response<v1::BackendsResponse>, Status> {
+        self.for_us(&request.get_ref().node)?;
+        self.blocking(move |this| this.runtime.backends(request.get_ref())).await
     }
 
     async fn nodes(&self, _: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {

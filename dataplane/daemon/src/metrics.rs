@@ -13,6 +13,8 @@ use crate::runtime::Running;
 pub struct Observation {
     /// Counters of the node.
     pub stats: v1::StatsResponse,
+    /// Backends and their health.
+    pub backends: Vec<v1::BackendStatus>,
     /// What runs.
     pub running: Running,
     /// What the agent is at.
@@ -56,6 +58,7 @@ const WORKER: &[&str] = &["worker", "core"];
 const STAGE: &[&str] = &["worker", "core", "stage"];
 const NAT_POOL: &[&str] = &["address", "protocol"];
 const OBJECT: &[&str] = &["kind", "name"];
+const BACKEND: &[&str] = &["service", "backend"];
 
 const FAMILIES: &[Family] = &[
     family("build", Kind::Info, &["version", "backend"], "Release and packet backend.", |o| {
@@ -237,6 +240,59 @@ const FAMILIES: &[Family] = &[
     family("object_dropped_packets", Kind::Counter, OBJECT, "Packets the object dropped.", |o| {
         objects(o, |c| c.dropped)
     }),
+    family("backend_takes_sessions", Kind::Gauge, BACKEND, "1 while the backend gets new sessions.", |o| {
+        let sample = |b: &v1::BackendStatus| (vec![b.service.clone(), b.name.clone()], flag(b.takes_sessions));
+        o.backends.iter().map(sample).collect()
+    }),
+    family(
+        "backend_health",
+        Kind::Gauge,
+        &["service", "backend", "state"],
+        "1 for the state a checked backend is in: unknown, up, down, or held down after flapping.",
+        |o| {
+            let all = checked(o).flat_map(|(names, health)| {
+                let sample =
+                    move |state: &str| ([names.clone(), vec![state.into()]].concat(), flag(health.state == state));
+                ["unknown", "up", "down", "held"].map(sample)
+            });
+            all.collect()
+        },
+    ),
+    family("backend_health_seconds", Kind::Gauge, BACKEND, "How long the backend has been in its state.", |o| {
+        checked(o).map(|(names, health)| (names, health.since_s)).collect()
+    }),
+    family(
+        "backend_last_check",
+        Kind::Info,
+        &["service", "backend", "kind", "result", "status"],
+        "What the last check found: ok, or why not; the status where HTTP answered with another than expected.",
+        |o| {
+            let sample = |(names, health): (Vec<String>, &v1::BackendHealth)| {
+                let status = if health.last_status == 0 { String::new() } else { health.last_status.to_string() };
+                ([names, vec![health.kind.clone(), health.last_result.clone(), status]].concat(), 1.0)
+            };
+            checked(o).filter(|(_, health)| !health.last_result.is_empty()).map(sample).collect()
+        },
+    ),
+    family("backend_check_rtt_seconds", Kind::Gauge, BACKEND, "What the last good check took.", |o| {
+        checked(o).filter_map(|(names, health)| Some((names, health.rtt_s?))).collect()
+    }),
+    family("backend_checks", Kind::Counter, BACKEND, "Health checks that ended.", |o| {
+        checked(o).map(|(names, health)| (names, health.checks as f64)).collect()
+    }),
+    family("backend_check_failures", Kind::Counter, BACKEND, "Health checks that failed.", |o| {
+        checked(o).map(|(names, health)| (names, health.failures as f64)).collect()
+    }),
+    family("backend_flaps", Kind::Gauge, BACKEND, "Times in a row that it fell soon after it had come back.", |o| {
+        checked(o).map(|(names, health)| (names, f64::from(health.flaps))).collect()
+    }),
+    family(
+        "backend_panic",
+        Kind::Gauge,
+        BACKEND,
+        "1 while too few backends of the service and family are healthy, so that all are used.",
+        |o| checked(o).map(|(names, health)| (names, flag(health.panic))).collect(),
+    ),
 ];
 
 /// The content type of [`render`]'s text.
@@ -338,6 +394,11 @@ fn drops(o: &Observation) -> Vec<Sample> {
     DropReason::ALL.iter().map(sample).collect()
 }
 
+/// The backends that are checked, with their labels.
+fn checked(o: &Observation) -> impl Iterator<Item = (Vec<String>, &v1::BackendHealth)> {
+    o.backends.iter().filter_map(|b| Some((vec![b.service.clone(), b.name.clone()], b.health.as_ref()?)))
+}
+
 fn objects(o: &Observation, value: impl Fn(&v1::ObjectCount) -> u64) -> Vec<Sample> {
     let sample = |object: &v1::ObjectCount| (vec![object.kind.clone(), object.name.clone()], value(object) as f64);
     o.stats.objects.iter().map(sample).collect()
@@ -365,7 +426,19 @@ mod tests {
             ..Default::default()
         };
         let running = Running { version: 7, generation: 2, settled: true, ..Default::default() };
-        Observation { stats, running, agent: AgentState::default(), backend: "dpdk" }
+        let health = v1::BackendHealth {
+            state: "down".into(),
+            kind: "http".into(),
+            last_result: "status".into(),
+            last_status: 503,
+            rtt_s: Some(0.25),
+            checks: 9,
+            ..Default::default()
+        };
+        let backend =
+            v1::BackendStatus { service: "web".into(), name: "a".into(), health: Some(health), ..Default::default() };
+        let backends = vec![backend, v1::BackendStatus { takes_sessions: true, ..Default::default() }];
+        Observation { stats, backends, running, agent: AgentState::default(), backend: "dpdk" }
     }
 
     #[test]
@@ -381,6 +454,11 @@ mod tests {
             "marchproxy_conservation_residue_packets -1",
             "marchproxy_tables_version 7",
             "marchproxy_ready 1",
+            "marchproxy_backend_takes_sessions{service=\"web\",backend=\"a\"} 0",
+            "marchproxy_backend_health{service=\"web\",backend=\"a\",state=\"down\"} 1",
+            "marchproxy_backend_last_check_info{service=\"web\",backend=\"a\",kind=\"http\",result=\"status\",status=\"503\"} 1",
+            "marchproxy_backend_check_rtt_seconds{service=\"web\",backend=\"a\"} 0.25",
+            "marchproxy_backend_checks_total{service=\"web\",backend=\"a\"} 9",
         ] {
             assert!(text.lines().any(|found| found == line), "no line {line:?} in\n{text}");
         }

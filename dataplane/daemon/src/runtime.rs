@@ -75,4 +75,6 @@ pub trait Runtime: Send + Sync + 'static {
     fn samples(&self, limit: usize) -> Vec<String>;
     /// Neighbours.
     fn neighbours(&self, request: &v1::NeighboursRequest) -> Result<v1::NeighboursResponse, String>;
+    /// Backends and their health.
+    fn backends(&self, request: &v1::BackendsRequest) -> Result<v1::BackendsResponse, String>;
 }

@@ -18,8 +18,8 @@ use marchproxy_engine::io::{Mac, PacketBuf};
 use marchproxy_engine::memory::{Memory, MemoryBuf, MemoryPool, Wire};
 use marchproxy_engine::packet::Packet;
 use marchproxy_engine::tables::{
-    BackendSpec, Cidr, InterfaceSpec, PortRange, PortSpec, RuleAction, RuleMatch, RuleSpec, RuleTables,
-    ServiceProtocol, ServiceSpec,
+    BackendSpec, Cidr, HealthKind, HealthSpec, InterfaceSpec, PortRange, PortSpec, RuleAction, RuleMatch, RuleSpec,
+    RuleTables, ServiceProtocol, ServiceSpec,
 };
 use marchproxy_proto::v1;
 
@@ -301,6 +301,79 @@ fn a_service_makes_sessions_that_can_be_listed_and_asked_about() {
         let error = rig.node.why(&request).unwrap_err();
         assert!(error.contains(wanted), "{error}");
     }
+    rig.end();
+}
+
+/// Answers what leaves for 198.18.2.2: echo requests, if it is alive. Returns how many there were.
+fn answer_echoes(rig: &Rig, alive: bool) -> usize {
+    let device = "vdev:net_null1";
+    let frames: Vec<_> = rig.world.wires.lock().unwrap()[device].iter().flat_map(Wire::take).collect();
+    let echoes = frames.iter().map(PacketBuf::data).filter(|frame| frame[23] == 1 && frame[34] == 8);
+    let mut seen = 0;
+    for frame in echoes {
+        assert_eq!((&frame[26..30], &frame[30..34]), (&[198, 18, 2, 1][..], &[198, 18, 2, 2][..]));
+        let [id, sequence] = [38, 40].map(|at| u16::from_be_bytes([frame[at], frame[at + 1]]));
+        let reply = Packet::eth(THEIRS, OURS).ipv4([198, 18, 2, 2], [198, 18, 2, 1]).icmp_echo_reply(id, sequence);
+        if alive {
+            rig.put(device, &reply.payload(&frame[42..]).build());
+        }
+        seen += 1;
+    }
+    seen
+}
+
+#[test]
+fn a_backend_that_falls_silent_takes_no_new_sessions() {
+    let mut rig = Rig::new(2);
+    let (interval_ms, timeout_ms) = (200, 100);
+    let health =
+        HealthSpec { kind: HealthKind::Icmp, interval_ms, timeout_ms, rise: 1, fall: 2, ..HealthSpec::default() };
+    let backend = BackendSpec { name: "a".into(), address: "198.18.2.2".parse().unwrap(), ..BackendSpec::default() };
+    let service = ServiceSpec {
+        name: "web".into(),
+        addresses: vec!["203.0.113.10".parse().unwrap()],
+        ports: vec![PortRange { first: 80, last: 80 }],
+        backends: vec![backend],
+        health: Some(health),
+        ..ServiceSpec::default()
+    };
+    rig.push(&RuleTables { services: vec![service], ..tables() }).unwrap();
+    introduce(&rig);
+    let ask = |rig: &Rig| rig.node.backends(&v1::BackendsRequest::default()).unwrap().backends.remove(0);
+    let until = |rig: &Rig, alive: bool, state: &str| {
+        let start = Instant::now();
+        loop {
+            answer_echoes(rig, alive);
+            let backend = ask(rig);
+            if backend.health.as_ref().is_some_and(|health| health.state == state) {
+                return (backend, start.elapsed());
+            }
+            assert!(start.elapsed() < Duration::from_secs(10), "never {state}: {backend:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let (up, _) = until(&rig, true, "up");
+    let health = up.health.unwrap();
+    assert_eq!((up.service.as_str(), up.name.as_str(), up.takes_sessions), ("web", "a", true));
+    assert_eq!((health.kind.as_str(), health.last_result.as_str(), health.failures), ("icmp", "ok", 0));
+    assert!(health.rtt_s.unwrap() > 0.0 && health.checks > 0);
+
+    let (_, took) = until(&rig, false, "down");
+    // A machine that is busy with other tests may be late; the bound itself is held on the engine's own clock.
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let start = Instant::now();
+    while ask(&rig).takes_sessions {
+        assert!(start.elapsed() < Duration::from_secs(5), "stays in the ring");
+    }
+    let syn = Packet::eth(THEIRS, OURS).ipv4([198, 18, 1, 9], [203, 0, 113, 10]).tcp(40_000, 80).flags(2).build();
+    rig.put("vdev:net_null0", &syn);
+    rig.eventually("without a backend", |stats| stats.drops.iter().any(|drop| drop.reason == "no_backend"));
+    let down = ask(&rig).health.unwrap();
+    assert_eq!(down.last_result, "timeout");
+
+    until(&rig, true, "up");
+    let other = v1::BackendsRequest { service: "mail".into(), ..Default::default() };
+    assert!(rig.node.backends(&other).unwrap_err().contains("service: found \"mail\""));
     rig.end();
 }
 

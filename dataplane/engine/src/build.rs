@@ -117,6 +117,9 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
                 None => counters.get("service", &spec.name),
                 Some(b) => counters.get("backend", &format!("{}/{}", spec.name, b.name)),
             });
+            if let Some(before) = previous.services.named(&spec.name) {
+                service.take_over(before);
+            }
             service.with_limits(limits)
         })
         .collect();

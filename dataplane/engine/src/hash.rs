@@ -15,6 +15,8 @@ pub const TUNNEL_SEED: u64 = 0x5475_6E6E_656C_466C;
 pub const RING_OFFSET_SEED: u64 = 0x5269_6E67_4F66_6673;
 /// Seed of a backend's step through the ring ("RingSkip").
 pub const RING_SKIP_SEED: u64 = 0x5269_6E67_536B_6970;
+/// Maglev: who serves the slots of a backend that is out.
+pub const RING_OUT_SEED: u64 = 0x5269_6E67_2D4F_7574;
 
 /// High and low half of the 128-bit product, folded.
 #[inline]

@@ -226,6 +226,8 @@ reasons! {
         Nd = "nd",
         /// An ICMP echo request that we answered.
         Echo = "echo",
+        /// An answer to a health check, or a late one that we refused.
+        Health = "health",
     }
 }
 

@@ -214,6 +214,16 @@ impl Snapshot {
         self.interfaces.get(index as usize)
     }
 
+    /// How many routing tables there are; they are in order of their numbers.
+    pub(crate) fn tables(&self) -> u32 {
+        self.fibs.len() as u32
+    }
+
+    /// An interface whose packets a table routes.
+    pub(crate) fn interface_of_table(&self, table: u32) -> Option<u32> {
+        self.interfaces.iter().position(|interface| interface.fib == table).map(|at| at as u32)
+    }
+
     /// The interface of a port and VLAN.
     #[inline]
     pub fn interface_at(&self, port: PortSlot, vlan: u16) -> Option<u32> {

@@ -293,6 +293,8 @@ pub struct ServiceSpec {
     pub mark: Option<u8>,
     /// Limits of its sessions, if it has any.
     pub limits: Option<ServiceLimitsSpec>,
+    /// How its backends are checked; `None`: they are not.
+    pub health: Option<HealthSpec>,
 }
 
 /// Limits of a service's sessions. On a node with several workers each keeps an equal share, rounded up.
@@ -378,6 +380,79 @@ pub enum BackendLoss {
     Keep,
     /// They end with their next packet, which gets another backend like a first one.
     Rebalance,
+}
+
+/// How the backends of a service are checked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HealthSpec {
+    /// What is asked.
+    pub kind: HealthKind,
+    /// From the start of a check to the start of the next, from 20.
+    pub interval_ms: u32,
+    /// What an answer may take: at most `interval * (fall - 1) / fall` (or 50, if that is more), so that `fall` failures fit into
+    /// `fall` intervals.
+    pub timeout_ms: u32,
+    /// Successes in a row that bring a backend back, from 1.
+    pub rise: u16,
+    /// Failures in a row that take it out, from 1.
+    pub fall: u16,
+    /// Below this share of healthy backends all of them are used; 0: never.
+    pub panic_below_percent: u8,
+    /// The port that is asked; `None`: the backend's, or else the first of the service.
+    pub port: Option<u16>,
+}
+
+impl HealthSpec {
+    /// The longest timeout that keeps the promise of `fall * interval`.
+    pub const fn longest_timeout_ms(interval_ms: u32, fall: u16) -> u32 {
+        let fall = if fall == 0 { 1 } else { fall as u64 };
+        let fits = (interval_ms as u64 * (fall - 1) / fall) as u32;
+        if fits > 50 { fits } else { 50 }
+    }
+}
+
+impl Default for HealthSpec {
+    /// TCP every 2 s with a timeout of 1 s, out after 3 failures, back after 2 successes, no panic.
+    fn default() -> Self {
+        Self {
+            kind: HealthKind::Tcp,
+            interval_ms: 2000,
+            timeout_ms: 1000,
+            rise: 2,
+            fall: 3,
+            panic_below_percent: 0,
+            port: None,
+        }
+    }
+}
+
+/// What a check asks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HealthKind {
+    /// An echo reply.
+    Icmp,
+    /// A SYN-ACK.
+    Tcp,
+    /// The status of a GET.
+    Http {
+        /// Beginning with `/`.
+        path: String,
+        /// The `Host` header; empty: the backend's address, and the port unless it is 80.
+        host: String,
+        /// First and last status that count as healthy.
+        status: (u16, u16),
+    },
+}
+
+impl HealthKind {
+    /// The name in documents.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Icmp => "icmp",
+            Self::Tcp => "tcp",
+            Self::Http { .. } => "http",
+        }
+    }
 }
 
 /// Protocol of a service.

@@ -97,6 +97,13 @@ impl Node {
         Ok(node)
     }
 
+    /// Lets it check the health of backends.
+    #[must_use]
+    pub fn with_checks(mut self) -> Self {
+        self.slow = self.slow.with_checks(0x5eed);
+        self
+    }
+
     /// Publishes new tables; new ports get wires. The worker sees them at its next turn.
     pub fn push(&mut self, tables: &RuleTables) -> Result<u64, BuildError> {
         let snapshot = build(tables, Some(self.publisher.current()), &self.budget)?;
@@ -125,6 +132,19 @@ impl Node {
     pub fn mac(&self, name: &str) -> Option<Mac> {
         let (slot, _) = self.publisher.current().ports().find(|(_, spec)| spec.name == name)?;
         Some(port_mac(slot.index()))
+    }
+
+    /// Does what checks do when these backends of a service are out, and no others of it.
+    pub fn leave_out(&self, service: &str, backends: &[&str]) {
+        if let Some(service) = self.publisher.current().services.named(service) {
+            let out: Vec<bool> = service.backends().map(|b| backends.contains(&b.name.as_str())).collect();
+            service.leave_out(&out);
+        }
+    }
+
+    /// The same tables under the next number.
+    pub fn republish(&mut self) {
+        self.publisher.republish();
     }
 
     /// Puts a frame on a port's wire.

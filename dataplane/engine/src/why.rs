@@ -393,7 +393,9 @@ fn service_details(snapshot: &Snapshot, service: &Service, rule: Option<&Rule>) 
     let policer = policer.map_or(String::new(), |name| format!(", policer {name}"));
     let mark = service.mark.map_or(String::new(), |dscp| format!(", mark dscp {dscp}"));
     let limits = if service.limits.is_some() { ", if its limits allow" } else { "" };
-    format!("matched{policer}{mark}{limits}")
+    let out = service.backends().filter(|backend| backend.is_out()).count();
+    let out = if out == 0 { String::new() } else { format!(", {out} of {} backends out", service.backends().len()) };
+    format!("matched{policer}{mark}{limits}{out}")
 }
 
 #[cfg(test)]

@@ -99,6 +99,23 @@ impl Twins {
                 self.turn();
                 Outcome::default()
             }
+            Event::Health(service, out) => {
+                let services = self.reference.tables().services.clone();
+                if let Some(service) = services.get(service.index(services.len().max(1)))
+                    && service.health.is_some()
+                {
+                    let is_out = |&(n, _): &(usize, _)| out >> n & 1 == 1;
+                    let all = service.backends.iter().enumerate().filter(is_out);
+                    let out: Vec<&str> = all.map(|(_, backend)| backend.name.as_str()).collect();
+                    self.story.push(format!("{}: of service {} are out {out:?}", self.now, service.name));
+                    self.node.leave_out(&service.name, &out);
+                    self.reference.leave_out(&service.name, &out);
+                    self.node.republish();
+                    self.reference.republish();
+                }
+                self.turn();
+                Outcome::default()
+            }
             Event::Push(change) => {
                 self.model.apply(change);
                 let tables = self.model.tables();
@@ -425,7 +442,9 @@ fn every_fate_is_reached() {
     let seen: Vec<_> = DropReason::ALL.iter().map(|r| (r.label(), drops[r.index()])).collect();
     let never: Vec<_> = DropReason::ALL.iter().filter(|r| drops[r.index()] == 0 && !unreachable(**r)).collect();
     assert!(never.is_empty(), "never: {never:?} of {seen:?}");
-    assert!(consumed.iter().all(|n| *n > 0), "{consumed:?}");
+    // Checks are not what is compared here.
+    let never = ConsumeReason::ALL.iter().filter(|r| consumed[r.index()] == 0 && **r != ConsumeReason::Health);
+    assert_eq!(never.count(), 0, "{consumed:?}");
     assert_eq!(states.len(), 8, "{states:?}");
     assert!(ended.iter().all(|n| *n > 0), "{ended:?}");
     assert_eq!(modes.len(), 5, "{modes:?}");

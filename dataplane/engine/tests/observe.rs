@@ -109,8 +109,7 @@ fn a_trace_tells_each_stage_in_words() {
         [
             "192.0.2.7:4242 > 203.0.113.10:80 tcp SYN".to_owned(),
             "parse: interface wan0: 40 octets, ttl 64".into(),
-            "session: session of 192.0.2.7:4242: made by this packet, state opening, decided by generation 2"
-                .into(),
+            "session: session of 192.0.2.7:4242: made by this packet, state opening, decided by generation 2".into(),
             "rule: rule rest: permit".into(),
             "service: service web: by its destination".into(),
             backend.clone(),

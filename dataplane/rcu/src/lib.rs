@@ -64,8 +64,12 @@ pub fn channel<T>(first: T, readers: usize) -> (Publisher<T>, Vec<Reader<T>>) {
 impl<T> Publisher<T> {
     /// Makes `value` the current generation and returns its number. Readers see it at their next refresh.
     pub fn publish(&mut self, value: T) -> u64 {
+        self.publish_shared(Arc::new(value))
+    }
+
+    fn publish_shared(&mut self, value: Arc<T>) -> u64 {
         self.generation += 1;
-        let old = std::mem::replace(&mut self.current, Arc::new(value));
+        let old = std::mem::replace(&mut self.current, value);
         self.retired.push((self.generation, old));
         for slot in &self.shared.slots {
             let mut value = Some((self.generation, self.current.clone()));
@@ -81,6 +85,12 @@ impl<T> Publisher<T> {
         }
         self.shared.published.0.store(self.generation, Ordering::Release);
         self.generation
+    }
+
+    /// Makes the current value a new generation once more: nothing is built, and readers see that something changed.
+    pub fn republish(&mut self) -> u64 {
+        let again = self.current.clone();
+        self.publish_shared(again)
     }
 
     /// The newest value.
@@ -186,6 +196,20 @@ mod tests {
         assert_eq!(readers[0].current().0, 5);
         publisher.reclaim();
         assert_eq!(freed.load(Ordering::SeqCst), 4);
+    }
+
+    #[test]
+    fn a_value_can_be_several_generations() {
+        let freed = std::sync::Arc::new(AtomicUsize::new(0));
+        let (mut publisher, mut readers) = channel(Counted(1, freed.clone()), 1);
+        assert_eq!(publisher.republish(), 2);
+        assert!(readers[0].refresh());
+        assert_eq!((readers[0].current().0, readers[0].generation()), (1, 2));
+        assert_eq!((publisher.reclaim(), freed.load(Ordering::SeqCst)), (0, 0));
+        publisher.publish(Counted(3, freed.clone()));
+        assert!(readers[0].refresh());
+        publisher.reclaim();
+        assert_eq!(freed.load(Ordering::SeqCst), 1);
     }
 
     #[test]

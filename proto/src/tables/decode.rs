@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendLoss, BackendSpec, BackendState, Cidr, FlagMatch, FragmentMatch, InterfaceSpec, LimitsSpec, NextHopSpec,
-    PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec,
-    RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec,
+    BackendLoss, BackendSpec, BackendState, Cidr, FlagMatch, FragmentMatch, HealthKind, HealthSpec, InterfaceSpec,
+    LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction,
+    RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec,
 };
 
 use super::TableError;
 use crate::v1::{
-    Group, TableBackend, TableColour, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort,
+    Group, TableBackend, TableColour, TableHealth, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort,
     TablePortRange, TablePrefix, TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_backend,
-    table_colour, table_rule, table_service,
+    table_colour, table_health, table_rule, table_service,
 };
 
 type Result<T> = std::result::Result<T, TableError>;
@@ -324,6 +324,41 @@ fn service(wire: &TableService, policers: &Names) -> Result<ServiceSpec> {
         },
         mark: mark(wire.mark, &object, "mark")?,
         limits: wire.limits.as_ref().map(|wire| service_limits(wire, &object)).transpose()?,
+        health: wire.health.as_ref().map(|wire| health(wire, &object)).transpose()?,
+    })
+}
+
+fn health(wire: &TableHealth, object: &str) -> Result<HealthSpec> {
+    let status = |status, field| Ok(within(status, 100, 599, object, field)? as u16);
+    let kind = match table_health::Kind::try_from(wire.kind) {
+        Ok(table_health::Kind::Icmp) => HealthKind::Icmp,
+        Ok(table_health::Kind::Tcp) => HealthKind::Tcp,
+        Ok(table_health::Kind::Http) => HealthKind::Http {
+            path: wire.path.clone(),
+            host: wire.host.clone(),
+            status: (
+                status(wire.first_status, "health.first_status")?,
+                status(wire.last_status, "health.last_status")?,
+            ),
+        },
+        Err(_) => return Err(TableError::new(object, "health.kind", wire.kind, "icmp, tcp or http")),
+    };
+    for (field, text) in [("health.path", &wire.path), ("health.host", &wire.host)] {
+        // Both fit into the one request of a check.
+        within(text.len() as u32, 0, 255, object, field)?;
+    }
+    let port = wire.port.map(|port| within(port, 1, u16::MAX.into(), object, "health.port")).transpose()?;
+    let fall = within(wire.fall, 1, 100, object, "health.fall")? as u16;
+    let interval_ms = within(wire.interval_ms, 20, 3_600_000, object, "health.interval_ms")?;
+    let longest = HealthSpec::longest_timeout_ms(interval_ms, fall);
+    Ok(HealthSpec {
+        kind,
+        interval_ms,
+        timeout_ms: within(wire.timeout_ms, 1, longest, object, "health.timeout_ms")?,
+        rise: within(wire.rise, 1, 100, object, "health.rise")? as u16,
+        fall,
+        panic_below_percent: within(wire.panic_below_percent, 0, 100, object, "health.panic_below_percent")? as u8,
+        port: port.map(|port| port as u16),
     })
 }
 

@@ -3,17 +3,17 @@
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendLoss, BackendSpec, BackendState, Cidr, FragmentMatch, InterfaceSpec, LimitsSpec, PolicerAction, PolicerSpec,
-    PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec,
-    ServiceMode, ServiceProtocol, ServiceSpec,
+    BackendLoss, BackendSpec, BackendState, Cidr, FragmentMatch, HealthKind, HealthSpec, InterfaceSpec, LimitsSpec,
+    PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleSpec, RuleTables, RuleWay,
+    ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec,
 };
 
 use super::{OBJECTS_PER_GROUP, TableError};
 use crate::v1::{
     Group, InterfaceGroup, PolicerGroup, PortGroup, RouteGroup, RuleGroup, ServiceGroup, TableBackend, TableColour,
-    TableFlags, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort, TablePortRange, TablePrefix,
-    TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_backend, table_colour, table_rule,
-    table_service,
+    TableFlags, TableHealth, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort, TablePortRange,
+    TablePrefix, TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_backend, table_colour,
+    table_health, table_rule, table_service,
 };
 
 /// A border stands behind one key in so many, on average.
@@ -200,6 +200,7 @@ fn service(tables: &RuleTables, spec: &ServiceSpec) -> Result<TableService, Tabl
         source_pool: spec.source_pool.iter().copied().map(octets).collect(),
         rebalances: spec.on_backend_loss == BackendLoss::Rebalance,
         limits: spec.limits.as_ref().map(service_limits),
+        health: spec.health.as_ref().map(health),
     })
 }
 
@@ -223,6 +224,27 @@ fn mode(mode: ServiceMode) -> table_service::Mode {
         ServiceMode::DsrMac => table_service::Mode::DsrMac,
         ServiceMode::DsrIpip => table_service::Mode::DsrIpip,
         ServiceMode::DsrGue => table_service::Mode::DsrGue,
+    }
+}
+
+fn health(spec: &HealthSpec) -> TableHealth {
+    let (kind, path, host, (first, last)) = match &spec.kind {
+        HealthKind::Icmp => (table_health::Kind::Icmp, "", "", (0, 0)),
+        HealthKind::Tcp => (table_health::Kind::Tcp, "", "", (0, 0)),
+        HealthKind::Http { path, host, status } => (table_health::Kind::Http, path.as_str(), host.as_str(), *status),
+    };
+    TableHealth {
+        kind: kind.into(),
+        interval_ms: spec.interval_ms,
+        timeout_ms: spec.timeout_ms,
+        rise: spec.rise.into(),
+        fall: spec.fall.into(),
+        panic_below_percent: spec.panic_below_percent.into(),
+        port: spec.port.map(u32::from),
+        path: path.to_owned(),
+        host: host.to_owned(),
+        first_status: first.into(),
+        last_status: last.into(),
     }
 }
 

@@ -2,9 +2,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendLoss, BackendSpec, BackendState, Cidr, FlagMatch, FragmentMatch, InterfaceSpec, LimitsSpec, NextHopSpec,
-    PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec,
-    RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec,
+    BackendLoss, BackendSpec, BackendState, Cidr, FlagMatch, FragmentMatch, HealthKind, HealthSpec, InterfaceSpec,
+    LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction,
+    RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
@@ -214,34 +214,49 @@ fn service(policers: usize) -> impl Strategy<Value = ServiceSpec> {
         let icmp = protocol == ServiceProtocol::Icmp;
         let limits = proptest::option::of(limits());
         let backends = backends(icmp || mode.is_direct());
-        (addresses.clone(), disjoint(), any::<[bool; 3]>(), (backends, pool.clone()), policer.clone(), (mark(), limits))
-            .prop_map(
-                move |(
-                    addresses,
-                    ports,
-                    [source_affinity, stateless, rebalances],
-                    (backends, pool),
+        let more = (mark(), limits, health());
+        (addresses.clone(), disjoint(), any::<[bool; 3]>(), (backends, pool.clone()), policer.clone(), more).prop_map(
+            move |(
+                addresses,
+                ports,
+                [source_affinity, stateless, rebalances],
+                (backends, pool),
+                policer,
+                (mark, limits, health),
+            )| {
+                ServiceSpec {
+                    name: String::new(),
+                    addresses: addresses.into_iter().collect(),
+                    protocol,
+                    ports: if icmp { Vec::new() } else { ports },
+                    source_affinity,
+                    mode,
+                    source_pool: pool.into_iter().collect(),
+                    stateless: stateless && mode.is_direct(),
+                    on_backend_loss: if rebalances { BackendLoss::Rebalance } else { BackendLoss::Keep },
+                    backends,
                     policer,
-                    (mark, limits),
-                )| {
-                    ServiceSpec {
-                        name: String::new(),
-                        addresses: addresses.into_iter().collect(),
-                        protocol,
-                        ports: if icmp { Vec::new() } else { ports },
-                        source_affinity,
-                        mode,
-                        source_pool: pool.into_iter().collect(),
-                        stateless: stateless && mode.is_direct(),
-                        on_backend_loss: if rebalances { BackendLoss::Rebalance } else { BackendLoss::Keep },
-                        backends,
-                        policer,
-                        mark,
-                        limits,
-                    }
-                },
-            )
+                    mark,
+                    limits,
+                    health,
+                }
+            },
+        )
     })
+}
+
+fn health() -> impl Strategy<Value = Option<HealthSpec>> {
+    let http = (".{0,20}", "[a-z.]{0,20}", 100..=599_u16, 100..=599_u16)
+        .prop_map(|(path, host, first, last)| HealthKind::Http { path, host, status: (first, last) });
+    let kind = prop_oneof![Just(HealthKind::Icmp), Just(HealthKind::Tcp), http];
+    let port = proptest::option::of(1..=u16::MAX);
+    let spec = (kind, 20..=3_600_000_u32, any::<u32>(), 1..=100_u16, 1..=100_u16, 0..=100_u8, port).prop_map(
+        |(kind, interval_ms, timeout, rise, fall, panic_below_percent, port)| {
+            let timeout_ms = timeout % HealthSpec::longest_timeout_ms(interval_ms, fall) + 1;
+            HealthSpec { kind, interval_ms, timeout_ms, rise, fall, panic_below_percent, port }
+        },
+    );
+    proptest::option::of(spec)
 }
 
 fn tables() -> impl Strategy<Value = RuleTables> {
@@ -385,6 +400,7 @@ fn sample() -> Vec<Group> {
             policer: Some(0),
             mark: None,
             limits: None,
+            health: None,
         }],
         policers: vec![PolicerSpec {
             name: "slow".to_owned(),

@@ -195,6 +195,13 @@ pub enum Command {
         #[command(subcommand)]
         command: SessionCommand,
     },
+    /// Backends of a node's services, and what their health checks say
+    #[command(after_help = "Example:\n  marchctl backend list --service web")]
+    Backend {
+        /// What of them.
+        #[command(subcommand)]
+        command: BackendCommand,
+    },
     /// Neighbours (ARP, ND) of a node
     #[command(after_help = "Example:\n  marchctl neighbour list --node edge-1")]
     Neighbour {
@@ -539,6 +546,30 @@ pub enum SessionCommand {
         /// How many at most
         #[arg(long, default_value_t = 100)]
         limit: u32,
+        /// Which node, where there are several
+        #[arg(long, default_value = "")]
+        node: String,
+    },
+}
+
+/// `backend ...`
+#[derive(Debug, Subcommand)]
+pub enum BackendCommand {
+    /// One line for each
+    #[command(after_help = "Examples:\n  marchctl backend list\n  marchctl backend list --service web --json")]
+    List {
+        /// Of this service only
+        #[arg(long, default_value = "")]
+        service: String,
+        /// Which node, where there are several
+        #[arg(long, default_value = "")]
+        node: String,
+    },
+    /// One, with all that is known of its health
+    #[command(after_help = "Example:\n  marchctl backend show web/a")]
+    Show {
+        /// Which, as SERVICE/BACKEND
+        name: String,
         /// Which node, where there are several
         #[arg(long, default_value = "")]
         node: String,

@@ -3,6 +3,7 @@
 
 mod args;
 mod ask;
+mod backends;
 mod connect;
 mod diff;
 mod document;
@@ -90,6 +91,7 @@ async fn dispatch(command: Command, settings: &settings::Effective, out: &mut Ou
         Command::Policer { command } => objects::run("policer", command, settings, out).await,
         Command::Qos { command } => objects::run("qos", command, settings, out).await,
         Command::Session { command } => ask::session(command, settings, out).await,
+        Command::Backend { command } => backends::backend(command, settings, out).await,
         Command::Neighbour { command } => ask::neighbour(command, settings, out).await,
         Command::Completions { .. } => Ok(()),
     }

@@ -3,19 +3,15 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use marchproxy_engine::table::sessions::MOST_POOLS;
-use marchproxy_engine::tables::{BackendLoss, BackendState, PortRange, ServiceMode, ServiceProtocol};
-use marchproxy_proto::v1::{self, Document};
-
 use super::super::report::{At, Names, Report};
 use super::super::types::{Backend, Service};
 use super::super::words;
 use super::network::{Network, Reach};
 use super::policers::Profile;
-use super::{References, limits};
-
-/// The longest health interval that still means anything.
-const MAX_SECONDS: f64 = 3600.0;
+use super::{References, health, limits};
+use marchproxy_engine::table::sessions::MOST_POOLS;
+use marchproxy_engine::tables::{BackendLoss, BackendState, PortRange, ServiceMode, ServiceProtocol};
+use marchproxy_proto::v1::{self, Document};
 
 /// All addresses that services have, as far as they can be read.
 pub(super) fn addresses(document: &Document) -> HashSet<IpAddr> {
@@ -71,9 +67,6 @@ fn one(
         let message = format!("enforced as affinity without a timeout by this release, not for {affinity} s");
         report.warn(at, "source_affinity_s", message);
     }
-    if let Some(health) = &service.health {
-        check_health(health, at, report);
-    }
     let profile = match service.qos.as_str() {
         "" => Profile::default(),
         name => references.qos.find(report, at, "qos", name).map(|index| profiles[index]).unwrap_or_default(),
@@ -85,11 +78,12 @@ fn one(
     let limits = service.limits.as_ref().and_then(|limits| limits::check(limits, protocol, at, report));
     let shape = Shape { protocol, mode, ports: &ports };
     let backends = backends(service, &shape, &addresses, at, network, report);
+    let health = service.health.as_ref().map(|health| health::check(health, &ports, &backends, at, report));
     Some(Service {
         name: service.name.clone(),
         addresses,
         protocol: protocol?,
-        ports: words::join(ports),
+        ports,
         source_affinity: affinity != 0,
         mode: mode?,
         stateless,
@@ -99,6 +93,10 @@ fn one(
         policer: profile.policer,
         mark: profile.mark,
         limits,
+        health: match health {
+            None => None,
+            Some(read) => Some(read?),
+        },
     })
 }
 
@@ -235,25 +233,6 @@ fn ports(service: &v1::Service, protocol: Option<ServiceProtocol>, at: &At<'_>, 
             ports
         }
     }
-}
-
-fn check_health(health: &v1::Health, at: &At<'_>, report: &mut Report) {
-    report.choice(at, "health.kind", &health.kind, None, &[("icmp", ()), ("tcp", ()), ("http", ())]);
-    for (field, seconds) in [("health.interval_s", health.interval_s), ("health.timeout_s", health.timeout_s)] {
-        if let Some(seconds) = seconds.filter(|seconds| !(*seconds > 0.0 && *seconds <= MAX_SECONDS)) {
-            report.refuse(at, field, seconds, format!("more than 0, up to {MAX_SECONDS} seconds"));
-        }
-    }
-    if let (Some(interval), Some(timeout)) = (health.interval_s, health.timeout_s)
-        && timeout > interval
-    {
-        report.refuse(at, "health.timeout_s", timeout, format!("at most health.interval_s, which is {interval}"));
-    }
-    for (field, count) in [("health.rise", health.rise), ("health.fall", health.fall)] {
-        report.within(at, field, count.unwrap_or(1), 1..=100, "probes");
-    }
-    report.within(at, "health.panic_below_percent", health.panic_below_percent.unwrap_or(0), 0..=100, "percent");
-    report.not_enforced(at, "health");
 }
 
 /// What of a service its backends are judged by.

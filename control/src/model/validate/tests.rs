@@ -98,7 +98,6 @@ fn the_sample_documents_are_good() {
         "qos[0].priority.class: stored, not enforced by this release",
         "qos[0].priority.weight: stored, not enforced by this release",
         "qos[0].priority.max_latency_ms: stored, not enforced by this release",
-        "services[0].health: stored, not enforced by this release",
         "services[0].backends[0].address: only the default route leads there; a backend is usually nearer than that",
         "services[0].backends[1].address: reached from interfaces of table blue only, not from those of table main",
     ];

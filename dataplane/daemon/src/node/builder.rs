@@ -28,6 +28,8 @@ const RECLAIM: Duration = Duration::from_millis(20);
 pub(super) enum Job {
     /// Run these tables.
     Push(Box<Push>, oneshot::Sender<Result<Applied, String>>),
+    /// Checks took a backend out: its sessions are decided anew, each when it is touched next.
+    BackendLost,
     /// End; answers when the builder touches nothing any more.
     Stop,
 }
@@ -51,9 +53,23 @@ impl<D: Driver> Builder<D> {
                     }
                     self.reclaim();
                 }
+                Ok(Job::BackendLost) => {
+                    self.backend_lost();
+                    self.reclaim();
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => drop(self.publisher.reclaim()),
                 Ok(Job::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
+        }
+    }
+
+    /// The same tables under the next number, so that every session asks again what becomes of it. Nothing is built.
+    fn backend_lost(&mut self) {
+        let generation = self.publisher.republish();
+        self.note_generation(generation, false);
+        match self.settle(generation) {
+            Ok(()) => self.note_generation(generation, true),
+            Err(late) => tracing::error!("{late}"),
         }
     }
 
@@ -191,6 +207,12 @@ impl<D: Driver> Builder<D> {
         let mut running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.version = push.version;
         running.content_hash.clone_from(&push.content_hash);
+        running.generation = generation;
+        running.settled = settled;
+    }
+
+    fn note_generation(&self, generation: u64, settled: bool) {
+        let mut running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.generation = generation;
         running.settled = settled;
     }

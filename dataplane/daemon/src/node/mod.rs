@@ -1,5 +1,6 @@
 //! The node: workers, slow path, builder and what they share. To the agent it is a [`Runtime`].
 
+mod backends;
 mod builder;
 mod idle;
 mod line;
@@ -182,5 +183,9 @@ impl<D: Driver> Runtime for Node<D> {
 
     fn neighbours(&self, request: &v1::NeighboursRequest) -> Result<v1::NeighboursResponse, String> {
         self.shared.neighbours(request)
+    }
+
+    fn backends(&self, request: &v1::BackendsRequest) -> Result<v1::BackendsResponse, String> {
+        self.shared.backends(request)
     }
 }

@@ -109,12 +109,19 @@ impl<D: Driver> Shared<D> {
         Ok(v1::SessionsResponse { sessions, total })
     }
 
+    pub(super) fn ask_slow_path<T>(
+        &self,
+        question: SlowQuestion,
+        answers: &mpsc::Receiver<(Vec<T>, u64)>,
+    ) -> Result<(Vec<T>, u64), String> {
+        let asked = self.slow_path.lock().unwrap_or_else(PoisonError::into_inner).send(question);
+        let answer = asked.ok().and_then(|()| answers.recv_timeout(PATIENCE).ok());
+        answer.ok_or_else(|| "the slow path did not answer; please report this".to_owned())
+    }
+
     pub(super) fn neighbours(&self, _: &v1::NeighboursRequest) -> Result<v1::NeighboursResponse, String> {
         let (sender, receiver) = mpsc::channel();
-        let asked =
-            self.slow_path.lock().unwrap_or_else(PoisonError::into_inner).send(SlowQuestion::Neighbours(sender));
-        let answer = asked.ok().and_then(|()| receiver.recv_timeout(PATIENCE).ok());
-        let (list, now) = answer.ok_or("the slow path did not answer; please report this")?;
+        let (list, now) = self.ask_slow_path(SlowQuestion::Neighbours(sender), &receiver)?;
         let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
         observer.refresh();
         let snapshot = observer.current();

@@ -17,7 +17,7 @@ use marchproxy_engine::worker::Worker;
 use marchproxy_engine::{Budget, Snapshot};
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use super::builder::Builder;
+use super::builder::{Builder, Job};
 use super::line::Line;
 use super::objects::Objects;
 use super::ports::Ports;
@@ -71,7 +71,7 @@ pub enum StartError {
     #[error("{0}")]
     Place(String),
     /// The system gave no random numbers.
-    #[error("the system gives no random numbers for keyed hashes")]
+    #[error("the system gives no random numbers for keyed hashes and sequence numbers")]
     Random,
 }
 
@@ -144,7 +144,8 @@ impl<D: Driver> Node<D> {
             links.push(link);
         }
         let slow_stats = Arc::new(ThreadStats::new(0));
-        let slow = SlowPath::new(slow_reader, links, driver.pool(), neighbours, facts.clone(), slow_stats.clone());
+        let slow = SlowPath::new(slow_reader, links, driver.pool(), neighbours, facts.clone(), slow_stats.clone())
+            .with_checks(secret()?);
         let lines: Arc<[Line<D::Backend>]> = lines.into();
         let (slow_path, questions) = mpsc::channel();
         let shared = Arc::new(Shared {
@@ -165,6 +166,7 @@ impl<D: Driver> Node<D> {
         });
 
         let (jobs, inbox) = mpsc::channel();
+        let loss: mpsc::Sender<Job> = jobs.clone();
         let budget = Budget { workers: count, ..settings.budget };
         let builder = Builder { publisher, shared: shared.clone(), budget };
         let builder = spawn("builder", move || builder.run(&inbox))?;
@@ -174,8 +176,10 @@ impl<D: Driver> Node<D> {
         let clock = TscClock::calibrate();
         let orders = Orders { driver, clock, idle: settings.idle, signs: signs.clone(), up, released };
         let failed = |thread: &str, source| StartError::Thread { thread: thread.into(), source };
+        // A builder that is gone has nothing to decide any more.
+        let lost = move || drop(loss.send(Job::BackendLost));
         let slow_path =
-            start_slow_path::<D>(slow, questions, orders.clone()).map_err(|error| failed("slow path", error))?;
+            start_slow_path::<D>(slow, questions, lost, orders.clone()).map_err(|error| failed("slow path", error))?;
         let mut handles = Vec::with_capacity(count);
         for (number, (worker, of_worker)) in workers.into_iter().zip(&shared.workers).enumerate() {
             let handle = start_worker(number, worker, of_worker.clone(), orders.clone());
@@ -205,8 +209,6 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<std::thread
 
 /// A worker's session table: shared memory in huge pages of its node, so that a successor process can adopt it.
 fn sessions(worker: usize, core: WorkerCore, settings: &Settings) -> Result<Sessions, StartError> {
-    let mut secret = [0; 8];
-    rand::fill(&mut secret).map_err(|_| StartError::Random)?;
     let entries = (settings.sessions / settings.cores.len().max(1)).max(1);
     let options = MemoryOptions { huge: settings.hugepages != HugepageMode::Off, numa_node: core.node };
     let slabs = Slabs::memfd(&format!("marchproxy-sessions-{worker}"), entries, options)?;
@@ -217,7 +219,14 @@ fn sessions(worker: usize, core: WorkerCore, settings: &Settings) -> Result<Sess
             return Err(StartError::Place(format!("memory.hugepages: required, but {shortfall}")));
         }
     }
-    Ok(Sessions::new(slabs, u64::from_ne_bytes(secret)))
+    Ok(Sessions::new(slabs, secret()?))
+}
+
+/// What strangers shall not guess.
+fn secret() -> Result<u64, StartError> {
+    let mut secret = [0; 8];
+    rand::fill(&mut secret).map_err(|_| StartError::Random)?;
+    Ok(u64::from_ne_bytes(secret))
 }
 
 fn tell(worker: usize, report: &MemoryReport) {

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use marchproxy_cpu::{TscClock, pin_current_thread, prefer_memory_of, tsc};
 use marchproxy_engine::observe::Lens;
-use marchproxy_engine::slow::{NeighbourInfo, SlowPath};
+use marchproxy_engine::slow::{HealthInfo, NeighbourInfo, SlowPath};
 use marchproxy_engine::stats::ThreadStats;
 use marchproxy_engine::worker::Worker;
 
@@ -120,18 +120,24 @@ fn work<D: Driver>(worker: &mut Worker<D::Backend>, shared: &WorkerShared, order
     }
 }
 
-/// A question to the slow path.
+/// A question to the slow path; what tells of times comes with its clock's.
 pub(super) enum SlowQuestion {
-    /// The answer is its neighbours and its clock's time.
+    /// Its neighbours.
     Neighbours(mpsc::Sender<(Vec<NeighbourInfo>, u64)>),
+    /// The backends it checks.
+    Health(mpsc::Sender<(Vec<HealthInfo>, u64)>),
     /// Look at packets that end there through this lens, or no more; the answer is the one before.
     Observe(Option<Box<Lens>>, mpsc::Sender<Option<Box<Lens>>>),
 }
+
+/// Between two calls for sessions of lost backends to be decided anew: what falls together is called once.
+const LOSSES_APART: u64 = 20_000_000;
 
 /// Starts the slow path.
 pub(super) fn start_slow_path<D: Driver>(
     mut slow: SlowPath<D::Backend>,
     questions: mpsc::Receiver<SlowQuestion>,
+    lost: impl Fn() + Send + 'static,
     orders: Orders<D>,
 ) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("slow-path".into()).spawn(move || {
@@ -145,15 +151,21 @@ pub(super) fn start_slow_path<D: Driver>(
         precise_sleeps();
         let _ = orders.up.send(Ok(()));
         let mut backoff = Backoff::slow_path(orders.idle);
+        let mut call_from = 0;
         while !orders.signs.slow_path.load(Ordering::Acquire) {
             let now = orders.clock.nanos(tsc());
             let packets = slow.turn(now);
             while let Ok(question) = questions.try_recv() {
                 // Whoever gave up waiting is not told.
                 match question {
-                    SlowQuestion::Neighbours(answer) => drop(answer.send((slow.neighbours().collect(), now))),
-                    SlowQuestion::Observe(lens, answer) => drop(answer.send(slow.observe(lens, now))),
+                    SlowQuestion::Neighbours(asker) => drop(asker.send((slow.neighbours().collect(), now))),
+                    SlowQuestion::Health(asker) => drop(asker.send((slow.health().collect(), now))),
+                    SlowQuestion::Observe(lens, asker) => drop(asker.send(slow.observe(lens, now))),
                 }
+            }
+            if now >= call_from && slow.take_lost() {
+                call_from = now + LOSSES_APART;
+                lost();
             }
             let nap = backoff.after(packets);
             if !nap.is_zero() {

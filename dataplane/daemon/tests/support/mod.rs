@@ -114,6 +114,10 @@ impl Runtime for FakeNode {
     fn neighbours(&self, _: &v1::NeighboursRequest) -> Result<v1::NeighboursResponse, String> {
         Ok(v1::NeighboursResponse::default())
     }
+
+    fn backends(&self, _: &v1::BackendsRequest) -> Result<v1::BackendsResponse, String> {
+        Ok(v1::BackendsResponse::default())
+    }
 }
 
 /// Tables with one port of this name.

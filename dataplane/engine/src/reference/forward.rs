@@ -14,7 +14,7 @@ use super::session::{Direction, Session, TcpFlags};
 use super::tunnel::Tunnel;
 use super::{Reference, fragment, layer2, layer3, layer4, service};
 use crate::reason::DropReason;
-use crate::tables::{BackendLoss, BackendState, RuleAction, RuleWay, ServiceMode, ServiceSpec};
+use crate::tables::{BackendLoss, RuleAction, RuleWay, ServiceMode, ServiceSpec};
 
 /// Where the fast part of the way ends.
 #[derive(Clone, Debug)]
@@ -260,7 +260,7 @@ impl Reference {
         }
         let (address, port) = session.backend();
         let bound = service.backends.iter().find(|b| (b.address, b.port.unwrap_or(tuple.dport)) == (address, port));
-        if service.on_backend_loss == BackendLoss::Rebalance && bound.is_none_or(|b| b.state == BackendState::Down) {
+        if service.on_backend_loss == BackendLoss::Rebalance && bound.is_none_or(|b| self.rings.is_lost(service, b)) {
             return Ok(None);
         }
         let (service_mark, policer) = (service.mark, ruled.policer.or(service.policer));

@@ -95,13 +95,23 @@ impl Reference {
     /// neighbours of interfaces that are gone go, with the packets that wait for them.
     pub fn replace(&mut self, tables: RuleTables) -> Outcome {
         let mut out = Outcome::default();
+        self.rings.configure(&self.node.tables.services, &tables.services);
         self.node.tables = tables;
         self.node.generation += 1;
-        self.rings = Rings::default();
         self.samples = rule::Samples::default();
         self.policers.configure(&self.node.tables.policers);
         self.neighbours.configure(&self.node, &mut out);
         out
+    }
+
+    /// What checks say: these backends of a service are out, no others of it.
+    pub fn leave_out(&mut self, service: &str, backends: &[&str]) {
+        self.rings.leave_out(service, backends);
+    }
+
+    /// The same configuration under the next number: sessions are decided anew when touched.
+    pub fn republish(&mut self) {
+        self.node.generation += 1;
     }
 
     /// One packet and its turn of the slow path, timers excluded.

@@ -1,10 +1,10 @@
 //! Section 7: services, and the Maglev ring that picks backends (Eisenbud et al., NSDI 2016, s3.4, weighted).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::layer4::Tuple;
-use crate::hash::{MAGLEV_FLOW_SEED, RING_OFFSET_SEED, RING_SKIP_SEED, backend_words, flow_words, hash};
+use crate::hash::{MAGLEV_FLOW_SEED, RING_OFFSET_SEED, RING_OUT_SEED, RING_SKIP_SEED, backend_words, flow_words, hash};
 use crate::tables::{BackendSpec, BackendState, ServiceProtocol, ServiceSpec};
 
 /// Sizes of rings: primes, so that every step visits every slot.
@@ -25,17 +25,45 @@ pub(super) fn find(services: &[ServiceSpec], address: IpAddr, protocol: u8, port
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rings {
     by_service: HashMap<(usize, bool), Vec<usize>>,
+    /// Services and backends by name: what checks say takes nothing now.
+    out: HashSet<(String, String)>,
 }
 
 impl Rings {
+    /// Checks say that these backends of the service are out, and no others of it.
+    pub fn leave_out(&mut self, service: &str, backends: &[&str]) {
+        self.out.retain(|(of, _)| of != service);
+        self.out.extend(backends.iter().map(|&backend| (service.to_owned(), backend.to_owned())));
+        self.by_service.clear();
+    }
+
+    /// The next configuration: what is out stays out where both check it, and it is the same backend.
+    pub fn configure(&mut self, before: &[ServiceSpec], after: &[ServiceSpec]) {
+        let find = |services: &[ServiceSpec], (service, backend): &(String, String)| {
+            let service = services.iter().find(|s| s.name == *service && s.health.is_some())?;
+            service.backends.iter().find(|b| b.name == *backend).map(|b| (b.address, b.port))
+        };
+        self.out.retain(|names| {
+            let now = find(after, names);
+            now.is_some() && now == find(before, names)
+        });
+        self.by_service.clear();
+    }
+
+    /// Whether the configuration or checks say that a backend is out of service.
+    pub fn is_lost(&self, service: &ServiceSpec, backend: &BackendSpec) -> bool {
+        backend.state == BackendState::Down || self.out.contains(&(service.name.clone(), backend.name.clone()))
+    }
+
     /// The backend for a new session with this client-side tuple.
     pub fn pick<'a>(&mut self, services: &'a [ServiceSpec], index: usize, tuple: &Tuple) -> Option<&'a BackendSpec> {
         let service = &services[index];
         let v6 = tuple.dst.is_ipv6();
-        let ring = self
-            .by_service
-            .entry((index, v6))
-            .or_insert_with(|| ring(&service.backends, (!service.mode.is_tunnel()).then_some(v6)));
+        let out = &self.out;
+        let ring = self.by_service.entry((index, v6)).or_insert_with(|| {
+            let is_out = |b: usize| out.contains(&(service.name.clone(), service.backends[b].name.clone()));
+            without(&ring(&service.backends, (!service.mode.is_tunnel()).then_some(v6)), is_out)
+        });
         let words = if service.source_affinity {
             flow_words(tuple.src, tuple.dst, 0, 0, 0)
         } else {
@@ -91,6 +119,29 @@ fn ring(backends: &[BackendSpec], v6: Option<bool>) -> Vec<usize> {
         }
     }
     slots.into_iter().flatten().collect()
+}
+
+/// The ring while some backends are out: other slots are drawn for theirs, eight at most, then any of the rest.
+fn without(ring: &[usize], is_out: impl Fn(usize) -> bool) -> Vec<usize> {
+    // In order of the names, each once.
+    let rest: Vec<usize> = ring.iter().copied().filter(|b| !is_out(*b)).collect::<BTreeSet<_>>().into_iter().collect();
+    if rest.is_empty() {
+        return Vec::new();
+    }
+    let serve = |slot: usize| {
+        let mut serving = ring[slot];
+        for k in 1..=8 {
+            if !is_out(serving) {
+                return serving;
+            }
+            serving = ring[(hash(RING_OUT_SEED, &[slot as u64, k]) % ring.len() as u64) as usize];
+        }
+        if is_out(serving) {
+            serving = rest[(hash(RING_OUT_SEED, &[slot as u64, 0]) % rest.len() as u64) as usize];
+        }
+        serving
+    };
+    (0..ring.len()).map(serve).collect()
 }
 
 #[cfg(test)]

@@ -85,11 +85,12 @@ pub(super) fn is_error(head: &Head) -> bool {
         && if head.v6 { head.flags_or_type < 128 } else { matches!(head.flags_or_type, 3 | 4 | 5 | 11 | 12) }
 }
 
-/// Whether the checksum of an ICMP packet holds.
+/// Whether the checksum of an ICMP or TCP packet holds.
 pub(super) fn checksum_holds(frame: &[u8], head: &Head, key: &FlowKey) -> bool {
-    let end = usize::from(head.l3) + usize::from(head.l3_len);
-    let body = frame.get(usize::from(head.l4)..end).unwrap_or(&[]);
-    let pseudo = if head.v6 { pseudo_header(key.src, key.dst, true, ICMPV6, body.len()) } else { 0 };
+    let body = frame.get(usize::from(head.l4)..head.end()).unwrap_or(&[]);
+    // Only ICMP over IPv4 covers no addresses.
+    let covers = head.v6 || !head.is_icmp();
+    let pseudo = if covers { pseudo_header(key.src, key.dst, head.v6, head.protocol, body.len()) } else { 0 };
     fold(sum(body) + pseudo) == 0xffff
 }
 
@@ -101,6 +102,15 @@ pub(super) fn echo_reply(frame: &[u8], head: &Head, key: &FlowKey) -> Vec<u8> {
     let class = |at: usize| frame.get(l3 + at).copied().unwrap_or(0);
     let tos = if head.v6 { class(0) << 4 | class(1) >> 4 } else { class(1) };
     packet(key.dst, key.src, tos, body)
+}
+
+/// An echo request of our own, from L3 on.
+pub(super) fn echo_request(source: Addr, to: Addr, identifier: u16, sequence: u16, data: &[u8]) -> Vec<u8> {
+    let mut body = vec![if is_v4(to) { 8 } else { 128 }, 0, 0, 0];
+    body.extend(identifier.to_be_bytes());
+    body.extend(sequence.to_be_bytes());
+    body.extend(data);
+    packet(source, to, 0, body)
 }
 
 /// An error about `frame`, from L3 on.

@@ -4,6 +4,7 @@
 
 mod arp;
 mod fragment;
+mod health;
 mod icmp;
 mod nd;
 mod neighbour;
@@ -15,7 +16,7 @@ use marchproxy_rcu::Reader;
 use rtrb::{Consumer, Producer};
 
 use crate::burst::{Egress, Fate};
-use crate::flow::FlowKey;
+use crate::flow::{FlowKey, is_v4, v4};
 use crate::io::{PacketBuf, PacketPool};
 use crate::ledger::{Backend, Injected, Punted};
 use crate::observe::{End, Lens};
@@ -25,7 +26,9 @@ use crate::snapshot::Snapshot;
 use crate::stage::{parse, route};
 use crate::stats::{ThreadStats, Totals};
 use crate::table::neighbours::NeighbourTable;
+use crate::wire::{TCP, be16, be32, be128};
 
+pub use health::{HealthInfo, HealthState, Outcome};
 pub use neighbour::{NeighbourInfo, NeighbourState};
 
 /// Punted packets taken from one worker in one turn: bounds the time before the others get theirs.
@@ -46,6 +49,8 @@ pub struct SlowPath<K: Backend> {
     neighbours: neighbour::Neighbours<K::Buf>,
     out: Output<K>,
     icmp_bucket: icmp::Bucket,
+    /// `None`: services are taken as if they asked for no checks.
+    checks: Option<health::Checks>,
 }
 
 /// Where packets go from here, and the counters of that.
@@ -86,15 +91,28 @@ impl<K: Backend> SlowPath<K> {
             neighbours: neighbour::Neighbours::new(table),
             out: Output { links, pool, facts, stats, totals: Totals::default(), lens: None, place: None },
             icmp_bucket: icmp::Bucket::default(),
+            checks: None,
         }
     }
 
-    /// One turn: new generation, punted packets, timers. Returns how many packets came.
+    /// Lets it check the health of backends. The seed makes what strangers shall not guess: sequence numbers and echo data.
+    #[must_use]
+    pub fn with_checks(mut self, seed: u64) -> Self {
+        self.checks = Some(health::Checks::new(seed));
+        // The first turn takes up the services.
+        self.generation = 0;
+        self
+    }
+
+    /// One turn: new generation, punted packets, checks, timers. Returns how many packets came and checks were due.
     pub fn turn(&mut self, now: u64) -> usize {
         self.reader.refresh();
         if self.reader.generation() != self.generation {
             self.generation = self.reader.generation();
             self.neighbours.retain_interfaces(self.reader.current(), &mut self.out);
+            if let Some(checks) = &mut self.checks {
+                checks.adopt(now, self.reader.current());
+            }
         }
         if let Some(lens) = &mut self.out.lens {
             lens.tick(now);
@@ -110,6 +128,10 @@ impl<K: Backend> SlowPath<K> {
             }
         }
         self.out.place = None;
+        if let Some(checks) = &mut self.checks {
+            taken += checks.turn(now, self.reader.current());
+        }
+        self.send_checks(now);
         self.neighbours.timers(now, self.reader.current(), &mut self.out);
         self.out.totals.held = self.neighbours.held() as u64;
         self.out.stats.totals.publish(&self.out.totals);
@@ -140,6 +162,16 @@ impl<K: Backend> SlowPath<K> {
     /// The neighbours, in order of creation.
     pub fn neighbours(&self) -> impl Iterator<Item = NeighbourInfo> + '_ {
         self.neighbours.list()
+    }
+
+    /// The checked backends, by service and name.
+    pub fn health(&self) -> impl Iterator<Item = HealthInfo> + '_ {
+        self.checks.iter().flat_map(|checks| checks.list(self.reader.current()))
+    }
+
+    /// Whether a backend's checks took it out since the last call: its sessions may be for the service's failure policy.
+    pub fn take_lost(&mut self) -> bool {
+        self.checks.as_mut().is_some_and(health::Checks::take_lost)
     }
 
     /// The generation it runs.
@@ -185,6 +217,9 @@ impl<K: Backend> SlowPath<K> {
     /// Packets for one of our addresses.
     fn local(&mut self, now: u64, subject: &Subject, packet: K::Buf) {
         let head = &subject.head;
+        if self.checks.is_some() && !head.fragment && (head.protocol == TCP || head.is_echo_reply()) {
+            return self.local_answer(now, subject, packet);
+        }
         if head.fragment {
             // To a service address where nothing is: their upper layer is not all here.
             if !head.is_icmp()
@@ -214,6 +249,62 @@ impl<K: Backend> SlowPath<K> {
         } else {
             self.out.drop(packet, DropReason::LocalUnreachable);
         }
+    }
+
+    /// A TCP segment or an echo reply for one of our addresses, where there are checks.
+    fn local_answer(&mut self, now: u64, subject: &Subject, packet: K::Buf) {
+        let (head, key) = (&subject.head, &subject.key);
+        if !icmp::checksum_holds(packet.data(), head, key) {
+            return self.out.drop(packet, DropReason::L4Malformed);
+        }
+        let frame = packet.data();
+        let from = |at: usize| frame.get(at..head.end()).unwrap_or(&[]);
+        let taken = match &mut self.checks {
+            Some(checks) if head.protocol == TCP => checks.segment(now, key, from(usize::from(head.l3))),
+            Some(checks) => checks.echo_reply(now, key, from(usize::from(head.l4))),
+            None => health::Taken::No,
+        };
+        if taken == health::Taken::Yes {
+            return self.out.consume(packet, ConsumeReason::Health);
+        }
+        if key.src != 0
+            && let Some(error) = icmp::local_unreachable(head).filter(|_| !head.is_icmp())
+        {
+            self.icmp_error(now, subject, packet.data(), error);
+        }
+        let reason = if key.src == 0 { DropReason::MartianSource } else { DropReason::LocalUnreachable };
+        self.out.drop(packet, reason);
+    }
+
+    /// Sends what the checks want to send.
+    fn send_checks(&mut self, now: u64) {
+        let Some(checks) = &mut self.checks else { return };
+        let mut packets = checks.take_out();
+        for packet in packets.drain(..) {
+            self.originate_own(now, &packet);
+        }
+        if let Some(checks) = &mut self.checks {
+            checks.give_back(packets);
+        }
+    }
+
+    /// Sends an IP packet of our own that nothing received has caused.
+    fn originate_own(&mut self, now: u64, packet: &[u8]) {
+        let Some(buffer) = self.out.make(packet) else { return };
+        let key = own_flow(packet);
+        let snapshot = self.reader.current();
+        let egress = match route_own(snapshot, &key) {
+            Ok(egress) => egress,
+            Err(reason) => return self.out.drop(buffer, reason),
+        };
+        let Some(out) = snapshot.interface(egress.interface) else {
+            return self.out.drop(buffer, DropReason::TxPortGone);
+        };
+        if packet.len() > usize::from(out.mtu) {
+            return self.out.drop(buffer, DropReason::MtuExceeded);
+        }
+        let (worker, v6) = (key.dst as usize % self.out.links.len().max(1), !is_v4(key.dst));
+        self.neighbours.send(now, worker, buffer, out, egress.next_hop, v6, snapshot, &mut self.out);
     }
 
     fn icmp_error(&mut self, now: u64, subject: &Subject, frame: &[u8], error: icmp::Error) {
@@ -256,6 +347,34 @@ impl<K: Backend> SlowPath<K> {
         }
         self.neighbours.send(now, subject.worker, buffer, out, egress.next_hop, v6, snapshot, &mut self.out);
     }
+}
+
+/// The way of a packet of our own that nothing received has caused: by the first routing table, in order of their numbers, that
+/// leads anywhere.
+fn route_own(snapshot: &Snapshot, key: &FlowKey) -> Result<Egress, DropReason> {
+    let mut refused = DropReason::NoRoute;
+    // A table without an interface leads nowhere: next hops are on interfaces of the table.
+    let seats = (0..snapshot.tables()).filter_map(|table| snapshot.interface_of_table(table));
+    for seat in seats {
+        match route::resolve(snapshot, seat, key.dst, key) {
+            Ok(egress) => return Ok(egress),
+            Err(Fate::Drop(reason)) => refused = reason,
+            Err(Fate::Punt(PuntReason::RouteReject)) => refused = DropReason::RouteReject,
+            Err(_) => {}
+        }
+    }
+    Err(refused)
+}
+
+/// What the way of a check's packet is chosen by: destination, protocol and port, so that all of a check go the same way.
+fn own_flow(packet: &[u8]) -> FlowKey {
+    let v6 = packet.first().is_some_and(|b| b >> 4 == 6);
+    let (dst, protocol, l4) =
+        if v6 { (be128(packet, 24), packet.get(6), 40) } else { (v4(be32(packet, 16)), packet.get(9), 20) };
+    let protocol = protocol.copied().unwrap_or_default();
+    // Checks have neither options nor extension headers.
+    let dport = if protocol == TCP { be16(packet, l4 + 2) } else { 0 };
+    FlowKey { src: 0, dst, protocol, sport: 0, dport }
 }
 
 impl<K: Backend> Output<K> {

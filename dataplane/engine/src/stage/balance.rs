@@ -235,7 +235,7 @@ fn decide_again(hit: Hit, context: &Context<'_>) -> Result<Decision, Ended> {
         return Err(Ended::Gone);
     }
     let backend = service.backend_at(session.backend(), session.backend_port(), session.service_port());
-    if service.on_backend_loss == BackendLoss::Rebalance && backend.is_none_or(|b| b.down) {
+    if service.on_backend_loss == BackendLoss::Rebalance && backend.is_none_or(Backend::is_lost) {
         return Err(Ended::Gone);
     }
     Ok(decide(context.generation, service, backend, Ruled { counting, ..ruled }))

@@ -1,13 +1,17 @@
 //! Which service an (address, protocol, port) belongs to, and which addresses are services' at all.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::flow::{Addr, FlowKey, from_ip, is_v4};
 use crate::hash::{hash, mix};
 use crate::table::ring::Ring;
 use crate::table::sessions::ServiceLimits;
-use crate::tables::{BackendLoss, BackendSpec, BackendState, PortRange, ServiceMode, ServiceProtocol, ServiceSpec};
+use crate::tables::{
+    BackendLoss, BackendSpec, BackendState, HealthSpec, PortRange, ServiceMode, ServiceProtocol, ServiceSpec,
+};
 
 /// A service as the snapshot holds it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Service {
     /// Its name.
     pub name: String,
@@ -27,6 +31,10 @@ pub struct Service {
     pub on_backend_loss: BackendLoss,
     /// Sources of full NAT, of IPv4 and IPv6.
     pools: [Box<[Addr]>; 2],
+    /// How its backends are checked.
+    pub health: Option<HealthSpec>,
+    /// Its first port.
+    pub first_port: Option<u16>,
     source_affinity: bool,
     backends: Box<[Backend]>,
     /// Rings of IPv4 and IPv6 service addresses.
@@ -34,7 +42,7 @@ pub struct Service {
 }
 
 /// A backend as the snapshot holds it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Backend {
     /// Its name.
     pub name: String,
@@ -44,11 +52,26 @@ pub struct Backend {
     pub port: Option<u16>,
     /// Counter slot.
     pub counter: u32,
-    /// Whether the document says that it is out of service.
-    pub down: bool,
+    /// Share of new sessions.
+    pub weight: u16,
+    /// What the document says it takes.
+    pub state: BackendState,
+    /// Its checks say that it takes nothing. Written by the slow path alone.
+    out: AtomicBool,
 }
 
 impl Backend {
+    /// Whether its checks took it out of the ring.
+    #[inline]
+    pub fn is_out(&self) -> bool {
+        self.out.load(Ordering::Relaxed)
+    }
+
+    /// Whether document or checks say that it is out of service.
+    pub fn is_lost(&self) -> bool {
+        self.state == BackendState::Down || self.is_out()
+    }
+
     /// The tuple of its replies to a client's packet.
     #[inline]
     pub fn reply_to(&self, key: &FlowKey) -> FlowKey {
@@ -77,6 +100,8 @@ impl Service {
             pools: [false, true].map(|v6| {
                 spec.source_pool.iter().filter(|pool| pool.is_ipv6() == v6).map(|pool| from_ip(*pool)).collect()
             }),
+            health: spec.health.clone(),
+            first_port: spec.ports.first().map(|range| range.first),
             source_affinity: spec.source_affinity,
             backends: spec
                 .backends
@@ -86,10 +111,15 @@ impl Service {
                     address: from_ip(b.address),
                     port: b.port,
                     counter: counter(Some(b)),
-                    down: b.state == BackendState::Down,
+                    weight: b.weight,
+                    state: b.state,
+                    out: AtomicBool::new(false),
                 })
                 .collect(),
-            rings: [false, true].map(|v6| Ring::build(&spec.backends, (!spec.mode.is_tunnel()).then_some(v6))),
+            rings: [false, true].map(|v6| {
+                let family = (!spec.mode.is_tunnel()).then_some(v6);
+                Ring::build(&spec.backends, family, spec.health.is_some())
+            }),
         }
     }
 
@@ -97,6 +127,42 @@ impl Service {
     #[must_use]
     pub fn with_limits(self, limits: Option<ServiceLimits>) -> Self {
         Self { limits: limits.map(Box::new), ..self }
+    }
+
+    /// Takes the backends out that `out` names, one for each, and puts all others back: at once, in the rings that workers use. Returns
+    /// whether one went out. Only for a service with checks, and only from one thread.
+    pub fn leave_out(&self, out: &[bool]) -> bool {
+        let (mut changed, mut lost) = (false, false);
+        for (backend, &now) in self.backends.iter().zip(out) {
+            let before = backend.out.swap(now, Ordering::Relaxed);
+            changed |= before != now;
+            lost |= now && !before;
+        }
+        if changed {
+            self.rings.iter().for_each(|ring| ring.leave_out(out));
+        }
+        lost
+    }
+
+    /// What leaving backends out costs at most: slots to fill.
+    pub fn slots(&self) -> usize {
+        self.rings.iter().map(Ring::len).sum()
+    }
+
+    /// The backends that are out stay so: those of `before`, the same service in the generation it replaces, that are the same here.
+    pub fn take_over(&self, before: &Service) {
+        if self.health.is_none() || before.health.is_none() {
+            return;
+        }
+        let still_out = |b: &Backend| {
+            let found = before.backends.binary_search_by(|old| old.name.as_str().cmp(&b.name));
+            found.is_ok_and(|at| {
+                let old = &before.backends[at];
+                old.is_out() && (old.address, old.port) == (b.address, b.port)
+            })
+        };
+        let out: Vec<bool> = self.backends.iter().map(still_out).collect();
+        self.leave_out(&out);
     }
 
     /// The backend a new flow gets.
@@ -113,7 +179,7 @@ impl Service {
     }
 
     /// In name order.
-    pub fn backends(&self) -> impl Iterator<Item = &Backend> {
+    pub fn backends(&self) -> impl ExactSizeIterator<Item = &Backend> {
         self.backends.iter()
     }
 
@@ -136,7 +202,7 @@ struct Entry {
 }
 
 /// All services of a snapshot.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Services {
     list: Box<[Service]>,
     /// Whether one of them has a direct mode.
@@ -204,6 +270,11 @@ impl Services {
     #[inline]
     pub fn get(&self, index: u32) -> Option<&Service> {
         self.list.get(index as usize)
+    }
+
+    /// By name.
+    pub fn named(&self, name: &str) -> Option<&Service> {
+        self.list.binary_search_by(|service| service.name.as_str().cmp(name)).ok().map(|at| &self.list[at])
     }
 
     /// In name order.

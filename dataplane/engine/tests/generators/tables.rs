@@ -338,7 +338,8 @@ fn service(
     let way = (mode, any::<bool>()).prop_map(|(mode, stateless)| (mode, stateless && mode.is_direct()));
     let loss = select(vec![BackendLoss::Keep, BackendLoss::Rebalance]);
     let limits = prop::option::weighted(0.4, limits());
-    (present, addresses, ports, backends, any::<bool>(), policer, (mark, limits), (way, loss)).prop_map(
+    let health = prop::option::weighted(0.7, Just(HealthSpec::default()));
+    (present, addresses, ports, backends, any::<bool>(), policer, (mark, limits, health), (way, loss)).prop_map(
         move |(
             present,
             addresses,
@@ -346,7 +347,7 @@ fn service(
             mut backends,
             source_affinity,
             policer,
-            (mark, limits),
+            (mark, limits, health),
             ((mode, stateless), on_backend_loss),
         )| {
             for (number, backend) in backends.iter_mut().enumerate() {
@@ -375,6 +376,7 @@ fn service(
                 policer,
                 mark,
                 limits,
+                health,
                 ..Default::default()
             };
             (present && !spec.addresses.is_empty()).then_some(spec)

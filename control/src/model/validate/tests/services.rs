@@ -294,21 +294,37 @@ fn health_and_affinity() {
     let with = |health: &str| format!("qos: gold\n    health: {{{health}}}");
     let cases = [
         ("kind: gopher", "health.kind is \"gopher\"; allowed: icmp, tcp, http"),
-        ("kind: tcp, interval_s: 0", "health.interval_s is 0; allowed: more than 0, up to 3600 seconds"),
-        ("kind: tcp, timeout_s: 4000", "health.timeout_s is 4000; allowed: more than 0, up to 3600 seconds"),
+        ("kind: tcp, interval_s: 0.01", "health.interval_s is 0.01; allowed: 0.02 to 3600 seconds"),
+        ("kind: tcp, interval_s: 3601", "health.interval_s is 3601; allowed: 0.02 to 3600 seconds"),
         (
-            "kind: tcp, interval_s: 1, timeout_s: 2",
-            "health.timeout_s is 2; allowed: at most health.interval_s, which is 1",
+            "kind: tcp, interval_s: 1, fall: 2, timeout_s: 0.6",
+            "health.timeout_s is 0.6; allowed: 0.001 to 0.5 seconds: with interval 1 and fall 2, so that a dead backend is \
+             out within fall intervals",
         ),
-        ("kind: tcp, rise: 0", "health.rise is 0; allowed: 1 to 100 probes"),
-        ("kind: tcp, fall: 101", "health.fall is 101; allowed: 1 to 100 probes"),
+        (
+            "kind: tcp, interval_s: 0.2, fall: 1, timeout_s: 0",
+            "health.timeout_s is 0; allowed: 0.001 to 0.05 seconds: with interval 0.2 and fall 1, so that a dead backend is \
+             out within fall intervals",
+        ),
+        ("kind: tcp, rise: 0", "health.rise is 0; allowed: 1 to 100 checks"),
+        ("kind: tcp, fall: 101", "health.fall is 101; allowed: 1 to 100 checks"),
+        ("kind: tcp, port: 0", "health.port is 0; allowed: 1 to 65535"),
+        ("kind: icmp, port: 80", "health.port is 80; allowed: none with kind icmp"),
+        ("kind: tcp, path: /ok", "health.path is \"/ok\"; allowed: none: only kind http has one"),
+        ("kind: http, path: ok", "health.path is \"ok\"; allowed: / and up to 254 visible ASCII characters"),
+        ("kind: http, host: 'a b'", "health.host is \"a b\"; allowed: up to 255 visible ASCII characters"),
+        (
+            "kind: http, expect_status: 399-200",
+            "health.expect_status is \"399-200\"; allowed: STATUS or FIRST-LAST, 100 to 599",
+        ),
         ("kind: tcp, panic_below_percent: 101", "health.panic_below_percent is 101; allowed: 0 to 100 percent"),
     ];
     for (health, expected) in cases {
         assert_eq!(refused("qos: gold", &with(health)), [format!("service web: services[0].{expected}")], "{health}");
     }
     check_warnings(&[
-        ("qos: gold", "health: {kind: tcp}", &["services[0].health: stored, not enforced by this release"]),
+        ("qos: gold", "health: {kind: tcp}", &[]),
+        ("qos: gold", "health: {kind: http, interval_s: 0.2, expect_status: 204, host: web.example}", &[]),
         (
             "qos: gold",
             "source_affinity_s: 300",
