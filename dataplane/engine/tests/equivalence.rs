@@ -16,8 +16,7 @@ use marchproxy_engine::packet::describe;
 use marchproxy_engine::reason::{ConsumeReason, DropReason, SessionEnd};
 use marchproxy_engine::reference::{Arrival, Choices, Outcome, Reference, Tuple};
 use marchproxy_engine::snapshot::ObjectKind;
-use marchproxy_engine::stage::parse;
-use marchproxy_engine::tables::RuleAction;
+use marchproxy_engine::tables::{RuleAction, ServiceMode};
 use marchproxy_engine::testkit::{Node, Size, port_mac};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -175,26 +174,31 @@ impl Twins {
             let burst: Vec<_> = burst
                 .iter()
                 .map(|(port, frame)| {
-                    let choices = Choices { session_refused, evicted, nat_source: self.nat_source(*port, frame) };
+                    let choices = Choices { session_refused, evicted, ..Choices::default() };
                     Arrival { port: *port, frame, choices }
                 })
                 .collect();
+            self.reference.expect_sources(self.nat_sources());
             add(&mut expected, self.reference.burst(self.now, &burst));
             add(&mut expected, self.reference.tick(self.now));
         }
         expected
     }
 
-    /// What the backend of the frame's session sees in place of the client.
-    fn nat_source(&self, port: usize, frame: &[u8]) -> Option<(IpAddr, u16)> {
-        let snapshot = self.node.publisher.current();
-        let (mut head, mut key) = (parse::Head::default(), FlowKey::default());
-        let (slot, _) = snapshot.ports().find(|(_, spec)| spec.name == PORTS[port])?;
-        parse::headers(frame, port_mac(port), slot, snapshot, &mut head, &mut key).ok()?;
+    /// What backends see in place of the clients of sessions, whatever began them.
+    fn nat_sources(&self) -> Vec<(Tuple, (IpAddr, u16))> {
+        if self.reference.tables().services.iter().all(|s| s.mode != ServiceMode::FullNat) {
+            return Vec::new();
+        }
         let sessions = &self.node.worker.pipeline().sessions;
-        let hit = sessions.find(&key, sessions.hash(&key), self.now);
-        let source = sessions.source(hit.entry())?;
-        Some((to_ip(source.address), source.port))
+        let live = (0..sessions.capacity()).filter_map(|entry| {
+            let session = sessions.at(entry).filter(|s| s.is_used() && !s.expired(self.now))?;
+            let (source, key) = (sessions.source(entry)?, session.forward_key());
+            let FlowKey { protocol, sport, dport, .. } = key;
+            let forward = Tuple { src: to_ip(key.src), dst: to_ip(key.dst), protocol, sport, dport };
+            Some((forward, (to_ip(source.address), source.port)))
+        });
+        live.collect()
     }
 
     /// Turns until the search for idle sessions has been everywhere: what expired is then gone, and no longer counts for limits.

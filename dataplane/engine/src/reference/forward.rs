@@ -361,7 +361,8 @@ impl Reference {
             self.sessions.all.iter().filter(of_pool).any(|s| (s.reverse.dst, s.reverse.dport) == source)
         };
         let mut pool = service.source_pool.iter().filter(|pool| pool.is_ipv6() == forward.dst.is_ipv6());
-        match choices.nat_source {
+        let expected = self.nat_sources.iter().find(|(tuple, _)| tuple == forward).map(|(_, source)| *source);
+        match choices.nat_source.or(expected) {
             Some((address, port)) => {
                 assert!(pool.any(|pool| *pool == address), "{address} is not in the pool of service {}", service.name);
                 assert!(port >= 1024 && !in_use((address, port)), "port {port} of {address} is not free");
@@ -370,7 +371,7 @@ impl Reference {
             None if choices.session_refused => Err(DropReason::SessionTableFull),
             None => {
                 let free = pool.flat_map(|pool| (1024..=u16::MAX).map(move |port| (*pool, port))).find(|s| !in_use(*s));
-                assert_eq!(free, None, "a free port that was not taken");
+                assert_eq!(free, None, "a free port that was not taken for {forward:?}");
                 Err(DropReason::NatPortsExhausted)
             }
         }

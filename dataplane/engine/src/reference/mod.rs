@@ -73,6 +73,8 @@ pub struct Reference {
     samples: rule::Samples,
     rates: Rates,
     fragments: Fragments,
+    /// See [`Reference::expect_sources`].
+    nat_sources: Vec<(Tuple, (IpAddr, u16))>,
 }
 
 impl Reference {
@@ -88,6 +90,7 @@ impl Reference {
             samples: rule::Samples::default(),
             rates: Rates::default(),
             fragments: Fragments::default(),
+            nat_sources: Vec::new(),
         }
     }
 
@@ -109,9 +112,16 @@ impl Reference {
         self.rings.leave_out(service, backends);
     }
 
+    /// The sources that full NAT chose for sessions that are about to begin, by the client's tuple: for packets that are no arrivals with
+    /// choices of their own, as fragments that waited.
+    pub fn expect_sources(&mut self, sources: Vec<(Tuple, (IpAddr, u16))>) {
+        self.nat_sources = sources;
+    }
+
     /// The same configuration under the next number: sessions are decided anew when touched.
     pub fn republish(&mut self) {
         self.node.generation += 1;
+        self.samples = rule::Samples::default();
     }
 
     /// One packet and its turn of the slow path, timers excluded.
