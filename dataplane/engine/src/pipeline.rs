@@ -140,7 +140,7 @@ impl Pipeline {
         let packets = burst.active.len();
         session::process(burst, snapshot, &self.sessions, &self.stats, now);
         clock.stage(packets);
-        rule::process(burst, snapshot);
+        rule::process(burst, snapshot, &self.stats);
         clock.stage(packets);
         let mut context = balance::Context {
             snapshot,

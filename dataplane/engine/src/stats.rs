@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use marchproxy_cpu::prefetch_slice;
+
 use crate::reason::{ConsumeReason, DropReason, LookupResult, PuntReason, SessionEnd};
 use crate::table::sessions::MOST_POOLS;
 
@@ -138,6 +140,8 @@ impl PacketsBytes {
 
 /// One named object's counters (rule, service, backend, policer).
 #[derive(Debug, Default)]
+// Never across two cache lines.
+#[repr(align(32))]
 pub struct ObjectCounters {
     /// What it matched.
     pub matched: PacketsBytes,
@@ -258,6 +262,12 @@ impl ThreadStats {
             busy_ticks: Counter::default(),
             all_ticks: Counter::default(),
         }
+    }
+
+    /// Starts loading the counters of an object.
+    #[inline]
+    pub fn prefetch_object(&self, slot: u32) {
+        prefetch_slice(&self.objects, slot as usize);
     }
 
     /// The counters of an object; `None` beyond the configured room.
