@@ -205,6 +205,8 @@ pub struct Burst<B> {
     pub v6: Mask,
     /// Lanes whose `verdict` says something (balance).
     pub judged: Mask,
+    /// Lanes of ICMP errors that may be about a session (parse).
+    pub errors: Mask,
     /// The columns.
     pub columns: Box<Columns>,
 }
@@ -217,6 +219,7 @@ impl<B: PacketBuf> Default for Burst<B> {
             active: Mask::default(),
             v6: Mask::default(),
             judged: Mask::default(),
+            errors: Mask::default(),
             columns: Box::new(Columns {
                 head: [Head::default(); BURST],
                 key: [FlowKey::default(); BURST],
@@ -251,6 +254,7 @@ impl<B: PacketBuf> Burst<B> {
         self.active = Mask::first(self.packets.len());
         self.v6 = Mask::default();
         self.judged = Mask::default();
+        self.errors = Mask::default();
         rest
     }
 

@@ -194,6 +194,8 @@ pub struct ThreadStats {
     pub handed_off: Counter,
     /// ICMP errors not sent because of the rate limit.
     pub icmp_rate_limited: Counter,
+    /// ICMP errors about translated packets that were translated and sent on.
+    pub icmp_errors_translated: Counter,
     /// Packets that could not be made because the pool was empty.
     pub originate_failed: Counter,
     /// TSC ticks of turns that moved packets.
@@ -217,6 +219,7 @@ impl ThreadStats {
             sessions_created: Counter::default(),
             handed_off: Counter::default(),
             icmp_rate_limited: Counter::default(),
+            icmp_errors_translated: Counter::default(),
             originate_failed: Counter::default(),
             busy_ticks: Counter::default(),
             all_ticks: Counter::default(),

@@ -106,6 +106,11 @@ impl Twins {
                 let (port, frame) = self.recent.get(to.index(self.recent.len().max(1)))?;
                 Some((*port, answer(frame, station, flags)?))
             }
+            Incoming::Complaint { about, complaint } => {
+                let all = self.recent.iter().filter_map(|(port, frame)| Some((*port, complaint.about(frame)?)));
+                let all: Vec<_> = all.collect();
+                all.get(about.index(all.len().max(1))).cloned()
+            }
             Incoming::Again { what, flags } => {
                 let (port, frame) = self.heard.get(what.index(self.heard.len().max(1)))?;
                 Some((*port, again(frame, flags)))
@@ -278,7 +283,7 @@ fn every_fate_is_reached() {
     let mut drops = [0; DropReason::COUNT];
     let mut consumed = [0; ConsumeReason::COUNT];
     let mut states = BTreeMap::new();
-    let mut created = 0;
+    let (mut created, mut translated) = (0, 0);
     for (burst, sessions) in [(12, 4096), (1, 4)] {
         let strategy = (models(), histories(100, burst));
         for _ in 0..300 {
@@ -291,6 +296,7 @@ fn every_fate_is_reached() {
                 }
             }
             created += twins.node.worker.stats().sessions_created.value();
+            translated += twins.node.worker.stats().icmp_errors_translated.value();
             drops.iter_mut().zip(twins.drops).for_each(|(sum, n)| *sum += n);
             consumed.iter_mut().zip(twins.consumed).for_each(|(sum, n)| *sum += n);
         }
@@ -316,4 +322,5 @@ fn every_fate_is_reached() {
     assert!(consumed.iter().all(|n| *n > 0), "{consumed:?}");
     assert_eq!(states.len(), 6, "{states:?}");
     assert!(created > 1000, "{created} sessions in all");
+    assert!(translated > 100, "{translated} errors translated");
 }

@@ -87,6 +87,8 @@ impl<D: Driver> Shared<D> {
             objects: self.object_counts(),
             conservation: Some(self.conservation()),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            icmp_errors_translated: threads.iter().map(|stats| stats.icmp_errors_translated.value()).sum(),
+            icmp_errors_limited: threads.iter().map(|stats| stats.icmp_rate_limited.value()).sum(),
         }
     }
 

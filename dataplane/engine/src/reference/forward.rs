@@ -46,15 +46,15 @@ impl From<DropReason> for End {
 
 /// What session, rules and service decided for a packet.
 #[derive(Clone, Copy, Debug)]
-struct Decision {
-    rewrite: Rewrite,
-    rule_mark: Option<u8>,
-    service_mark: Option<u8>,
-    policer: Option<usize>,
+pub(super) struct Decision {
+    pub rewrite: Rewrite,
+    pub rule_mark: Option<u8>,
+    pub service_mark: Option<u8>,
+    pub policer: Option<usize>,
 }
 
 impl Decision {
-    fn of(session: &Session, direction: Direction) -> Self {
+    pub fn of(session: &Session, direction: Direction) -> Self {
         let (backend, backend_port) = session.backend();
         let (rewrite, policer) = match direction {
             Direction::Forward => (Rewrite::Destination(backend, backend_port), session.policer),
@@ -80,6 +80,9 @@ impl Reference {
         let ip = layer4::parse(layer3::parse(&self.node, &frame)?)?;
         if self.is_for_us(&frame, &ip)? {
             return Ok(End::Punt(Punt::Local(frame, ip)));
+        }
+        if let Some((ip, decision)) = self.related(frame.interface, &ip)? {
+            return self.route(now, frame, &ip, decision);
         }
         let decision = match self.session(now, &ip)? {
             Some(decision) => decision,
@@ -118,22 +121,26 @@ impl Reference {
             return Ok(None);
         }
         let Some((index, direction)) = self.sessions.find(&ip.tuple()) else { return Ok(None) };
-        if self.sessions.all[index].generation != self.node.generation {
-            match self.decide_again(&self.sessions.all[index]) {
-                Ok(Some(session)) => self.sessions.all[index] = session,
-                Ok(None) => {
-                    self.sessions.all.remove(index);
-                    return Ok(None);
-                }
-                Err(reason) => {
-                    self.sessions.all.remove(index);
-                    return Err(reason);
-                }
-            }
+        if !self.current(index)? {
+            return Ok(None);
         }
         let session = &mut self.sessions.all[index];
         session.touch(now, direction, &TcpFlags::of(ip));
         Ok(Some(Decision::of(session, direction)))
+    }
+
+    /// Decides a session anew if that is due. False or an error: it ended.
+    pub(super) fn current(&mut self, index: usize) -> Result<bool, DropReason> {
+        if self.sessions.all[index].generation == self.node.generation {
+            return Ok(true);
+        }
+        let decided = self.decide_again(&self.sessions.all[index]);
+        if let Ok(Some(session)) = decided {
+            self.sessions.all[index] = session;
+            return Ok(true);
+        }
+        self.sessions.all.remove(index);
+        decided.map(|_| false)
     }
 
     /// A session under the running configuration: denied, without its service, or decided anew with its old backend.

@@ -115,7 +115,7 @@ impl Reference {
     /// A packet for one of our addresses, or neighbour discovery for a group.
     pub(super) fn local(&mut self, now: u64, frame: &Frame, ip: &Ip, out: &mut Outcome) -> Fate {
         let message = ip.message();
-        if message.is_some() && !icmp_checksum_holds(ip) {
+        if message.is_some() && !checksum_holds(ip) {
             return Fate::Dropped(DropReason::L4Malformed);
         }
         if let Some(message @ (Message::Solicitation | Message::Advertisement)) = message {
@@ -172,7 +172,7 @@ impl Reference {
 }
 
 /// The checksum of ICMP, or of ICMPv6 with its pseudo header.
-fn icmp_checksum_holds(ip: &Ip) -> bool {
+pub(super) fn checksum_holds(ip: &Ip) -> bool {
     let mut covered = Vec::new();
     if ip.is_v6() {
         covered = checksum::pseudo_header_v6(ip.src, ip.dst, ICMPV6, ip.body().len());

@@ -16,6 +16,7 @@ mod neighbour;
 mod node;
 mod outcome;
 mod policer;
+mod related;
 mod route;
 mod rule;
 mod service;

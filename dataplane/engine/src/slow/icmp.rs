@@ -5,7 +5,7 @@ use crate::io::Mac;
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::Snapshot;
 use crate::stage::parse::{Head, link_local};
-use crate::wire::{ICMP, ICMPV6, be32, be128, checksum, fold, pseudo_header, put, sum};
+use crate::wire::{self, ICMP, ICMPV6, be32, be128, checksum, pseudo_header, put};
 
 /// TTL and hop limit of what we send.
 const TTL: u8 = 64;
@@ -86,10 +86,8 @@ pub(super) fn is_error(head: &Head) -> bool {
 
 /// Whether the checksum of an ICMP packet holds.
 pub(super) fn checksum_holds(frame: &[u8], head: &Head, key: &FlowKey) -> bool {
-    let end = usize::from(head.l3) + usize::from(head.l3_len);
-    let body = frame.get(usize::from(head.l4)..end).unwrap_or(&[]);
-    let pseudo = if head.v6 { pseudo_header(key.src, key.dst, true, ICMPV6, body.len()) } else { 0 };
-    fold(sum(body) + pseudo) == 0xffff
+    let body = frame.get(usize::from(head.l4)..head.end()).unwrap_or(&[]);
+    wire::checksum_holds(body, head.v6.then_some((key.src, key.dst, ICMPV6)))
 }
 
 /// The reply to an echo request, from L3 on.
@@ -164,6 +162,7 @@ fn packet(src: Addr, dst: Addr, tos: u8, mut body: Vec<u8>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{fold, sum};
 
     #[test]
     fn errors_are_limited_to_a_burst_and_a_rate() {

@@ -8,7 +8,7 @@ use crate::flow::FlowKey;
 use crate::io::PacketBuf;
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::Snapshot;
-use crate::stage::rule;
+use crate::stage::{related, rule};
 use crate::stats::ThreadStats;
 use crate::table::rules::RuleKey;
 use crate::table::services::{Backend, Service};
@@ -36,8 +36,11 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
         return;
     }
     let looked_up = context.sessions.changes();
-    let place = burst.port;
+    let (place, errors) = (burst.port, burst.errors);
     for lane in burst.active.lanes() {
+        if errors.contains(lane) && related::process(burst, lane, context) {
+            continue;
+        }
         let index = lane.index();
         let columns = &mut *burst.columns;
         let mut judged = true;
@@ -80,7 +83,8 @@ fn look_up_again(before: Hit, key: &FlowKey, context: &Context<'_>) -> Hit {
     if known { context.sessions.find(key, hash, context.now) } else { Hit::MISS }
 }
 
-enum Applied {
+/// How a session was applied.
+pub(super) enum Applied {
     /// The session decided.
     Done,
     /// A rule of this generation denies it; the session ended.
@@ -118,6 +122,15 @@ fn apply_session(hit: Hit, columns: &mut Columns, lane: usize, context: &mut Con
     }
     context.sessions.touch(hit, context.now, head.flags_or_type);
     Applied::Done
+}
+
+/// What is decided about a session under this generation, without a packet of it having passed.
+#[cold]
+pub(super) fn current_decision(hit: Hit, has_ports: bool, context: &mut Context<'_>) -> Result<Decision, Applied> {
+    if context.sessions.decision(hit.entry()).is_none_or(|d| d.generation != context.generation) {
+        redecide(hit, has_ports, context)?;
+    }
+    context.sessions.decision(hit.entry()).copied().ok_or(Applied::Gone)
 }
 
 /// First touch after a push: rules and service anew, binding kept. `Err` when the session ends.
@@ -160,7 +173,7 @@ fn decide(generation: u64, service: &Service, backend: Option<&Backend>, (rule, 
 
 /// The counter and mark of the rule that permits, or `None` when the packet is denied (and counted as such).
 #[inline]
-fn permitted(snapshot: &Snapshot, rule: u32, stats: &ThreadStats) -> Option<(u32, Option<u8>)> {
+pub(super) fn permitted(snapshot: &Snapshot, rule: u32, stats: &ThreadStats) -> Option<(u32, Option<u8>)> {
     if snapshot.rules.is_empty() {
         return Some((NONE, None));
     }
@@ -235,7 +248,7 @@ fn judge(
 }
 
 #[cold]
-fn count_denied(context: &Context<'_>, rule: u32, len: usize) {
+pub(super) fn count_denied(context: &Context<'_>, rule: u32, len: usize) {
     if let Some(object) = context.snapshot.rules.get(rule).and_then(|r| context.stats.object(r.counter)) {
         object.matched.count(len);
     }

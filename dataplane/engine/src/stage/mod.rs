@@ -3,6 +3,7 @@
 pub mod balance;
 pub mod finish;
 pub mod parse;
+pub mod related;
 pub mod route;
 pub mod rule;
 pub mod session;

@@ -4,7 +4,74 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use marchproxy_engine::packet::Packet;
 
-use super::pools::STATIONS;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use super::pools::{FAR, STATIONS, ip};
+
+/// An ICMP error about a frame.
+#[derive(Clone, Debug)]
+pub struct Complaint {
+    station: usize,
+    /// Type over IPv4 and IPv6.
+    kinds: (u8, u8),
+    /// From a router on the way; otherwise from whom the frame was for.
+    router: bool,
+    /// Octets quoted.
+    quoted: usize,
+    /// A changed octet of the quote.
+    flip: Option<(Index, u8)>,
+    wrong_checksum: bool,
+}
+
+pub fn complaints() -> impl Strategy<Value = Complaint> {
+    let kinds = select(vec![(3u8, 1u8), (3, 2), (11, 3), (12, 4), (5, 0), (4, 127)]);
+    let quoted = prop_oneof![6 => 28usize..120, 1 => 0usize..60, 1 => Just(540)];
+    let flip = prop::option::weighted(0.15, (any::<Index>(), any::<u8>()));
+    (0usize..3, kinds, any::<bool>(), quoted, flip, prop::bool::weighted(0.04)).prop_map(
+        |(station, kinds, router, quoted, flip, wrong_checksum)| Complaint {
+            station,
+            kinds,
+            router,
+            quoted,
+            flip,
+            wrong_checksum,
+        },
+    )
+}
+
+impl Complaint {
+    /// The error that comes back for a frame of IP.
+    pub fn about(&self, frame: &[u8]) -> Option<Vec<u8>> {
+        let us: [u8; 6] = frame.get(6..12)?.try_into().ok()?;
+        let tagged = frame.get(12..14)? == [0x81, 0];
+        let l3 = if tagged { 18 } else { 14 };
+        let v6 = match frame.get(l3 - 2..l3)? {
+            [0x08, 0x00] => false,
+            [0x86, 0xdd] => true,
+            _ => return None,
+        };
+        let (src, dst): (std::net::IpAddr, std::net::IpAddr) = if v6 {
+            (octets6(frame, l3 + 8).into(), octets6(frame, l3 + 24).into())
+        } else {
+            (octets4(frame, l3 + 12).into(), octets4(frame, l3 + 16).into())
+        };
+        let router = FAR.iter().map(|far| ip(far)).find(|far| far.is_ipv6() == v6 && *far != src);
+        let from = router.filter(|_| self.router).unwrap_or(dst);
+        let mut quote = frame[l3..].to_vec();
+        quote.truncate(self.quoted);
+        if let Some((at, value)) = self.flip.as_ref().filter(|_| !quote.is_empty()) {
+            let at = at.index(quote.len());
+            quote[at] ^= value;
+        }
+        let packet = Packet::eth(STATIONS[self.station], us).ip(from, src);
+        let rest = [0, 0, 5, 0];
+        let packet = if v6 { packet.icmpv6(self.kinds.1, 0, rest) } else { packet.icmp(self.kinds.0, 0, rest) };
+        let packet = packet.payload(quote);
+        let packet = if self.wrong_checksum { packet.l4_checksum(0x1234) } else { packet };
+        Some(if tagged { packet.vlan(word(frame, 14)) } else { packet }.build())
+    }
+}
 
 /// ARP and ND requests get an answer from a station; echo requests become replies; everything else comes back with addresses
 /// and ports exchanged, TCP with these flags.

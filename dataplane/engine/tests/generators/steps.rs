@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
+use super::answers::{Complaint, complaints};
 use super::packets::{Arrival, arrivals, forwardable, noise};
 use super::tables::{Change, changes};
 
@@ -35,6 +36,11 @@ pub enum Incoming {
         station: usize,
         flags: u8,
     },
+    /// An ICMP error about a frame that was sent not long ago.
+    Complaint {
+        about: Index,
+        complaint: Complaint,
+    },
     /// A frame received not long ago once more, with these TCP flags.
     Again {
         what: Index,
@@ -51,6 +57,7 @@ pub fn histories(len: usize, burst: usize) -> BoxedStrategy<Vec<Step>> {
             1 => noise().prop_map(Incoming::Fresh),
             9 => (any::<Index>(), 0usize..3, flags())
                 .prop_map(|(to, station, flags)| Incoming::Answer { to, station, flags }),
+            6 => (any::<Index>(), complaints()).prop_map(|(about, complaint)| Incoming::Complaint { about, complaint }),
             5 => (any::<Index>(), flags()).prop_map(|(what, flags)| Incoming::Again { what, flags }),
         ]
     };

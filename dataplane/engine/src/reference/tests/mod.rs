@@ -6,6 +6,7 @@ mod frames;
 mod icmp;
 mod neighbours;
 mod random;
+mod related;
 mod sessions;
 
 use std::net::IpAddr;

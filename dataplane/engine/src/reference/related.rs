@@ -1,0 +1,122 @@
+//! Section 5, ICMP errors: what they quote, and the quote without NAT (RFC 5508 s4, RFC 7690).
+
+use std::net::IpAddr;
+
+use super::finish::{Rewrite, update_transport};
+use super::forward::Decision;
+use super::layer4::{Fragment, ICMP, ICMPV6, Ip, TCP, Tuple, UDP, quoted_upper};
+use super::rule::{Subject, judge};
+use super::{Reference, address_octets, checksum, icmp, service};
+use crate::reason::DropReason;
+
+/// The packet an error quotes.
+struct Quote {
+    /// Reversed.
+    tuple: Tuple,
+    /// Where its IP header and its upper layer begin in the error.
+    at: usize,
+    upper: usize,
+    /// Its upper layer is something that servers send.
+    is_servers: bool,
+}
+
+impl Reference {
+    /// The error without NAT, and what is decided about it; nothing if it is about nothing that was translated.
+    pub(super) fn related(&mut self, interface: usize, ip: &Ip) -> Result<Option<(Ip, Decision)>, DropReason> {
+        let Some(quote) = quote(ip) else { return Ok(None) };
+        if let Some((index, direction)) = self.sessions.find(&quote.tuple) {
+            sound(ip, &quote)?;
+            if !self.current(index)? {
+                return Ok(None);
+            }
+            let decision = Decision { policer: None, ..Decision::of(&self.sessions.all[index], direction) };
+            return Ok(Some((translated(ip, &quote, decision.rewrite), decision)));
+        }
+        let tables = &self.node.tables;
+        let to = &quote.tuple;
+        let Some(index) = service::find(&tables.services, to.dst, to.protocol, to.dport).filter(|_| quote.is_servers)
+        else {
+            return Ok(None);
+        };
+        sound(ip, &quote)?;
+        let rule_mark = judge(&tables.rules, &Subject::session(quote.tuple, Some(interface)))?;
+        let backend = self.rings.pick(&tables.services, index, &quote.tuple).ok_or(DropReason::NoBackend)?;
+        let rewrite = Rewrite::Destination(backend.address, backend.port.unwrap_or(quote.tuple.dport));
+        let service_mark = tables.services[index].mark;
+        let decision = Decision { rewrite, rule_mark, service_mark, policer: None };
+        Ok(Some((translated(ip, &quote, rewrite), decision)))
+    }
+}
+
+fn quote(ip: &Ip) -> Option<Quote> {
+    let kind = *ip.body().first()?;
+    let (is_error, icmp) = match ip.src {
+        IpAddr::V4(_) => (matches!(kind, 3 | 11 | 12), ICMP),
+        IpAddr::V6(_) => (kind < 128, ICMPV6),
+    };
+    if ip.protocol != icmp || ip.fragment != Fragment::No || !is_error {
+        return None;
+    }
+    let at = ip.upper + 8;
+    let quoted = &ip.bytes[at..];
+    let (src, dst, protocol, upper) = quoted_upper(quoted, ip.is_v6())?;
+    let segment = quoted.get(upper..).filter(|segment| segment.len() >= 8)?;
+    let word = |at: usize| u16::from_be_bytes([segment[at], segment[at + 1]]);
+    let (sport, dport, is_servers) = match (protocol, ip.is_v6(), segment[0]) {
+        (TCP | UDP, ..) => (word(0), word(2), true),
+        (ICMP, false, 8) | (ICMPV6, true, 128) => (word(4), 0, false),
+        (ICMP, false, 0) | (ICMPV6, true, 129) => (0, word(4), true),
+        _ => return None,
+    };
+    let tuple = Tuple { src: dst, dst: src, protocol, sport: dport, dport: sport };
+    (src == ip.dst).then_some(Quote { tuple, at, upper: at + upper, is_servers })
+}
+
+/// RFC 5508 REQ-3.
+fn sound(ip: &Ip, quote: &Quote) -> Result<(), DropReason> {
+    let header_holds = ip.is_v6() || checksum::sum(&ip.bytes[quote.at..quote.upper]) == 0xffff;
+    if icmp::checksum_holds(ip) && header_holds { Ok(()) } else { Err(DropReason::L4Malformed) }
+}
+
+/// The error as it would be if nothing had been translated, but for its own addresses.
+fn translated(ip: &Ip, quote: &Quote, rewrite: Rewrite) -> Ip {
+    let mut new = ip.clone();
+    let bytes = &mut new.bytes;
+    // The quoted packet went the other way: its source is where the error goes.
+    let (address, port, is_source) = match rewrite {
+        Rewrite::Destination(address, port) => (address, port, true),
+        Rewrite::Source(address, port) => (address, port, false),
+        Rewrite::Nothing => return new,
+    };
+    let octets = address_octets(address);
+    let address_at = quote.at
+        + match (ip.is_v6(), is_source) {
+            (false, true) => 12,
+            (false, false) => 16,
+            (true, true) => 8,
+            (true, false) => 24,
+        };
+    let end = address_at + octets.len();
+    let mut old = bytes[address_at..end].to_vec();
+    let mut summed = octets.clone();
+    bytes[address_at..end].copy_from_slice(&octets);
+    if !ip.is_v6() {
+        let field = quote.at + 10..quote.at + 12;
+        let before = u16::from_be_bytes([bytes[field.start], bytes[field.start + 1]]);
+        bytes[field].copy_from_slice(&checksum::update(before, &old, &summed).to_be_bytes());
+    }
+    let protocol = quote.tuple.protocol;
+    if matches!(protocol, TCP | UDP) {
+        let port_at = if is_source { quote.upper } else { quote.upper + 2 };
+        old.extend_from_slice(&bytes[port_at..port_at + 2]);
+        summed.extend_from_slice(&port.to_be_bytes());
+        bytes[port_at..port_at + 2].copy_from_slice(&port.to_be_bytes());
+    }
+    update_transport(bytes, quote.upper, protocol, ip.is_v6(), &old, &summed);
+    // The message's own sum covers all of the quote; what is the same on both sides adds nothing.
+    let sum_at = ip.upper + 2;
+    let before = u16::from_be_bytes([ip.bytes[sum_at], ip.bytes[sum_at + 1]]);
+    let after = checksum::update(before, &ip.bytes[quote.at..], &bytes[quote.at..]);
+    bytes[sum_at..sum_at + 2].copy_from_slice(&after.to_be_bytes());
+    new
+}

@@ -1,0 +1,183 @@
+//! Section 5, ICMP errors about translated packets: RFC 5508 s4, RFC 7690.
+
+use super::*;
+use crate::packet::{ACK, SYN};
+use crate::reason::DropReason;
+
+/// Client, service address, backend, a router behind the service: one row per family.
+const FAMILIES: [(&str, &str, &str, &str); 2] = [
+    ("198.51.100.7", "203.0.113.10", "10.0.20.11", "10.0.20.5"),
+    ("2001:db8:9::7", "2001:db8:10::10", "fd00:20::11", "fd00:20::5"),
+];
+
+/// A router on the client's side.
+fn path(v6: bool) -> &'static str {
+    if v6 { "2001:db8:77::1" } else { "198.51.100.99" }
+}
+
+/// The packet of a frame.
+fn quoted(frame: &[u8]) -> Vec<u8> {
+    frame[if frame[12..14] == [0x81, 0] { 18 } else { 14 }..].to_vec()
+}
+
+/// "Too big" about a packet, an MTU of 1,280 in it.
+fn too_big(packet: Packet, quote: &[u8]) -> Packet {
+    let v6 = quote[0] >> 4 == 6;
+    let packet = if v6 { packet.icmpv6(2, 0, [0, 0, 5, 0]) } else { packet.icmp(3, 4, [0, 0, 5, 0]) };
+    packet.payload(quote)
+}
+
+/// What the node sends for a packet; exactly one frame.
+fn forwarded(lab: &mut Lab, port: usize, packet: &Packet) -> Vec<u8> {
+    lab.now += 1_000_000;
+    let mut out = lab.node.process(lab.now, port, &packet.build(), Choices::default());
+    assert_eq!(out.fates, [Fate::Transmitted], "{}", describe(&packet.build()));
+    assert_eq!(checksums(&out.transmitted[0].1).l4, Check::Good);
+    out.transmitted.remove(0).1
+}
+
+/// The quote in an error, and its checksums when it is whole.
+fn quote_of(error: &[u8]) -> Vec<u8> {
+    let packet = quoted(error);
+    packet[if packet[0] >> 4 == 6 { 48 } else { 28 }..].to_vec()
+}
+
+/// A quote as a frame that can be described and summed.
+fn shown(quote: &[u8]) -> String {
+    let mut frame = [&[0; 12][..], if quote[0] >> 4 == 6 { &[0x86, 0xdd] } else { &[8, 0] }].concat();
+    frame.extend(quote);
+    let checks = checksums(&frame);
+    assert!(checks.l3 != Check::Bad && checks.l4 != Check::Bad, "{}", describe(&frame));
+    describe(&frame)
+}
+
+#[test]
+fn the_path_to_the_client_reports_to_the_backend() {
+    for (client, vip, backend, _) in FAMILIES {
+        let v6 = client.contains(':');
+        let mut lab = Lab::new();
+        forwarded(&mut lab, WAN_PORT, &world(client, vip).tcp(4000, 80).flags(SYN));
+        let sent =
+            forwarded(&mut lab, LAN_PORT, &server(backend, client).tcp(8080, 4000).flags(SYN | ACK).payload([7; 99]));
+        let session = lab.node.sessions(lab.now).next().cloned();
+        let error = too_big(world(path(v6), vip), &quoted(&sent));
+        let told = forwarded(&mut lab, WAN_PORT, &error);
+        assert!(describe(&told).contains(&format!("vlan 20 {} > {backend}", path(v6))), "{}", describe(&told));
+        // The backend finds what it sent, but for the hop.
+        let line = shown(&quote_of(&told));
+        let ends =
+            if v6 { format!("[{backend}]:8080 > [{client}]:4000") } else { format!("{backend}:8080 > {client}:4000") };
+        assert!(line.contains(&ends) && line.contains("ttl 63 data 99"), "{line}");
+        assert_eq!(lab.node.sessions(lab.now).next().cloned(), session, "errors leave sessions alone");
+    }
+}
+
+#[test]
+fn what_is_behind_the_service_reports_as_the_service() {
+    for (client, vip, backend, router) in FAMILIES {
+        let mut lab = Lab::new();
+        let sent = forwarded(&mut lab, WAN_PORT, &world(client, vip).udp(4000, 53).payload([9; 40]));
+        for from in [backend, router] {
+            let told = forwarded(&mut lab, LAN_PORT, &too_big(server(from, client), &quoted(&sent)));
+            assert!(describe(&told).contains(&format!(" {vip} > {client} ")), "{}", describe(&told));
+            let line = shown(&quote_of(&told));
+            let ends = if vip.contains(':') {
+                format!("[{client}]:4000 > [{vip}]:53")
+            } else {
+                format!("{client}:4000 > {vip}:53")
+            };
+            assert!(line.contains(&ends) && line.contains("data 40"), "{line}");
+        }
+    }
+}
+
+#[test]
+fn short_quotes_and_echo() {
+    for (client, vip, backend, _) in FAMILIES {
+        let mut lab = Lab::new();
+        let sent = forwarded(&mut lab, WAN_PORT, &world(client, vip).tcp(4000, 80).flags(SYN));
+        // RFC 792: the header and eight octets, which end before TCP's checksum.
+        let header = if vip.contains(':') { 40 } else { 20 };
+        let told = forwarded(&mut lab, LAN_PORT, &too_big(server(backend, client), &quoted(&sent)[..header + 8]));
+        assert_eq!(quote_of(&told)[header..][2..4], 80u16.to_be_bytes());
+        let sent = forwarded(&mut lab, WAN_PORT, &world(client, vip).echo(77, 1).payload(b"ping"));
+        let told = forwarded(&mut lab, LAN_PORT, &too_big(server(backend, client), &quoted(&sent)));
+        assert!(shown(&quote_of(&told)).contains(&format!("{client} > {vip}")));
+    }
+}
+
+#[test]
+fn another_node_may_have_the_session() {
+    for (client, vip, backend, _) in FAMILIES {
+        let mut lab = Lab::new();
+        let sent = world(vip, client).tcp(80, 4000).flags(ACK).build();
+        let error = too_big(world(path(client.contains(':')), vip), &quoted(&sent));
+        let told = forwarded(&mut lab, WAN_PORT, &error);
+        assert!(describe(&told).contains(&format!("> {backend} ")), "{}", describe(&told));
+        assert!(shown(&quote_of(&told)).contains(":8080 > "));
+        assert_eq!(lab.node.sessions(lab.now).count(), 0);
+        // No service has port 81; nobody pings from a service address.
+        for sent in [world(vip, client).tcp(81, 4000), world(vip, client).echo(7, 1)] {
+            let error = too_big(world(path(client.contains(':')), vip), &quoted(&sent.build()));
+            assert_eq!(lab.step(WAN_PORT, &error), ["dropped icmp_error_unmatched"]);
+        }
+        // Rules judge what the client sent.
+        let mut closed = tables();
+        let from_client = RuleMatch { src: vec![Cidr { addr: ip(client), len: 32 }], ..RuleMatch::default() };
+        let rest = rule("rest", RuleMatch::default(), RuleAction::Permit);
+        closed.rules = vec![rule("no", from_client, RuleAction::Deny), RuleSpec { priority: 20, ..rest }];
+        let mut lab = Lab::with(closed);
+        assert_eq!(lab.step(WAN_PORT, &error), ["dropped rule_deny"]);
+    }
+}
+
+#[test]
+fn the_sessions_decision_counts() {
+    let (client, vip, backend, _) = FAMILIES[0];
+    let mut lab = Lab::new();
+    let sent = forwarded(&mut lab, WAN_PORT, &world(client, vip).tcp(4000, 80).flags(SYN));
+    let error = too_big(server(backend, client), &quoted(&sent));
+    // What the rules say about errors of the backend does not matter, what they say about the client does.
+    let mut marked = tables();
+    let web = RuleMatch { dst: vec![cidr("203.0.113.10/32")], protocol: Some(6), ..RuleMatch::default() };
+    marked.rules = vec![RuleSpec { mark: Some(10), ..rule("web", web.clone(), RuleAction::Permit) }];
+    lab.push(marked.clone());
+    assert!(describe(&forwarded(&mut lab, LAN_PORT, &error)).contains("dscp 10"));
+    marked.rules[0].action = RuleAction::Deny;
+    lab.push(marked);
+    assert_eq!(lab.step(LAN_PORT, &error), ["dropped rule_deny"]);
+    assert_eq!(lab.node.sessions(lab.now).count(), 0, "the push ended it");
+}
+
+#[test]
+fn what_is_about_no_session_is_like_other_packets() {
+    let (client, vip, backend, _) = FAMILIES[0];
+    let mut lab = Lab::new();
+    let sent = forwarded(&mut lab, WAN_PORT, &world(client, vip).tcp(4000, 80).flags(SYN));
+    let quote = quoted(&sent);
+    // Not to the sender of the quote; a kind that is for the link; no session of this port.
+    let mut other = quote.clone();
+    other[20] ^= 1;
+    for (why, packet) in [
+        ("to another", too_big(server(backend, "198.51.100.8"), &quote)),
+        ("redirect", server(backend, client).icmp(5, 0, [10, 0, 20, 7]).payload(&quote)),
+        ("port", too_big(server(backend, client), &other)),
+        (
+            "later fragment",
+            too_big(server(backend, client), &{
+                let mut later = quote.clone();
+                later[7] = 1;
+                later
+            }),
+        ),
+    ] {
+        let told = forwarded(&mut lab, LAN_PORT, &packet);
+        assert!(describe(&told).contains(&format!("{backend} > ")), "{why}: {}", describe(&told));
+    }
+    // RFC 5508 REQ-3.
+    let mut wrong = quote.clone();
+    wrong[10] ^= 1;
+    assert_eq!(lab.step(LAN_PORT, &too_big(server(backend, client), &wrong)), ["dropped l4_malformed"]);
+    let bad = too_big(server(backend, client), &quote).l4_checksum(1);
+    assert_eq!(lab.step(LAN_PORT, &bad), [format!("dropped {}", DropReason::L4Malformed.label())]);
+}
