@@ -5,6 +5,7 @@ use crate::io::{PacketBuf, PacketVec};
 use crate::ledger::{Backend, Ledger, Punted};
 use crate::ports::PortSlot;
 use crate::reason::{DropReason, PuntReason};
+use crate::received::Received;
 use crate::stage::parse::Head;
 
 /// Packets a burst holds. 32 keeps packets and columns of a burst inside L1 (grout and VPP measured the same knee).
@@ -192,6 +193,8 @@ pub struct Columns {
     pub egress: [Egress; BURST],
     /// What becomes of it (any).
     pub fate: [Fate; BURST],
+    /// As it was before it was finished (finish; only with [`PuntReason::Neighbour`]).
+    pub received: [Received; BURST],
 }
 
 /// One burst. Reused for every receive call; it owns its packets until [`drain`](Self::drain).
@@ -231,6 +234,7 @@ impl<B: PacketBuf> Default for Burst<B> {
                 port: [0; BURST],
                 egress: [Egress::default(); BURST],
                 fate: [Fate::Active; BURST],
+                received: [Received::default(); BURST],
             }),
         }
     }
@@ -321,12 +325,14 @@ impl<B: PacketBuf> Burst<B> {
                 Fate::Drop(reason) => ledger.drop(packet, reason),
                 Fate::HandOff(worker) => ledger.hand_off(packet, port, usize::from(worker)),
                 Fate::Punt(reason) => {
+                    let waits = reason == PuntReason::Neighbour;
+                    let received = waits.then(|| columns.received[index].on(port));
                     let (port, vlan, mtu) = match reason {
                         PuntReason::Neighbour => egress(out.interface),
                         PuntReason::MtuExceeded => (port, columns.head[index].vlan, egress(out.interface).2),
                         _ => (port, columns.head[index].vlan, 0),
                     };
-                    ledger.punt(Punted { packet, reason, port, vlan, next_hop: out.next_hop, mtu });
+                    ledger.punt(Punted { packet, reason, port, vlan, next_hop: out.next_hop, mtu, received });
                 }
                 // A lane no stage decided would be lost silently; there is none, and the counter would show it.
                 Fate::Active => ledger.drop(packet, DropReason::PortNotConfigured),

@@ -9,6 +9,7 @@ use rtrb::{Consumer, Producer};
 use crate::io::{PacketBuf, PacketPool, PacketVec, RxQueue, TxQueue};
 use crate::ports::PortSlot;
 use crate::reason::{ConsumeReason, DropReason, PuntReason};
+use crate::received::Received;
 use crate::stats::{MAX_PORTS, ThreadStats, Totals};
 
 /// What a backend provides, as one bundle of types.
@@ -38,6 +39,8 @@ pub struct Punted<B> {
     pub next_hop: u128,
     /// The egress MTU (`MtuExceeded`).
     pub mtu: u16,
+    /// What the packet was like when it was received (`Neighbour`).
+    pub received: Option<Received>,
 }
 
 /// A finished packet from the slow path, to be transmitted by a worker.

@@ -4,6 +4,7 @@ use super::finish::{Rewrite, finish};
 use super::icmp::Cause;
 use super::layer2::{Frame, Kind, enframe};
 use super::layer4::{Fragment, Ip, Message};
+use super::neighbour::Held;
 use super::node::is_link_local;
 use super::outcome::Choices;
 use super::route::{Route, lookup};
@@ -34,14 +35,8 @@ pub(super) enum Punt {
     Neighbour {
         interface: usize,
         next_hop: std::net::IpAddr,
-        frame: Vec<u8>,
+        held: Held,
     },
-}
-
-impl From<DropReason> for End {
-    fn from(reason: DropReason) -> Self {
-        Self::Drop(reason)
-    }
 }
 
 /// What session, rules and service decided for a packet.
@@ -67,12 +62,10 @@ impl Decision {
 impl Reference {
     /// Everything up to transmission, drop or punt.
     pub(super) fn forward(&mut self, now: u64, port: usize, bytes: &[u8], choices: Choices) -> End {
-        match self.walk(now, port, bytes, choices) {
-            Ok(end) | Err(end) => end,
-        }
+        self.walk(now, port, bytes, choices).unwrap_or_else(End::Drop)
     }
 
-    fn walk(&mut self, now: u64, port: usize, bytes: &[u8], choices: Choices) -> Result<End, End> {
+    fn walk(&mut self, now: u64, port: usize, bytes: &[u8], choices: Choices) -> Result<End, DropReason> {
         let frame = layer2::receive(&self.node, port, bytes)?;
         if frame.kind == Kind::Arp {
             return Ok(End::Punt(Punt::Arp(frame)));
@@ -216,14 +209,14 @@ impl Reference {
     }
 
     /// Sections 8 to 10.
-    fn route(&mut self, now: u64, frame: Frame, ip: &Ip, decision: Decision) -> Result<End, End> {
+    fn route(&mut self, now: u64, frame: Frame, ip: &Ip, decision: Decision) -> Result<End, DropReason> {
         let refuse = |frame, cause| Ok(End::Punt(Punt::Refuse(frame, ip.clone(), cause)));
         let receiving = self.node.interface(frame.interface);
         let destination = decision.rewrite.destination(ip);
         let (egress, next_hop) = match lookup(&self.node.tables, receiving.table, destination, &ip.tuple()) {
             Route::Via { interface, next_hop } => (interface, next_hop),
             Route::None => return refuse(frame, Cause::NoRoute),
-            Route::Blackhole => return Err(DropReason::RouteBlackhole.into()),
+            Route::Blackhole => return Err(DropReason::RouteBlackhole),
             Route::Reject => return refuse(frame, Cause::Rejected),
         };
         let ttl = if ip.is_v6() { ip.bytes[7] } else { ip.bytes[8] };
@@ -234,7 +227,7 @@ impl Reference {
         if ip.bytes.len() > mtu {
             let may_fragment = !ip.is_v6() && ip.bytes[6] & 0x40 == 0;
             return if may_fragment {
-                Err(DropReason::MtuExceeded.into())
+                Err(DropReason::MtuExceeded)
             } else {
                 refuse(frame, Cause::TooBig(mtu as u16))
             };
@@ -251,6 +244,7 @@ impl Reference {
             return Ok(End::Transmit { port, frame: enframe(&self.node, egress, mac, frame.kind, &bytes) });
         }
         let frame = enframe(&self.node, egress, [0; 6], frame.kind, &bytes);
-        Ok(End::Punt(Punt::Neighbour { interface: egress, next_hop, frame }))
+        let received = Some((receiving.port, receiving.vlan, ip.clone()));
+        Ok(End::Punt(Punt::Neighbour { interface: egress, next_hop, held: Held { frame, received } }))
     }
 }

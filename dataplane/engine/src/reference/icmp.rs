@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::layer2::{Frame, Kind, enframe};
 use super::layer4::{Fragment, ICMP, ICMPV6, Ip, Message, TCP, Tuple, UDP};
+use super::neighbour::Held;
 use super::outcome::{Fate, Outcome};
 use super::route::{Route, lookup};
 use super::{Reference, address_octets, checksum, finish, node};
@@ -22,6 +23,7 @@ pub(super) enum Cause {
     TtlExceeded,
     NoRoute,
     Rejected,
+    HostUnreachable,
     /// With the egress MTU.
     TooBig(u16),
     PortClosed,
@@ -35,6 +37,7 @@ impl Cause {
             Self::TtlExceeded => DropReason::TtlExceeded,
             Self::NoRoute => DropReason::NoRoute,
             Self::Rejected => DropReason::RouteReject,
+            Self::HostUnreachable => DropReason::NeighbourUnreachable,
             Self::TooBig(_) => DropReason::MtuExceeded,
             Self::PortClosed | Self::ProtocolUnknown => DropReason::LocalUnreachable,
         }
@@ -50,6 +53,8 @@ impl Cause {
             (Self::NoRoute, true) => (1, 0),
             (Self::Rejected, false) => (3, 13),
             (Self::Rejected, true) => (1, 1),
+            (Self::HostUnreachable, false) => (3, 1),
+            (Self::HostUnreachable, true) => (1, 3),
             (Self::TooBig(_), false) => (3, 4),
             (Self::TooBig(_), true) => (2, 0),
             (Self::PortClosed, false) => (3, 3),
@@ -86,7 +91,7 @@ impl ErrorRate {
 
 impl Reference {
     /// Drops a packet and tells its sender, where that is proper.
-    pub(super) fn refuse(&mut self, now: u64, frame: &Frame, ip: &Ip, cause: Cause, out: &mut Outcome) -> Fate {
+    pub(super) fn refuse(&mut self, now: u64, interface: usize, ip: &Ip, cause: Cause, out: &mut Outcome) -> Fate {
         let fate = Fate::Dropped(cause.drop_reason());
         // RFC 1122 s3.2.2, RFC 4443 s2.4 (e): never about errors, nor about fragments without the header that names the flow.
         if ip.fragment == Fragment::Later || ip.message() == Some(Message::Error) {
@@ -94,7 +99,7 @@ impl Reference {
         }
         let v6 = ip.is_v6();
         let Some((kind, code)) = cause.message(v6) else { return fate };
-        let Some(source) = self.node.error_source(frame.interface, v6) else { return fate };
+        let Some(source) = self.node.error_source(interface, v6) else { return fate };
         if !self.errors.take(now) {
             return fate;
         }
@@ -108,7 +113,7 @@ impl Reference {
         body.extend(&ip.bytes[..ip.bytes.len().min(room)]);
         // RFC 1812 s4.3.2.5: precedence 6.
         let packet = icmp_packet(source, ip.src, if v6 { 0 } else { 0xc0 }, body);
-        self.originate(now, frame.interface, source, ip.src, &packet, out);
+        self.originate(now, interface, source, ip.src, &packet, out);
         fate
     }
 
@@ -136,8 +141,8 @@ impl Reference {
             Some(Message::Error) => Fate::Dropped(DropReason::IcmpErrorUnmatched),
             // RFC 1122 s3.2.2: ICMP of unknown type is silently discarded.
             Some(_) => Fate::Dropped(DropReason::LocalUnreachable),
-            None if matches!(ip.protocol, TCP | UDP) => self.refuse(now, frame, ip, Cause::PortClosed, out),
-            None => self.refuse(now, frame, ip, Cause::ProtocolUnknown, out),
+            None if matches!(ip.protocol, TCP | UDP) => self.refuse(now, frame.interface, ip, Cause::PortClosed, out),
+            None => self.refuse(now, frame.interface, ip, Cause::ProtocolUnknown, out),
         }
     }
 
@@ -167,7 +172,7 @@ impl Reference {
         }
         let kind = if src.is_ipv6() { Kind::V6 } else { Kind::V4 };
         let frame = enframe(&self.node, egress, [0; 6], kind, packet);
-        self.neighbours.deliver(now, &self.node, egress, next_hop, frame, out)
+        self.neighbours.deliver(now, &self.node, egress, next_hop, Held { frame, received: None }, out)
     }
 }
 

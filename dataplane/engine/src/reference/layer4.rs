@@ -14,7 +14,7 @@ pub(super) const ICMPV6: u8 = 58;
 const MAX_EXTENSION_HEADERS: usize = 8;
 
 /// A packet as received, taken apart.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ip {
     /// The whole packet from the IP header on, without padding.
     pub bytes: Vec<u8>,

@@ -28,13 +28,15 @@ mod tests;
 use std::net::IpAddr;
 
 pub use layer4::Tuple;
-pub use neighbour::Neighbour;
+pub use neighbour::{Held, Neighbour};
 pub use outcome::{Choices, Fate, Outcome};
 pub use session::{Direction, Session, SessionState, TcpFlags};
 
 use crate::io::Mac;
+use crate::reason::DropReason;
 use crate::tables::RuleTables;
 use forward::{End, Punt};
+use icmp::Cause;
 use neighbour::Neighbours;
 use node::Node;
 use policer::Policers;
@@ -128,9 +130,9 @@ impl Reference {
         match punt {
             Punt::Arp(frame) => self.arp(now, &frame, out),
             Punt::Local(frame, ip) => self.local(now, &frame, &ip, out),
-            Punt::Refuse(frame, ip, cause) => self.refuse(now, &frame, &ip, cause, out),
-            Punt::Neighbour { interface, next_hop, frame } => {
-                self.neighbours.deliver(now, &self.node, interface, next_hop, frame, out)
+            Punt::Refuse(frame, ip, cause) => self.refuse(now, frame.interface, &ip, cause, out),
+            Punt::Neighbour { interface, next_hop, held } => {
+                self.neighbours.deliver(now, &self.node, interface, next_hop, held, out)
             }
         }
     }
@@ -138,8 +140,19 @@ impl Reference {
     /// The neighbours' timers: the end of a turn of the slow path.
     pub fn tick(&mut self, now: u64) -> Outcome {
         let mut out = Outcome::default();
-        self.neighbours.tick(now, &self.node, &mut out);
+        for held in self.neighbours.tick(now, &self.node, &mut out) {
+            let fate = self.host_unreachable(now, &held, &mut out);
+            out.count(fate);
+        }
         out
+    }
+
+    /// The end of a packet that waited in vain.
+    fn host_unreachable(&mut self, now: u64, held: &Held, out: &mut Outcome) -> Fate {
+        let dropped = Fate::Dropped(DropReason::NeighbourUnreachable);
+        let Some((port, vlan, ip)) = &held.received else { return dropped };
+        let Some(interface) = self.node.interface_at(*port, *vlan) else { return dropped };
+        self.refuse(now, interface, ip, Cause::HostUnreachable, out)
     }
 
     /// Packets that wait for a neighbour.

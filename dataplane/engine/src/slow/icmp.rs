@@ -57,9 +57,8 @@ pub(super) fn error_for(punt: PuntReason, v6: bool, mtu: u16) -> (Error, DropRea
         PuntReason::TtlExceeded => ((11, 0), (3, 0), DropReason::TtlExceeded),
         PuntReason::RouteReject => ((3, 13), (1, 1), DropReason::RouteReject),
         PuntReason::MtuExceeded => ((3, 4), (2, 0), DropReason::MtuExceeded),
-        PuntReason::NoRoute | PuntReason::Arp | PuntReason::Local | PuntReason::Neighbour => {
-            ((3, 0), (1, 0), DropReason::NoRoute)
-        }
+        PuntReason::Neighbour => ((3, 1), (1, 3), DropReason::NeighbourUnreachable),
+        PuntReason::NoRoute | PuntReason::Arp | PuntReason::Local => ((3, 0), (1, 0), DropReason::NoRoute),
     };
     let (kind, code) = if v6 { v6_error } else { v4_error };
     let rest = if punt == PuntReason::MtuExceeded { u32::from(mtu) } else { 0 };

@@ -18,6 +18,7 @@ use crate::io::{PacketBuf, PacketPool};
 use crate::ledger::{Backend, Injected, Punted};
 use crate::ports::{PortFacts, PortSlot};
 use crate::reason::{ConsumeReason, DropReason, PuntReason};
+use crate::received::Received;
 use crate::snapshot::Snapshot;
 use crate::stage::{parse, route};
 use crate::stats::{ThreadStats, Totals};
@@ -98,7 +99,9 @@ impl<K: Backend> SlowPath<K> {
                 self.handle(now, worker, punted);
             }
         }
-        self.neighbours.timers(now, self.reader.current(), &mut self.out);
+        for (worker, held) in self.neighbours.timers(now, self.reader.current(), &mut self.out) {
+            self.host_unreachable(now, worker, held);
+        }
         self.out.totals.held = self.neighbours.held() as u64;
         self.out.stats.totals.publish(&self.out.totals);
         taken
@@ -180,6 +183,22 @@ impl<K: Backend> SlowPath<K> {
         } else {
             self.out.drop(packet, DropReason::LocalUnreachable);
         }
+    }
+
+    /// A packet waited in vain for its next hop (RFC 1812 s4.3.3.1, 4861 s7.2.2).
+    fn host_unreachable(&mut self, now: u64, worker: usize, held: neighbour::Held<K::Buf>) {
+        let neighbour::Held { mut packet, received } = held;
+        let snapshot = self.reader.current();
+        if let Some(received) = received
+            && let Received { port, head, key, .. } = received
+            && let Some(interface) = snapshot.interface_at(port, head.vlan)
+        {
+            received.restore(packet.data_mut());
+            let subject = Subject { worker, port, head: parse::Head { interface, ..head }, key };
+            let (error, _) = icmp::error_for(PuntReason::Neighbour, head.v6, 0);
+            self.icmp_error(now, &subject, packet.data(), error);
+        }
+        self.out.drop(packet, DropReason::NeighbourUnreachable);
     }
 
     fn icmp_error(&mut self, now: u64, subject: &Subject, frame: &[u8], error: icmp::Error) {
