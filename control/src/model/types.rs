@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use marchproxy_engine::tables::{Cidr, PolicerSpec, PortRange, RuleAction, ServiceProtocol};
+use marchproxy_engine::tables::{Cidr, PolicerSpec, PortRange, RuleAction, ServiceProtocol, Urpf};
 
 /// A validated document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,7 @@ pub(crate) struct Interface {
     /// In the document's order: the first one of a family is the source of ICMP errors.
     pub addresses: Vec<Cidr>,
     pub table: String,
+    pub urpf: Urpf,
     pub trust_dscp: bool,
 }
 

@@ -14,7 +14,7 @@ use crate::table::filter::AddressFilter;
 use crate::table::policer::{MAX_BURST_OCTETS, PolicerTable};
 use crate::table::rules::{Limits, Refused, Rules};
 use crate::table::services::{Service, Services};
-use crate::tables::{RouteAction, RuleTables};
+use crate::tables::{RouteAction, RuleTables, Urpf};
 
 /// What a snapshot may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,6 +246,7 @@ fn interfaces(tables: &RuleTables, snapshot: &mut Snapshot) {
             vlan,
             mtu: port_spec.mtu,
             trust_dscp: spec.trust_dscp,
+            urpf: spec.urpf,
             addresses: spec.addresses.iter().map(|c| (from_ip(c.addr), c.len)).collect(),
             fib: fib_of[&spec.table],
         });
@@ -257,6 +258,7 @@ fn interfaces(tables: &RuleTables, snapshot: &mut Snapshot) {
         }
     }
     snapshot.by_port = by_port;
+    snapshot.checks_sources = snapshot.interfaces.iter().any(|i| i.urpf != Urpf::Off);
     snapshot.trusts_all = snapshot.interfaces.iter().all(|i| i.trust_dscp);
     snapshot.own.sort_unstable();
     snapshot.own.dedup();
@@ -282,14 +284,19 @@ fn routes(tables: &RuleTables, snapshot: &mut Snapshot) {
         }
     }
     // Routes that do the same share one entry: few gateways serve many prefixes, and their entries stay in the cache.
-    let mut same: HashMap<&RouteAction, u32> = HashMap::new();
+    // Default routes have their own: reverse path checks tell them apart.
+    let mut same: HashMap<(bool, &RouteAction), u32> = HashMap::new();
     for spec in &tables.routes {
         let key = (from_ip(spec.prefix.network().addr), spec.prefix.len);
-        let index = *same.entry(&spec.action).or_insert_with(|| {
+        let is_default = spec.prefix.len == 0;
+        let index = *same.entry((is_default, &spec.action)).or_insert_with(|| {
             let route = route(&spec.action, snapshot);
             snapshot.routes.push(route);
             snapshot.routes.len() as u32 - 1
         });
+        if is_default && !snapshot.default_routes.contains(&index) {
+            snapshot.default_routes.push(index);
+        }
         prefixes.entry(spec.table).or_default().insert(key, index);
     }
     snapshot.ways = snapshot

@@ -8,7 +8,7 @@ use crate::burst::Burst;
 use crate::ledger::{Backend, Ledger};
 use crate::ports::{PortFacts, PortSlot, UNTAGGED};
 use crate::snapshot::Snapshot;
-use crate::stage::{balance, finish, parse, route, rule, session, steer};
+use crate::stage::{balance, finish, parse, route, rule, session, steer, urpf};
 use crate::stats::{STAGES, ThreadStats};
 use crate::table::neighbours::NeighbourTable;
 use crate::table::policer::Policer;
@@ -94,6 +94,9 @@ impl Pipeline {
         let mut clock = Clock::start(&self.stats, self.bursts.is_multiple_of(SAMPLE_EVERY));
         let packets = burst.len();
         parse::process(burst, snapshot, &self.facts);
+        if !handed {
+            urpf::process(burst, snapshot);
+        }
         let (me, workers) = self.seat;
         if workers > 1 && !handed {
             steer::process(burst, snapshot, me, workers);

@@ -67,6 +67,8 @@ reasons! {
         Multicast = "multicast",
         /// A fragment for a service or for one of our addresses: that needs reassembly, which is not built yet.
         FragmentUnsupported = "fragment_unsupported",
+        /// The interface checks sources, and this one is not reached that way (or by no route at all).
+        Urpf = "urpf",
         /// A rule with action deny matched.
         RuleDeny = "rule_deny",
         /// Addressed to a service whose backends are all absent or draining.
@@ -141,9 +143,13 @@ impl DropReason {
     pub const fn class(self) -> DropClass {
         use DropReason as R;
         match self {
-            R::RuleDeny | R::RouteBlackhole | R::RouteReject | R::PolicerDrop | R::IpOptions | R::Multicast => {
-                DropClass::Policy
-            }
+            R::Urpf
+            | R::RuleDeny
+            | R::RouteBlackhole
+            | R::RouteReject
+            | R::PolicerDrop
+            | R::IpOptions
+            | R::Multicast => DropClass::Policy,
             R::SessionTableFull
             | R::NeighbourHoldFull
             | R::PuntQueueFull

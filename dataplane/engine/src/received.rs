@@ -51,7 +51,8 @@ impl Received {
     /// Makes the packet in a finished frame as it was received. Its L2 header stays.
     pub fn restore(&self, frame: &mut [u8]) {
         let (l3, l4) = (usize::from(self.head.l3), usize::from(self.head.l4));
-        let (network, transport) = (NETWORK.min(frame.len().saturating_sub(l3)), TRANSPORT.min(frame.len().saturating_sub(l4)));
+        let (network, transport) =
+            (NETWORK.min(frame.len().saturating_sub(l3)), TRANSPORT.min(frame.len().saturating_sub(l4)));
         put(frame, l3, &self.network[..network]);
         put(frame, l4, &self.transport[..transport]);
     }

@@ -11,7 +11,7 @@ use crate::table::neighbours::NeighbourKey;
 use crate::table::policer::PolicerTable;
 use crate::table::rules::Rules;
 use crate::table::services::Services;
-use crate::tables::PortSpec;
+use crate::tables::{PortSpec, Urpf};
 
 /// One generation. Made by [`build`](crate::build::build); `Default` is the empty configuration.
 #[derive(Debug, Default)]
@@ -20,11 +20,15 @@ pub struct Snapshot {
     pub(crate) interfaces: Vec<Interface>,
     /// Whether every interface keeps the DSCP of what it receives.
     pub(crate) trusts_all: bool,
+    /// Whether some interface checks sources.
+    pub(crate) checks_sources: bool,
     /// Per port slot: (VLAN, interface), sorted.
     pub(crate) by_port: PortInterfaces,
     pub(crate) fibs: Vec<Fib>,
     pub(crate) routes: Vec<Route>,
     pub(crate) hops: Vec<Hop>,
+    /// Routes of prefixes of length 0, a few.
+    pub(crate) default_routes: Vec<u32>,
     /// By route: its next hop where there is but one and never another; otherwise of interface [`NONE`].
     pub(crate) ways: Vec<Egress>,
     /// Interface addresses, sorted.
@@ -87,6 +91,8 @@ pub struct Interface {
     pub mtu: u16,
     /// Whether received DSCP is kept.
     pub trust_dscp: bool,
+    /// What is asked of sources.
+    pub urpf: Urpf,
     /// Own addresses and prefix lengths, in document order.
     pub addresses: Vec<(Addr, u8)>,
     /// Index into the snapshot's tables.

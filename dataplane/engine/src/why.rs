@@ -5,11 +5,11 @@ use crate::burst::{Fate, NONE};
 use crate::flow::{FlowKey, is_v4, to_ip};
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::{Route, Snapshot};
-use crate::stage::route;
+use crate::stage::{route, urpf};
 use crate::table::rules::RuleKey;
 use crate::table::services::Service;
 use crate::table::sessions::Session;
-use crate::tables::RuleAction;
+use crate::tables::{RuleAction, Urpf};
 use crate::wire::{TCP, UDP};
 
 /// A packet to ask about.
@@ -106,6 +106,11 @@ fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>) -> Res
         return Err(Fate::Drop(DropReason::VlanUnknown));
     };
     step("parse", format!("interface {}", interface.name), "received here".into());
+    if !urpf::reached(snapshot, question.interface, key.src, interface.urpf) {
+        let mode = if interface.urpf == Urpf::Strict { "strict" } else { "loose" };
+        step("urpf", format!("interface {}", interface.name), format!("{mode}: no such way to {}", to_ip(key.src)));
+        return Err(Fate::Drop(DropReason::Urpf));
+    }
     if snapshot.is_own(key.dst) {
         step("parse", format!("address {}", to_ip(key.dst)), "is an address of this node".into());
         return Err(Fate::Punt(PuntReason::Local));

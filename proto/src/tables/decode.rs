@@ -5,13 +5,13 @@ use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
     BackendSpec, Cidr, InterfaceSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction,
-    RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, ServiceProtocol, ServiceSpec,
+    RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, ServiceProtocol, ServiceSpec, Urpf,
 };
 
 use super::TableError;
 use crate::v1::{
     Group, TableBackend, TableColour, TableInterface, TableNextHop, TablePolicer, TablePort, TablePortRange,
-    TablePrefix, TableRoute, TableRule, TableService, group::Kind, table_colour,
+    TablePrefix, TableRoute, TableRule, TableService, group::Kind, table_colour, table_interface,
 };
 
 type Result<T> = std::result::Result<T, TableError>;
@@ -137,6 +137,12 @@ fn interface(wire: &TableInterface, ports: &Names) -> Result<InterfaceSpec> {
         addresses: wire.addresses.iter().map(|wire| cidr(wire, &object, "addresses")).collect::<Result<_>>()?,
         table: wire.table,
         trust_dscp: wire.trust_dscp,
+        urpf: match table_interface::Urpf::try_from(wire.urpf) {
+            Ok(table_interface::Urpf::Off) => Urpf::Off,
+            Ok(table_interface::Urpf::Loose) => Urpf::Loose,
+            Ok(table_interface::Urpf::Strict) => Urpf::Strict,
+            Err(_) => return Err(TableError::new(object, "urpf", wire.urpf, "off, loose or strict")),
+        },
     })
 }
 

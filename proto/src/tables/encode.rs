@@ -4,14 +4,14 @@ use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
     BackendSpec, Cidr, InterfaceSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec,
-    RuleAction, RuleSpec, RuleTables, ServiceProtocol, ServiceSpec,
+    RuleAction, RuleSpec, RuleTables, ServiceProtocol, ServiceSpec, Urpf,
 };
 
 use super::{OBJECTS_PER_GROUP, TableError};
 use crate::v1::{
     Group, InterfaceGroup, PolicerGroup, PortGroup, RouteGroup, RuleGroup, ServiceGroup, TableBackend, TableColour,
     TableInterface, TableNextHop, TablePolicer, TablePort, TablePortRange, TablePrefix, TableRoute, TableRule,
-    TableService, group::Kind, table_colour,
+    TableService, group::Kind, table_colour, table_interface,
 };
 
 /// A border stands behind one key in so many, on average.
@@ -90,6 +90,12 @@ fn interface(tables: &RuleTables, spec: &InterfaceSpec) -> Result<TableInterface
         addresses: prefixes(&spec.addresses),
         table: spec.table,
         trust_dscp: spec.trust_dscp,
+        urpf: match spec.urpf {
+            Urpf::Off => table_interface::Urpf::Off,
+            Urpf::Loose => table_interface::Urpf::Loose,
+            Urpf::Strict => table_interface::Urpf::Strict,
+        }
+        .into(),
     })
 }
 

@@ -71,7 +71,9 @@ impl Reference {
             return Ok(End::Punt(Punt::Arp(frame)));
         }
         let ip = layer4::parse(layer3::parse(&self.node, &frame)?)?;
-        if self.is_for_us(&frame, &ip)? {
+        let is_for_us = self.is_for_us(&frame, &ip)?;
+        self.check_source(frame.interface, &ip)?;
+        if is_for_us {
             return Ok(End::Punt(Punt::Local(frame, ip)));
         }
         if let Some((ip, decision)) = self.related(frame.interface, &ip)? {
@@ -226,11 +228,7 @@ impl Reference {
         let mtu = self.node.mtu(egress);
         if ip.bytes.len() > mtu {
             let may_fragment = !ip.is_v6() && ip.bytes[6] & 0x40 == 0;
-            return if may_fragment {
-                Err(DropReason::MtuExceeded)
-            } else {
-                refuse(frame, Cause::TooBig(mtu as u16))
-            };
+            return if may_fragment { Err(DropReason::MtuExceeded) } else { refuse(frame, Cause::TooBig(mtu as u16)) };
         }
         let policer_mark = match decision.policer.and_then(|index| self.node.tables.policers.get(index)) {
             Some(policer) => self.policers.meter(policer, now, ip.bytes.len())?,

@@ -22,6 +22,7 @@ mod rule;
 mod service;
 mod session;
 
+mod urpf;
 #[cfg(test)]
 mod tests;
 

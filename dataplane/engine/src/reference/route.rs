@@ -39,6 +39,19 @@ pub(super) fn lookup(tables: &RuleTables, table: u32, dst: IpAddr, flow: &Tuple)
     }
 }
 
+/// The interfaces that the best route of a table leaves by, and the length of its prefix; nothing where it leads nowhere.
+pub(super) fn best_ways(tables: &RuleTables, table: u32, to: IpAddr) -> Option<(Vec<usize>, u8)> {
+    let configured =
+        tables.routes.iter().filter(|r| r.table == table && r.prefix.contains(to)).max_by_key(|r| r.prefix.len);
+    match (configured, connected(tables, table, to)) {
+        (Some(route), near) if near.is_none_or(|(_, prefix)| route.prefix.len >= prefix.len) => match &route.action {
+            RouteAction::Via(hops) => Some((hops.iter().map(|hop| hop.interface).collect(), route.prefix.len)),
+            RouteAction::Blackhole | RouteAction::Reject => None,
+        },
+        (_, near) => near.map(|(interface, prefix)| (vec![interface], prefix.len)),
+    }
+}
+
 /// The longest connected prefix of a table; of equal ones the first interface's.
 fn connected(tables: &RuleTables, table: u32, dst: IpAddr) -> Option<(usize, Cidr)> {
     let mut best: Option<(usize, Cidr)> = None;

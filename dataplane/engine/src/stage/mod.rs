@@ -8,3 +8,4 @@ pub mod route;
 pub mod rule;
 pub mod session;
 pub mod steer;
+pub mod urpf;

@@ -9,6 +9,7 @@ mod random;
 mod related;
 mod sessions;
 
+mod urpf;
 use std::net::IpAddr;
 
 use super::*;
