@@ -3,6 +3,7 @@
 //!
 //! It shares with the pipeline what must be one thing in a cluster, the [`hash`](crate::hash), and nothing else.
 
+mod announce;
 mod arp;
 mod checksum;
 mod finish;
@@ -21,8 +22,8 @@ mod route;
 mod rule;
 mod service;
 mod session;
-
 mod urpf;
+
 #[cfg(test)]
 mod tests;
 
@@ -66,6 +67,7 @@ pub struct Reference {
     policers: Policers,
     rings: Rings,
     errors: icmp::ErrorRate,
+    announcements: announce::Announcements,
 }
 
 impl Reference {
@@ -78,7 +80,15 @@ impl Reference {
             policers: Policers::default(),
             rings: Rings::default(),
             errors: icmp::ErrorRate::default(),
+            announcements: announce::Announcements::default(),
         }
+    }
+
+    /// Makes addresses known when they appear.
+    #[must_use]
+    pub fn announcing(mut self) -> Self {
+        self.announcements.wanted = true;
+        self
     }
 
     /// A push: the next generation. Sessions stay and are decided anew when touched; policers keep their tokens by name;
@@ -145,6 +155,7 @@ impl Reference {
             let fate = self.host_unreachable(now, &held, &mut out);
             out.count(fate);
         }
+        self.announcements.tick(now, &self.node, &mut out);
         out
     }
 

@@ -2,6 +2,7 @@
 //!
 //! One thread owns it. Packets come from the workers over punt rings and leave over inject rings; it never touches a queue.
 
+mod announce;
 mod arp;
 mod icmp;
 mod nd;
@@ -44,6 +45,8 @@ pub struct SlowPath<K: Backend> {
     neighbours: neighbour::Neighbours<K::Buf>,
     out: Output<K>,
     icmp_bucket: icmp::Bucket,
+    /// None: the node keeps quiet.
+    announcements: Option<announce::Announcements>,
 }
 
 /// Where packets go from here, and the counters of that.
@@ -80,13 +83,24 @@ impl<K: Backend> SlowPath<K> {
             neighbours: neighbour::Neighbours::new(table),
             out: Output { links, pool, facts, stats, totals: Totals::default() },
             icmp_bucket: icmp::Bucket::default(),
+            announcements: None,
         }
+    }
+
+    /// Makes addresses known when they appear.
+    #[must_use]
+    pub fn announcing(mut self) -> Self {
+        let mut announcements = announce::Announcements::default();
+        announcements.look(0, self.reader.current(), &self.out.facts);
+        self.announcements = Some(announcements);
+        self
     }
 
     /// One turn: new generation, punted packets, timers. Returns how many packets came.
     pub fn turn(&mut self, now: u64) -> usize {
         self.reader.refresh();
-        if self.reader.generation() != self.generation {
+        let pushed = self.reader.generation() != self.generation;
+        if pushed {
             self.generation = self.reader.generation();
             self.neighbours.retain_interfaces(self.reader.current(), &mut self.out);
         }
@@ -101,6 +115,12 @@ impl<K: Backend> SlowPath<K> {
         }
         for (worker, held) in self.neighbours.timers(now, self.reader.current(), &mut self.out) {
             self.host_unreachable(now, worker, held);
+        }
+        if let Some(announcements) = &mut self.announcements {
+            if pushed || announcements.is_stale(&self.out.facts) {
+                announcements.look(now, self.reader.current(), &self.out.facts);
+            }
+            announcements.turn(now, &mut self.out);
         }
         self.out.totals.held = self.neighbours.held() as u64;
         self.out.stats.totals.publish(&self.out.totals);

@@ -102,6 +102,15 @@ pub fn answer(frame: &[u8], station: usize, flags: u8) -> Option<Vec<u8>> {
     }
 }
 
+/// What nobody answers: ARP from and for the same address, an advertisement to all nodes.
+pub fn is_announcement(frame: &[u8]) -> bool {
+    let l3 = if frame[12..14] == [0x81, 0] { 18 } else { 14 };
+    match frame[l3 - 2..l3] {
+        [0x08, 0x06] => frame[l3 + 14..l3 + 18] == frame[l3 + 24..l3 + 28],
+        _ => frame[..6] == [0x33, 0x33, 0, 0, 0, 1],
+    }
+}
+
 /// The same frame with other TCP flags, where it is TCP without extension headers; the checksum is then wrong, which nobody checks.
 pub fn again(frame: &[u8], flags: u8) -> Vec<u8> {
     let mut frame = frame.to_vec();

@@ -1,6 +1,7 @@
 //! `BEHAVIOUR.md` clause by clause: packets in, packets and reasons out.
 
 mod addresses;
+mod announce;
 mod forwarding;
 mod frames;
 mod icmp;
@@ -8,8 +9,8 @@ mod neighbours;
 mod random;
 mod related;
 mod sessions;
-
 mod urpf;
+
 use std::net::IpAddr;
 
 use super::*;
