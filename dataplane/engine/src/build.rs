@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::burst::{Egress, NONE};
 use crate::flow::{Addr, from_ip};
+use crate::hash::{ECMP_SLOTS, hop_claim, hop_identity};
 use crate::ports::{PortSlot, UNTAGGED};
 use crate::slots::{Slot, Slots};
 use crate::snapshot::{Hop, Interface, PortInterfaces, Route, Snapshot};
@@ -14,7 +15,7 @@ use crate::table::filter::AddressFilter;
 use crate::table::policer::{MAX_BURST_OCTETS, PolicerTable};
 use crate::table::rules::{Limits, Refused, Rules};
 use crate::table::services::{Service, Services};
-use crate::tables::{RouteAction, RuleTables, Urpf};
+use crate::tables::{NextHopSpec, RouteAction, RuleTables, Urpf};
 
 /// What a snapshot may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,12 +173,12 @@ fn check(tables: &RuleTables) -> Result<(), BuildError> {
             if let Some(hop) = hops.iter().find(|h| h.interface >= interfaces) {
                 return invalid(format!("route {}", r.prefix), "via.interface", hop.interface, interfaces);
             }
-            if hops.is_empty() || hops.iter().any(|h| h.weight == 0) {
+            if hops.is_empty() || hops.len() > ECMP_SLOTS || hops.iter().any(|h| h.weight == 0) {
                 return Err(BuildError::Invalid {
                     object: format!("route {}", r.prefix),
                     field: "via",
                     found: format!("{} next hops, or one of weight 0", hops.len()),
-                    allowed: "at least one, weights from 1".into(),
+                    allowed: format!("1 to {ECMP_SLOTS}, weights from 1"),
                 });
             }
         }
@@ -321,21 +322,34 @@ fn route(action: &RouteAction, snapshot: &mut Snapshot) -> Route {
         RouteAction::Reject => Route::Reject,
         RouteAction::Via(hops) => {
             let first = snapshot.hops.len() as u32;
-            let mut weight = 0;
             for hop in hops {
-                weight += u32::from(hop.weight);
                 let address = from_ip(hop.address);
                 let neighbour_hash = snapshot.interfaces[hop.interface].neighbour(address).hash();
-                snapshot.hops.push(Hop {
-                    address,
-                    interface: hop.interface as u32,
-                    cumulative: weight,
-                    neighbour_hash,
-                });
+                snapshot.hops.push(Hop { address, interface: hop.interface as u32, neighbour_hash });
             }
-            Route::Via { first, count: hops.len() as u32, weight }
+            let slots = snapshot.hop_slots.len() as u32;
+            if hops.len() > 1 {
+                snapshot.hop_slots.extend(slot_owners(hops));
+            }
+            Route::Via { first, count: hops.len() as u32, slots }
         }
     }
+}
+
+/// For each slot the hop with the least claim for its weight.
+fn slot_owners(hops: &[NextHopSpec]) -> impl Iterator<Item = u16> {
+    let hops: Vec<_> = hops.iter().map(|hop| (hop_identity(hop.address), u64::from(hop.weight))).collect();
+    (0..ECMP_SLOTS).map(move |slot| {
+        let (mut owner, mut least) = (0, (u64::MAX, 1));
+        for (nth, &(identity, weight)) in hops.iter().enumerate() {
+            let claim = hop_claim(identity, slot);
+            // claim / weight < least claim / its weight; claims have 27 bits, weights 16.
+            if least.0 == u64::MAX || claim * least.1 < least.0 * weight {
+                (owner, least) = (nth as u16, (claim, weight));
+            }
+        }
+        owner
+    })
 }
 
 /// Counter slots by kind and name.

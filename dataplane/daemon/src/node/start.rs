@@ -140,7 +140,8 @@ impl<D: Driver> Node<D> {
             links.push(link);
         }
         let slow_stats = Arc::new(ThreadStats::new(0));
-        let slow = SlowPath::new(slow_reader, links, driver.pool(), neighbours, facts.clone(), slow_stats.clone()).announcing();
+        let slow = SlowPath::new(slow_reader, links, driver.pool(), neighbours, facts.clone(), slow_stats.clone())
+            .announcing();
         let lines: Arc<[Line<D::Backend>]> = lines.into();
         let (slow_path, questions) = mpsc::channel();
         let shared = Arc::new(Shared {
