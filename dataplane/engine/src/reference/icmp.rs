@@ -43,10 +43,10 @@ impl Cause {
         }
     }
 
-    /// Type and code; for an unknown protocol only IPv4 has one.
+    /// Type and code.
     #[expect(clippy::match_same_arms, reason = "one line per message")]
-    fn message(self, v6: bool) -> Option<(u8, u8)> {
-        Some(match (self, v6) {
+    fn message(self, v6: bool) -> (u8, u8) {
+        match (self, v6) {
             (Self::TtlExceeded, false) => (11, 0),
             (Self::TtlExceeded, true) => (3, 0),
             (Self::NoRoute, false) => (3, 0),
@@ -60,8 +60,8 @@ impl Cause {
             (Self::PortClosed, false) => (3, 3),
             (Self::PortClosed, true) => (1, 4),
             (Self::ProtocolUnknown, false) => (3, 2),
-            (Self::ProtocolUnknown, true) => return None,
-        })
+            (Self::ProtocolUnknown, true) => (4, 1),
+        }
     }
 }
 
@@ -98,13 +98,14 @@ impl Reference {
             return fate;
         }
         let v6 = ip.is_v6();
-        let Some((kind, code)) = cause.message(v6) else { return fate };
+        let (kind, code) = cause.message(v6);
         let Some(source) = self.node.error_source(interface, v6) else { return fate };
         if !self.errors.take(now) {
             return fate;
         }
         let rest = match cause {
             Cause::TooBig(mtu) => u32::from(mtu),
+            Cause::ProtocolUnknown if v6 => pointer(ip),
             _ => 0,
         };
         let room = if v6 { MAX_ERROR_V6 - 48 } else { MAX_ERROR_V4 - 28 };
@@ -142,6 +143,8 @@ impl Reference {
             // RFC 1122 s3.2.2: ICMP of unknown type is silently discarded.
             Some(_) => Fate::Dropped(DropReason::LocalUnreachable),
             None if matches!(ip.protocol, TCP | UDP) => self.refuse(now, frame.interface, ip, Cause::PortClosed, out),
+            // Nothing follows, and nothing is wrong about that.
+            None if ip.is_v6() && ip.protocol == 59 => Fate::Dropped(DropReason::LocalUnreachable),
             None => self.refuse(now, frame.interface, ip, Cause::ProtocolUnknown, out),
         }
     }
@@ -174,6 +177,17 @@ impl Reference {
         let frame = enframe(&self.node, egress, [0; 6], kind, packet);
         self.neighbours.deliver(now, &self.node, egress, next_hop, Held { frame, received: None }, out)
     }
+}
+
+/// RFC 4443 s3.4: offset of the octet that names the upper layer.
+fn pointer(ip: &Ip) -> u32 {
+    let mut headers = vec![(ip.bytes[6], 6)];
+    let mut at = 40;
+    while let Some(&(number @ (0 | 43 | 44 | 60), _)) = headers.last() {
+        headers.push((ip.bytes[at], at));
+        at += if number == 44 { 8 } else { 8 * (1 + usize::from(ip.bytes[at + 1])) };
+    }
+    headers.last().map_or(6, |(_, named_at)| *named_at as u32)
 }
 
 /// The checksum of ICMP, or of ICMPv6 with its pseudo header.

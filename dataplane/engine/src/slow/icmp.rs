@@ -16,6 +16,11 @@ const MAX_V6_ERROR: usize = 1280;
 /// TOS of IPv4 errors: precedence internetwork control (RFC 1812 s4.3.2.5).
 const ERROR_TOS: u8 = 0xc0;
 
+/// The number that says that nothing follows (RFC 8200 s4.7).
+const NO_NEXT_HEADER: u8 = 59;
+/// The number of IPv6's fragment header, whose second octet is no length.
+const FRAGMENT: u8 = 44;
+
 /// Type, code and the second word of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Error {
@@ -66,14 +71,28 @@ pub(super) fn error_for(punt: PuntReason, v6: bool, mtu: u16) -> (Error, DropRea
 }
 
 /// The error for a packet to an address of ours where nothing listens.
-pub(super) fn local_unreachable(head: &Head) -> Option<Error> {
+pub(super) fn local_unreachable(frame: &[u8], head: &Head) -> Option<Error> {
     let ports = head.has_ports();
     match (ports, head.v6) {
         (true, false) => Some(Error { kind: 3, code: 3, rest: 0 }),
         (true, true) => Some(Error { kind: 1, code: 4, rest: 0 }),
         (false, false) => Some(Error { kind: 3, code: 2, rest: 0 }),
-        (false, true) => None,
+        (false, true) if head.protocol == NO_NEXT_HEADER => None,
+        (false, true) => Some(Error { kind: 4, code: 1, rest: naming_octet(frame, head) }),
     }
+}
+
+/// Where an IPv6 packet names its upper-layer protocol: its own header, or the last extension header before that.
+fn naming_octet(frame: &[u8], head: &Head) -> u32 {
+    let packet = frame.get(usize::from(head.l3)..).unwrap_or(&[]);
+    let (mut naming, mut at) = (6, 40);
+    let upper = usize::from(head.l4) - usize::from(head.l3);
+    while at < upper {
+        let fragment = packet.get(naming) == Some(&FRAGMENT);
+        naming = at;
+        at += if fragment { 8 } else { (packet.get(at + 1).map_or(0, |&len| usize::from(len)) + 1) * 8 };
+    }
+    naming as u32
 }
 
 /// Whether the packet is an ICMP error, about which no error is ever sent.

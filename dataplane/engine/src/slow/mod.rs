@@ -190,7 +190,7 @@ impl<K: Backend> SlowPath<K> {
             // The unspecified address is a source in neighbour discovery only.
             self.out.drop(packet, DropReason::MartianSource);
         } else if !head.is_icmp() {
-            if let Some(error) = icmp::local_unreachable(head) {
+            if let Some(error) = icmp::local_unreachable(packet.data(), head) {
                 self.icmp_error(now, subject, packet.data(), error);
             }
             self.out.drop(packet, DropReason::LocalUnreachable);
