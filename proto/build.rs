@@ -18,7 +18,7 @@ const FILES: [&str; 6] = [
 ];
 
 /// Messages that people write. `ColourAction` is missing on purpose: its form is written by hand.
-const WRITTEN: [&str; 20] = [
+const WRITTEN: [&str; 22] = [
     "Document",
     "Node",
     "Port",
@@ -30,6 +30,8 @@ const WRITTEN: [&str; 20] = [
     "Match",
     "Service",
     "Health",
+    "Limits",
+    "SourceLimits",
     "Backend",
     "Policer",
     "Qos",
@@ -76,6 +78,10 @@ const FIELDS: &[(&str, &[&str])] = &[
             "NextHop.next_hop",
             "Rule.name",
             "Rule.action",
+            "Rule.policer",
+            "Rule.next_hop",
+            "Rule.table",
+            "Match.fragment",
             "Match.in",
             "Service.name",
             "Service.protocol",
@@ -95,9 +101,9 @@ const FIELDS: &[(&str, &[&str])] = &[
             "ObjectRef.name",
         ],
     ),
-    (WORD_OR_NUMBER, &["Rule.mark", "Match.protocol", "Priority.dscp"]),
-    (WORDS, &["Interface.addresses", "Match.src", "Match.dst", "Service.address"]),
-    (WORDS_OR_NUMBERS, &["Match.src_ports", "Match.dst_ports", "Service.ports"]),
+    (WORD_OR_NUMBER, &["Rule.mark", "Match.protocol", "Match.vlan", "Priority.dscp"]),
+    (WORDS, &["Interface.addresses", "Match.src", "Match.dst", "Match.tcp_flags", "Service.address"]),
+    (WORDS_OR_NUMBERS, &["Match.src_ports", "Match.dst_ports", "Match.dscp", "Service.ports"]),
     (
         LIST,
         &[
@@ -124,8 +130,19 @@ const FIELDS: &[(&str, &[&str])] = &[
             "Interface.trust_dscp",
             "NextHop.weight",
             "Rule.match",
+            "Rule.log_sample",
             "Service.source_affinity_s",
             "Service.health",
+            "Service.limits",
+            "Limits.new_per_s",
+            "Limits.half_open",
+            "Limits.sessions",
+            "Limits.per_source",
+            "SourceLimits.new_per_s",
+            "SourceLimits.half_open",
+            "SourceLimits.sessions",
+            "SourceLimits.prefix_v4",
+            "SourceLimits.prefix_v6",
             "Health.rise",
             "Health.fall",
             "Health.panic_below_percent",
@@ -147,7 +164,7 @@ const FIELDS: &[(&str, &[&str])] = &[
         ],
     ),
     (DECIMAL, &["Health.interval_s", "Health.timeout_s", "Priority.max_latency_ms"]),
-    (FLAG, &["Route.blackhole", "Route.reject", "Policer.colour_aware"]),
+    (FLAG, &["Route.blackhole", "Route.reject", "Rule.new_only", "Policer.colour_aware"]),
     (ZERO, &["Policer.cbs_bytes", "Policer.ebs_bytes"]),
 ];
 

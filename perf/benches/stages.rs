@@ -16,6 +16,7 @@ use marchproxy_cpu::{TscClock, tsc};
 use marchproxy_engine::burst::{BURST, Burst, Fate, NONE};
 use marchproxy_engine::memory::MemoryBuf;
 use marchproxy_engine::ports::{PortFacts, PortSlot};
+use marchproxy_engine::sampling::Sampling;
 use marchproxy_engine::stage::{balance, finish, parse, route, rule, session};
 use marchproxy_engine::stats::ThreadStats;
 use marchproxy_engine::table::policer::Policer;
@@ -68,6 +69,7 @@ fn pipeline(criterion: &mut Criterion) {
         Scenario::Balance,
         Scenario::Police,
         Scenario::Full,
+        Scenario::NewSessions,
     ];
     for scenario in scenarios {
         let bench = LazyCell::new(|| RefCell::new((prepare(scenario), Rng::new(1, "replay"), Probe::open())));
@@ -191,7 +193,7 @@ impl Line {
             assert_eq!(burst.active.len(), BURST, "all packets are sound");
             return ticks;
         }
-        let ticks = timed(&mut || session::process(burst, snapshot, self.rig.sessions(), now));
+        let ticks = timed(&mut || session::process(burst, snapshot, self.rig.sessions(), stats, now));
         if stage == Stage::Session {
             assert!(burst.columns.hit.iter().all(|hit| hit.is_some()), "all packets have a session");
             return ticks;
@@ -202,7 +204,9 @@ impl Line {
             return ticks;
         }
         let sessions = &mut self.sessions;
-        balance::process(burst, &mut balance::Context { snapshot, generation, sessions, stats, now });
+        let sampling = &mut Sampling::new(None);
+        let context = balance::Context { snapshot, generation, sessions, sampling, stats, now, hits: [0; 2] };
+        balance::process(burst, &mut { context });
         let ticks = timed(&mut || route::process(burst, snapshot, neighbours));
         if stage == Stage::Route {
             assert_eq!(burst.active.len(), BURST, "all packets have a route");

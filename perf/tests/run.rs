@@ -111,6 +111,15 @@ fn balanced_packets_belong_to_sessions() {
 }
 
 #[test]
+fn every_packet_of_a_flood_makes_a_session_and_evicts_one() {
+    let report = run("run new_sessions --packets 20000 --repeat 2 --sessions 4000 --services 3 --backends 4");
+    holds(&report, "new_sessions", 40_000);
+    assert_eq!((report.drops.clone(), report.punts.clone()), (BTreeMap::new(), BTreeMap::new()));
+    assert!((report.table_hits["service"] - 1.0).abs() < 1e-9, "{:?}", report.table_hits);
+    assert_eq!(report.live_sessions, 4000, "the table is full, and stays so");
+}
+
+#[test]
 fn rules_judge_every_packet_and_permit_these() {
     for profile in ["acl", "fw", "ipc"] {
         let arguments: &'static str =

@@ -4,7 +4,7 @@
 //! - its own ports and interfaces;
 //! - the routes for it: those that name it, and those that name no node and are either `blackhole`, `reject`, or have a next hop in one
 //!   of its connected prefixes (of the next hops, the ones it is connected to);
-//! - all rules but those for packets received on another node's interface;
+//! - all rules but those for packets received on another node's interface, or sent to a next hop that it is not connected to;
 //! - all services, without backends that are `down`; a service without any keeps its addresses, and its packets are counted as
 //!   `no_backend`;
 //! - all policers.

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
     BackendSpec, Cidr, InterfaceSpec, NextHopSpec, PortSpec, RouteAction as Action, RouteSpec, RuleAction, RuleMatch,
-    RuleSpec, RuleTables, ServiceSpec,
+    RuleSpec, RuleTables, RuleWay, ServiceSpec,
 };
 
-use crate::model::{BackendState, Model, RouteAction};
+use crate::model::{BackendState, Model, RouteAction, Way};
 
 /// Stands in for rules that all belong to other nodes: where a document has rules, what none permits is denied.
 const NO_RULE_HERE: &str = "no-rule-for-this-node";
@@ -19,10 +19,11 @@ pub(super) fn compile(model: &Model, node: usize, table_ids: &HashMap<&str, u32>
     let (interfaces, interface_index) = interfaces(model, node, &port_index, table);
     let mut policers = model.policers.clone();
     policers.sort_by(|a, b| a.name.cmp(&b.name));
+    let policer_index = policer_index(model);
     RuleTables {
         routes: routes(model, node, &interfaces, table),
-        rules: rules(model, &interface_index),
-        services: services(model),
+        rules: rules(model, &interfaces, &interface_index, &policer_index, table),
+        services: services(model, &policer_index),
         ports,
         interfaces,
         policers,
@@ -117,47 +118,71 @@ impl Connected<'_> {
     }
 }
 
-fn rules(model: &Model, interface_index: &[Option<usize>]) -> Vec<RuleSpec> {
+/// Where each policer of the model went.
+fn policer_index(model: &Model) -> Vec<usize> {
+    let order = sorted(0..model.policers.len(), |policer| &model.policers[*policer].name);
+    let mut index = vec![0; model.policers.len()];
+    for (new, old) in order.into_iter().enumerate() {
+        index[old] = new;
+    }
+    index
+}
+
+fn rules(
+    model: &Model,
+    interfaces: &[InterfaceSpec],
+    interface_index: &[Option<usize>],
+    policer_index: &[usize],
+    table: impl Fn(&str) -> u32,
+) -> Vec<RuleSpec> {
+    let connected = |address: IpAddr| {
+        interfaces.iter().position(|interface| interface.addresses.iter().any(|own| own.contains(address)))
+    };
     let mut rules = Vec::with_capacity(model.rules.len());
     for rule in &model.rules {
-        let in_interface = match rule.in_interface {
+        let in_interface = match rule.matches.in_interface {
             None => None,
             Some(interface) => match interface_index[interface] {
                 Some(here) => Some(here),
                 None => continue,
             },
         };
-        let matches = RuleMatch {
-            src: set(&rule.src),
-            dst: set(&rule.dst),
-            protocol: rule.protocol,
-            src_ports: rule.src_ports.clone(),
-            dst_ports: rule.dst_ports.clone(),
-            in_interface,
+        let way = match &rule.way {
+            None => None,
+            Some(Way::Table(name)) => Some(RuleWay::Table(table(name))),
+            Some(Way::NextHop(address)) => match connected(*address) {
+                Some(interface) => Some(RuleWay::NextHop { address: *address, interface }),
+                None => continue,
+            },
         };
-        let (name, priority, action, mark) = (rule.name.clone(), rule.priority, rule.action, rule.mark);
-        rules.push(RuleSpec { name, priority, matches, action, mark });
+        let (src, dst) = (set(&rule.matches.src), set(&rule.matches.dst));
+        rules.push(RuleSpec {
+            name: rule.name.clone(),
+            priority: rule.priority,
+            matches: RuleMatch { src, dst, in_interface, ..rule.matches.clone() },
+            action: rule.action,
+            mark: rule.mark,
+            policer: rule.policer.map(|policer| policer_index[policer]),
+            way,
+            log_sample: rule.log_sample,
+            new_only: rule.new_only,
+        });
     }
-    if rules.is_empty() && !model.rules.is_empty() {
-        // No rule at all would permit everything.
+    let decides = |action: RuleAction| action != RuleAction::Count;
+    if model.rules.iter().any(|rule| decides(rule.action)) && !rules.iter().any(|rule| decides(rule.action)) {
+        // No rule that decides at all would permit everything.
         rules.push(RuleSpec {
             name: NO_RULE_HERE.to_owned(),
             priority: u32::MAX,
-            matches: RuleMatch::default(),
             action: RuleAction::Deny,
-            mark: None,
+            ..RuleSpec::default()
         });
     }
     rules.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
     rules
 }
 
-fn services(model: &Model) -> Vec<ServiceSpec> {
-    let order = sorted(0..model.policers.len(), |policer| &model.policers[*policer].name);
-    let mut policer_index = vec![0; model.policers.len()];
-    for (new, old) in order.into_iter().enumerate() {
-        policer_index[old] = new;
-    }
+fn services(model: &Model, policer_index: &[usize]) -> Vec<ServiceSpec> {
     let mut services: Vec<ServiceSpec> = model
         .services
         .iter()
@@ -186,6 +211,7 @@ fn services(model: &Model) -> Vec<ServiceSpec> {
                 backends,
                 policer: service.policer.map(|policer| policer_index[policer]),
                 mark: service.mark,
+                limits: service.limits,
             }
         })
         .collect();

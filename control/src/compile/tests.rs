@@ -1,6 +1,9 @@
 use std::net::IpAddr;
 
-use marchproxy_engine::tables::{PolicerAction, PortRange, RouteAction, ServiceProtocol, Urpf};
+use marchproxy_engine::tables::{
+    FlagMatch, FragmentMatch, PolicerAction, PortRange, RouteAction, RuleAction, RuleMatch, RuleWay, ServiceProtocol,
+    Urpf,
+};
 use marchproxy_proto::tables;
 use proptest::prelude::*;
 
@@ -112,6 +115,26 @@ fn rules_by_priority_then_name_without_those_of_other_nodes() {
     assert_eq!(first.matches.dst_ports, [PortRange { first: 70, last: 81 }]);
     assert_eq!((first.matches.protocol, first.mark), (Some(17), Some(46)));
     assert_eq!(names(&compiled(TWO_NODES, "a").rules, |rule| &rule.name), ["first", "z"]);
+}
+
+#[test]
+fn what_rules_set_is_the_nodes_own() {
+    let sets = "{name: z, priority: 5, action: permit}\n  - {name: far, priority: 6, action: permit, next_hop: 192.0.3.9}
+  - {name: red, priority: 7, match: {protocol: tcp, tcp_flags: [syn, '!ack'], vlan: 5, dscp: [EF, CS1], fragment: no}, action: permit, table: red, policer: q, log_sample: 9}
+  - {name: tell, priority: 8, action: reject, new_only: true}";
+    let text = TWO_NODES.replace("{name: z, priority: 5, action: permit}", sets);
+    let tables = compiled(&text, "b");
+    assert_eq!(names(&tables.rules, |rule| &rule.name), ["first", "b-only", "z", "red", "tell"], "far is not near b");
+    let red = &tables.rules[3];
+    let RuleMatch { tcp_flags, vlan, dscp, fragment, .. } = &red.matches;
+    assert_eq!(*tcp_flags, Some(FlagMatch { value: 2, mask: 0x12 }));
+    assert_eq!((*vlan, &dscp[..], *fragment), (Some(5), &[8, 46][..], Some(FragmentMatch::No)));
+    assert_eq!((red.way, red.policer, red.log_sample), (Some(RuleWay::Table(2)), Some(1), 9));
+    assert_eq!((tables.rules[4].action, tables.rules[4].new_only), (RuleAction::Reject, true));
+    let tables = compiled(&text, "a");
+    let far = tables.rules.iter().find(|rule| rule.name == "far").unwrap();
+    let wan = tables.interfaces.iter().position(|interface| interface.name == "wan-a").unwrap();
+    assert_eq!(far.way, Some(RuleWay::NextHop { address: IpAddr::from([192, 0, 3, 9]), interface: wan }));
 }
 
 #[test]

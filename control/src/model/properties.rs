@@ -1,8 +1,8 @@
 //! What must hold for any document, good or bad.
 
 use marchproxy_proto::v1::{
-    Backend, Bandwidth, Changes, ColourAction, Document, Health, Interface, Match, NextHop, Node, ObjectRef, Policer,
-    Port, PortShaper, Priority, Qos, Route, Rule, Service,
+    Backend, Bandwidth, Changes, ColourAction, Document, Health, Interface, Limits, Match, NextHop, Node, ObjectRef,
+    Policer, Port, PortShaper, Priority, Qos, Route, Rule, Service, SourceLimits,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option::of;
@@ -105,11 +105,30 @@ fn routes() -> impl Strategy<Value = Vec<Route>> {
 
 fn rules() -> impl Strategy<Value = Vec<Rule>> {
     let list = || vec(word(), 0..3);
-    let matches = (list(), list(), word(), list(), list(), word()).prop_map(
-        |(src, dst, protocol, src_ports, dst_ports, r#in)| Match { src, dst, protocol, src_ports, dst_ports, r#in },
+    let closer = (list(), word(), list(), word());
+    let matches = (list(), list(), word(), list(), list(), word(), closer).prop_map(
+        |(src, dst, protocol, src_ports, dst_ports, r#in, (tcp_flags, vlan, dscp, fragment))| Match {
+            src,
+            dst,
+            protocol,
+            src_ports,
+            dst_ports,
+            r#in,
+            tcp_flags,
+            vlan,
+            dscp,
+            fragment,
+        },
     );
-    let fields = (word(), any::<u32>(), of(matches), word(), word());
-    vec(fields.prop_map(|(name, priority, r#match, action, mark)| Rule { name, priority, r#match, action, mark }), 0..4)
+    let more = (word(), word(), word(), of(any::<u32>()), any::<bool>());
+    let fields = (word(), any::<u32>(), of(matches), word(), word(), more);
+    vec(
+        fields.prop_map(|(name, priority, r#match, action, mark, more)| {
+            let (policer, next_hop, table, log_sample, new_only) = more;
+            Rule { name, priority, r#match, action, mark, policer, next_hop, table, log_sample, new_only }
+        }),
+        0..4,
+    )
 }
 
 fn services() -> impl Strategy<Value = Vec<Service>> {
@@ -131,21 +150,44 @@ fn services() -> impl Strategy<Value = Vec<Service>> {
         of(health),
         vec(backend, 0..3),
         word(),
+        of(limits()),
     );
     vec(
-        fields.prop_map(|((name, address, protocol, ports, mode), source_affinity_s, health, backends, qos)| Service {
-            name,
-            address,
-            protocol,
-            ports,
-            mode,
-            source_affinity_s,
-            health,
-            backends,
-            qos,
-        }),
+        fields.prop_map(
+            |((name, address, protocol, ports, mode), source_affinity_s, health, backends, qos, limits)| Service {
+                name,
+                address,
+                protocol,
+                ports,
+                mode,
+                source_affinity_s,
+                health,
+                backends,
+                qos,
+                limits,
+            },
+        ),
         0..3,
     )
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let number = || of(any::<u32>());
+    let per_source = (number(), number(), number(), number(), number()).prop_map(
+        |(new_per_s, half_open, sessions, prefix_v4, prefix_v6)| SourceLimits {
+            new_per_s,
+            half_open,
+            sessions,
+            prefix_v4,
+            prefix_v6,
+        },
+    );
+    (number(), number(), number(), of(per_source)).prop_map(|(new_per_s, half_open, sessions, per_source)| Limits {
+        new_per_s,
+        half_open,
+        sessions,
+        per_source,
+    })
 }
 
 fn policers() -> impl Strategy<Value = Vec<Policer>> {

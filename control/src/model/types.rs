@@ -3,7 +3,9 @@
 
 use std::net::IpAddr;
 
-use marchproxy_engine::tables::{Cidr, PolicerSpec, PortRange, RuleAction, ServiceProtocol, Urpf};
+use marchproxy_engine::tables::{
+    Cidr, PolicerSpec, PortRange, RuleAction, RuleMatch, ServiceLimitsSpec, ServiceProtocol, Urpf,
+};
 
 /// A validated document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,14 +84,22 @@ pub(crate) struct NextHop {
 pub(crate) struct Rule {
     pub name: String,
     pub priority: u32,
-    pub src: Vec<Cidr>,
-    pub dst: Vec<Cidr>,
-    pub protocol: Option<u8>,
-    pub src_ports: Vec<PortRange>,
-    pub dst_ports: Vec<PortRange>,
-    pub in_interface: Option<usize>,
+    /// Its interface is one of the model's.
+    pub matches: RuleMatch,
     pub action: RuleAction,
     pub mark: Option<u8>,
+    pub policer: Option<usize>,
+    pub way: Option<Way>,
+    /// 0: none.
+    pub log_sample: u32,
+    pub new_only: bool,
+}
+
+/// A way that a rule sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    NextHop(IpAddr),
+    Table(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +112,7 @@ pub(crate) struct Service {
     pub backends: Vec<Backend>,
     pub policer: Option<usize>,
     pub mark: Option<u8>,
+    pub limits: Option<ServiceLimitsSpec>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

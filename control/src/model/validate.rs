@@ -4,6 +4,7 @@
 //! checks of other kinds can go on without complaining a second time.
 
 mod interfaces;
+mod limits;
 mod network;
 mod nodes;
 mod policers;
@@ -58,7 +59,7 @@ pub fn validate(document: &Document) -> Result<(Model, Vec<Warning>), Vec<Violat
     let interfaces = interfaces::check(document, &nodes, &references, &mut report);
     let mut network = Network::new(document, &interfaces, services::addresses(document));
     let routes = routes::check(document, &references, &mut network, &mut report);
-    let rules = rules::check(document, &references, &mut report);
+    let rules = rules::check(document, &references, &network, &mut report);
     let policers = policers::check_policers(document, &nodes, &mut report);
     let qos = policers::check_qos(document, &references, &mut report);
     let services = services::check(document, &references, &qos, &network, &mut report);

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use marchproxy_engine::tables::{Cidr, PortRange};
+use marchproxy_engine::tables::{Cidr, FlagMatch, PortRange};
 
 /// An address with the length of a prefix; host bits may be set.
 pub fn prefix(text: &str) -> Result<Cidr, String> {
@@ -111,6 +111,30 @@ pub fn protocol(text: &str) -> Result<u8, String> {
     }
 }
 
+/// TCP flags by the bit they have (RFC 9293 s3.1).
+const FLAGS: [&str; 8] = ["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr"];
+
+/// A TCP flag that must be set, or with `!` one that must not.
+pub fn tcp_flag(text: &str) -> Result<FlagMatch, String> {
+    let (name, set) = text.strip_prefix('!').map_or((text, true), |name| (name, false));
+    let bit = FLAGS.iter().position(|flag| *flag == name);
+    let mask =
+        bit.map(|bit| 1 << bit).ok_or_else(|| format!("{}, each with ! where it must be unset", FLAGS.join(", ")))?;
+    Ok(FlagMatch { value: if set { mask } else { 0 }, mask })
+}
+
+/// A VLAN of a rule; 0 for untagged packets.
+pub fn vlan(text: &str) -> Result<u16, String> {
+    const ALLOWED: &str = "1 to 4094, or untagged";
+    match text {
+        "untagged" => Ok(0),
+        number if number.bytes().all(|digit| digit.is_ascii_digit()) => {
+            number.parse().ok().filter(|vlan| (1..=4094).contains(vlan)).ok_or_else(|| ALLOWED.to_owned())
+        }
+        _ => Err(ALLOWED.to_owned()),
+    }
+}
+
 /// A DSCP codepoint by name (RFC 2474, 2597, 3246, 5865, 8622) or number.
 pub fn dscp(text: &str) -> Result<u8, String> {
     const ALLOWED: &str = "CS0 to CS7, AF11 to AF43, EF, VA, LE, BE, DF, or a number of 0 to 63";
@@ -174,6 +198,20 @@ mod tests {
         }
         for text in ["", "64", "AF44", "AF51", "CS8", "-1", "+1", "EF ", "0x0a"] {
             assert!(dscp(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn flags_and_vlans() {
+        assert_eq!(tcp_flag("syn"), Ok(FlagMatch { value: 2, mask: 2 }));
+        assert_eq!(tcp_flag("!ack"), Ok(FlagMatch { value: 0, mask: 16 }));
+        assert_eq!(tcp_flag("cwr"), Ok(FlagMatch { value: 128, mask: 128 }));
+        for text in ["", "!", "SYN", "!!syn", "2"] {
+            assert!(tcp_flag(text).is_err(), "{text}");
+        }
+        assert_eq!((vlan("untagged"), vlan("1"), vlan("4094")), (Ok(0), Ok(1), Ok(4094)));
+        for text in ["", "0", "4095", "-1", "+1", "tagged"] {
+            assert!(vlan(text).is_err(), "{text}");
         }
     }
 

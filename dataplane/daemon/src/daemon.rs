@@ -20,6 +20,7 @@ use crate::http::{self, HttpError, Pages};
 use crate::local::{self, Operate, SocketError};
 use crate::node::{Node, Place, Settings, StartError};
 use crate::runtime::Runtime;
+use crate::samples;
 
 /// A stop that takes longer than this is ended by force.
 const STOP: Duration = Duration::from_secs(5);
@@ -170,6 +171,7 @@ async fn agent<D: Driver>(config: Config, host: Host, node: Arc<Node<D>>, taken:
         state.refuse_last_good(error.to_string());
         None
     });
+    tokio::spawn(samples::log(runtime.clone(), stopping.clone()));
     let operate = Operate::new(&config.node, runtime.clone());
     let pages = Pages { runtime: runtime.clone(), agent: state.clone() };
     let servers = [

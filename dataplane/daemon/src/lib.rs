@@ -19,4 +19,5 @@ pub mod local;
 pub mod metrics;
 pub mod node;
 pub mod runtime;
+pub mod samples;
 pub mod topology;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use marchproxy_engine::reason::{ConsumeReason, DropReason, PuntReason};
+use marchproxy_engine::reason::{ConsumeReason, DropReason, LookupResult, PuntReason, SessionEnd};
 use marchproxy_proto::v1;
 
 use crate::agent::{AgentState, LastGoodState};
@@ -128,6 +128,16 @@ const FAMILIES: &[Family] = &[
         "Packets passed to the worker that owns their session.",
         |o| workers(o, |w| w.handed_off as f64),
     ),
+    family("worker_rule_samples", Kind::Counter, WORKER, "Packets recorded because a rule has a log_sample.", |o| {
+        workers(o, |w| w.samples as f64)
+    }),
+    family(
+        "worker_rule_samples_lost",
+        Kind::Counter,
+        WORKER,
+        "Packets that a log_sample asked for and that were too many to record.",
+        |o| workers(o, |w| w.samples_lost as f64),
+    ),
     family("stage_calls", Kind::Counter, STAGE, "Bursts a stage handled.", |o| stages(o, |s| s.calls as f64)),
     family("stage_packets", Kind::Counter, STAGE, "Packets in those bursts.", |o| stages(o, |s| s.packets as f64)),
     family("stage_cycles_per_packet", Kind::Gauge, STAGE, "Sampled cost of a stage.", |o| {
@@ -148,6 +158,21 @@ const FAMILIES: &[Family] = &[
         let all = ConsumeReason::ALL.iter().map(|reason| reason.label());
         reasons(all, &o.stats.consumed)
     }),
+    family("session_lookups", Kind::Counter, &["result"], "Packets by what the look-up of their session found.", |o| {
+        let all = LookupResult::ALL.iter().map(|result| result.label());
+        reasons(all, &o.stats.session_lookups)
+    }),
+    family("sessions_ended", Kind::Counter, &["why"], "Sessions ended, evicted ones by what they were.", |o| {
+        let all = SessionEnd::ALL.iter().map(|end| end.label());
+        reasons(all, &o.stats.sessions_ended)
+    }),
+    family(
+        "session_sources_untracked",
+        Kind::Counter,
+        &[],
+        "New sessions whose source had no place of its own for its limits: only its service's held.",
+        |o| one(o.stats.sources_untracked as f64),
+    ),
     family(
         "icmp_errors_translated_packets",
         Kind::Counter,

@@ -64,6 +64,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn why(&self, request: &v1::WhyRequest) -> Result<v1::WhyResponse, String>;
     /// Sessions.
     fn sessions(&self, request: &v1::SessionsRequest) -> Result<v1::SessionsResponse, String>;
+    /// Up to so many packets that rules sampled, a line each.
+    fn samples(&self, limit: usize) -> Vec<String>;
     /// Neighbours.
     fn neighbours(&self, request: &v1::NeighboursRequest) -> Result<v1::NeighboursResponse, String>;
 }

@@ -7,15 +7,18 @@ use crate::burst::{Egress, NONE};
 use crate::flow::{Addr, from_ip};
 use crate::hash::{ECMP_SLOTS, hop_claim, hop_identity};
 use crate::ports::{PortSlot, UNTAGGED};
+use crate::sampling;
 use crate::slots::{Slot, Slots};
-use crate::snapshot::{Hop, Interface, PortInterfaces, Route, Snapshot};
+use crate::snapshot::{Detour, Hop, Interface, PortInterfaces, Route, Snapshot};
 use crate::stats::MAX_PORTS;
 use crate::table::fib::Fib;
 use crate::table::filter::AddressFilter;
 use crate::table::policer::{MAX_BURST_OCTETS, PolicerTable};
 use crate::table::rules::{Limits, Refused, Rules};
 use crate::table::services::{Service, Services};
-use crate::tables::{NextHopSpec, RouteAction, RuleTables, Urpf};
+use crate::table::sessions::{Limits as SessionLimits, MOST_SERVICES, ServiceLimits};
+use crate::tables::{LimitsSpec, NextHopSpec, RouteAction, RuleMatch, RuleTables, RuleWay, ServiceSpec, Urpf};
+use crate::wire::TCP;
 
 /// What a snapshot may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,37 +76,46 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
     let empty = Snapshot::default();
     let previous = previous.unwrap_or(&empty);
     check(tables)?;
+    let metered = |object: String, field| BuildError::Invalid {
+        object,
+        field,
+        found: format!("a policer on a node with {} workers", budget.workers),
+        allowed: "one worker: buckets are not shared between workers in this release (set workers = [CORE])".into(),
+    };
+    if let Some(rule) = tables.rules.iter().find(|r| r.policer.is_some()).filter(|_| budget.workers > 1) {
+        return Err(metered(format!("rule {}", rule.name), "policer"));
+    }
     if let Some(service) = tables.services.iter().find(|s| s.policer.is_some())
         && budget.workers > 1
     {
-        return Err(BuildError::Invalid {
-            object: format!("service {}", service.name),
-            field: "policer",
-            found: format!("a policer on a node with {} workers", budget.workers),
-            allowed: "one worker: buckets are not shared between workers in this release (set workers = [CORE])".into(),
-        });
+        return Err(metered(format!("service {}", service.name), "policer"));
     }
     let mut snapshot = Snapshot {
         port_slots: previous.port_slots.next_generation(),
         counter_slots: previous.counter_slots.next_generation(),
         policer_slots: previous.policer_slots.next_generation(),
+        limit_slots: previous.limit_slots.next_generation(),
         ..Snapshot::default()
     };
     ports(tables, &mut snapshot)?;
     interfaces(tables, &mut snapshot);
     routes(tables, &mut snapshot);
+    snapshot.detours = detours(tables, &snapshot);
     let mut counters = Counters::new(tables, &mut snapshot.counter_slots, budget)?;
-    let limits = Limits { bytes: budget.bytes, lines: budget.rule_lines };
-    snapshot.rules = Rules::build(&tables.rules, limits, |r| counters.get("rule", &r.name))
+    let room = Limits { bytes: budget.bytes, lines: budget.rule_lines };
+    snapshot.rules = Rules::build(&tables.rules, room, |r| counters.get("rule", &r.name))
         .map_err(|refused| rules_over_budget(tables, refused))?;
+    let limits = limits(tables, &mut snapshot.limit_slots, budget)?;
     let services = tables
         .services
         .iter()
-        .map(|spec| {
-            Service::new(spec, |backend| match backend {
+        .zip(limits)
+        .map(|(spec, limits)| {
+            let service = Service::new(spec, |backend| match backend {
                 None => counters.get("service", &spec.name),
                 Some(b) => counters.get("backend", &format!("{}/{}", spec.name, b.name)),
-            })
+            });
+            service.with_limits(limits)
         })
         .collect();
     snapshot.services = Services::build(&tables.services, services);
@@ -112,6 +124,32 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
     snapshot.policer_names = tables.policers.iter().map(|p| p.name.clone()).collect();
     within_budget(&snapshot, tables, budget)?;
     Ok(snapshot)
+}
+
+/// By service. A service keeps its place over pushes; another one gets it only when there is none left, and then counts the old one's sessions
+/// until they end.
+fn limits(tables: &RuleTables, slots: &mut Slots, budget: &Budget) -> Result<Vec<Option<ServiceLimits>>, BuildError> {
+    let names: Vec<_> = tables.services.iter().filter(|s| s.limits.is_some()).map(|s| s.name.clone()).collect();
+    slots.make_room(&names, MOST_SERVICES);
+    let shared = |limits: &LimitsSpec| {
+        SessionLimits::shared(limits.new_per_s, limits.half_open, limits.sessions, budget.workers)
+    };
+    let one = |spec: &ServiceSpec| {
+        let Some(limits) = &spec.limits else { return Ok(None) };
+        let slot = slots.take(&spec.name, MOST_SERVICES).ok_or_else(|| BuildError::OverBudget {
+            object: format!("service {}", spec.name),
+            field: "limits",
+            found: format!("{} services with limits", names.len()),
+            allowed: MOST_SERVICES.to_string(),
+        })?;
+        Ok(Some(ServiceLimits {
+            place: slot.index,
+            total: shared(&limits.total),
+            source: (limits.per_source != LimitsSpec::default()).then(|| shared(&limits.per_source)),
+            prefixes: [limits.source_v4, limits.source_v6],
+        }))
+    };
+    tables.services.iter().map(one).collect()
 }
 
 /// Most backend addresses remembered beyond the current ones.
@@ -184,10 +222,20 @@ fn check(tables: &RuleTables) -> Result<(), BuildError> {
         }
     }
     for r in &tables.rules {
+        let object = || format!("rule {}", r.name);
         if let Some(i) = r.matches.in_interface.filter(|&i| i >= interfaces) {
-            return invalid(format!("rule {}", r.name), "match.in", i, interfaces);
+            return invalid(object(), "match.in", i, interfaces);
+        }
+        if let Some(p) = r.policer.filter(|&p| p >= tables.policers.len()) {
+            return invalid(object(), "policer", p, tables.policers.len());
+        }
+        if let Some(RuleWay::NextHop { interface, .. }) = r.way
+            && interface >= interfaces
+        {
+            return invalid(object(), "next_hop.interface", interface, interfaces);
         }
     }
+    rules(tables)?;
     for s in &tables.services {
         if let Some(p) = s.policer.filter(|&p| p >= tables.policers.len()) {
             return invalid(format!("service {}", s.name), "policer", p, tables.policers.len());
@@ -214,6 +262,63 @@ fn check(tables: &RuleTables) -> Result<(), BuildError> {
     Ok(())
 }
 
+/// What rules may say.
+fn rules(tables: &RuleTables) -> Result<(), BuildError> {
+    for r in &tables.rules {
+        let invalid = |field, found: String, allowed: &str| {
+            Err(BuildError::Invalid { object: format!("rule {}", r.name), field, found, allowed: allowed.into() })
+        };
+        let RuleMatch { tcp_flags, protocol, dscp, vlan, .. } = &r.matches;
+        if let Some(flags) = tcp_flags {
+            if *protocol != Some(TCP) {
+                return invalid("match.tcp_flags", format!("with protocol {protocol:?}"), "with protocol 6 only");
+            }
+            if flags.value & !flags.mask != 0 {
+                return invalid("match.tcp_flags", format!("{flags:?}"), "no value outside of the mask");
+            }
+        }
+        if let Some(dscp) = dscp.iter().find(|&&dscp| dscp > 63) {
+            return invalid("match.dscp", dscp.to_string(), "0 to 63");
+        }
+        if let Some(vlan) = vlan.filter(|&vlan| vlan > 4094) {
+            return invalid("match.vlan", vlan.to_string(), "0 to 4094");
+        }
+    }
+    let sampling = tables.rules.iter().filter(|r| r.log_sample > 0);
+    match sampling.clone().nth(sampling::MOST) {
+        Some(r) => Err(BuildError::OverBudget {
+            object: format!("rule {}", r.name),
+            field: "rules with log_sample",
+            found: sampling.count().to_string(),
+            allowed: sampling::MOST.to_string(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The ways that rules set, in the order of the rules.
+fn detours(tables: &RuleTables, snapshot: &Snapshot) -> Vec<Detour> {
+    let fib_of = fib_numbers(tables);
+    let way = |way| match way {
+        RuleWay::NextHop { address, interface } => {
+            let next_hop = from_ip(address);
+            let out = &snapshot.interfaces[interface];
+            let neighbour_hash = out.neighbour(next_hop).hash();
+            let egress = Egress { interface: interface as u32, next_hop, neighbour_hash, mtu: out.mtu };
+            Detour::NextHop { v6: address.is_ipv6(), egress }
+        }
+        RuleWay::Table(table) => Detour::Table(fib_of[&table]),
+    };
+    tables.rules.iter().filter_map(|r| r.way).map(way).collect()
+}
+
+/// The routing tables that are in use, numbered in the order of [`RuleTables`]' numbers.
+fn fib_numbers(tables: &RuleTables) -> BTreeMap<u32, u32> {
+    let named = tables.rules.iter().filter_map(|r| if let Some(RuleWay::Table(t)) = r.way { Some(t) } else { None });
+    let used = tables.interfaces.iter().map(|i| i.table).chain(tables.routes.iter().map(|r| r.table)).chain(named);
+    used.collect::<std::collections::BTreeSet<_>>().into_iter().zip(0..).collect()
+}
+
 fn ports(tables: &RuleTables, snapshot: &mut Snapshot) -> Result<(), BuildError> {
     let names: Vec<_> = tables.ports.iter().map(|p| p.name.clone()).collect();
     snapshot.port_slots.make_room(&names, MAX_PORTS as u32);
@@ -230,12 +335,7 @@ fn ports(tables: &RuleTables, snapshot: &mut Snapshot) -> Result<(), BuildError>
 }
 
 fn interfaces(tables: &RuleTables, snapshot: &mut Snapshot) {
-    let mut fib_of: BTreeMap<u32, u32> = BTreeMap::new();
-    let used = tables.interfaces.iter().map(|i| i.table).chain(tables.routes.iter().map(|r| r.table));
-    for table in used.collect::<std::collections::BTreeSet<_>>() {
-        let next = fib_of.len() as u32;
-        fib_of.insert(table, next);
-    }
+    let fib_of = fib_numbers(tables);
     let mut by_port = PortInterfaces::default();
     for (index, spec) in tables.interfaces.iter().enumerate() {
         let (port, port_spec) = &snapshot.ports[spec.port];
@@ -270,7 +370,8 @@ fn interfaces(tables: &RuleTables, snapshot: &mut Snapshot) {
 
 fn routes(tables: &RuleTables, snapshot: &mut Snapshot) {
     // Per table: prefix to route index. Connected prefixes first, so that a configured route replaces them.
-    let mut prefixes: BTreeMap<u32, BTreeMap<(Addr, u8), u32>> = BTreeMap::new();
+    let mut prefixes: BTreeMap<u32, BTreeMap<(Addr, u8), u32>> =
+        fib_numbers(tables).into_keys().map(|table| (table, BTreeMap::new())).collect();
     let mut seen = HashSet::new();
     for (index, spec) in tables.interfaces.iter().enumerate() {
         let place = (snapshot.interfaces[index].port, snapshot.interfaces[index].vlan);
@@ -308,7 +409,7 @@ fn routes(tables: &RuleTables, snapshot: &mut Snapshot) {
             _ => Egress { interface: NONE, ..Egress::default() },
         })
         .collect();
-    // BTreeMap order equals the dense numbering of `interfaces`.
+    // BTreeMap order equals the numbering of `fib_numbers`.
     snapshot.fibs = prefixes
         .into_values()
         .map(|list| Fib::build(list.into_iter().map(|((addr, len), index)| (addr, len, index))))

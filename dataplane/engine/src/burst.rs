@@ -124,7 +124,7 @@ pub const NONE: u32 = u32::MAX;
 /// What tables decided about a packet so far.
 #[derive(Clone, Copy, Debug)]
 pub struct Verdict {
-    /// Policer of the service (index into the snapshot), for client-to-backend packets.
+    /// Policer of the rule, else of the service for client-to-backend packets (index into the snapshot).
     pub policer: u32,
     /// DSCP to set, or [`NO_MARK`].
     pub mark: u8,
@@ -189,6 +189,8 @@ pub struct Columns {
     pub target: [u128; BURST],
     /// Port the rewriting puts in (balance).
     pub port: [u16; BURST],
+    /// Number of the way that a rule set, or [`NONE`]; only in generations that have ways (balance).
+    pub way: [u32; BURST],
     /// Next hop (route).
     pub egress: [Egress; BURST],
     /// What becomes of it (any).
@@ -232,6 +234,7 @@ impl<B: PacketBuf> Default for Burst<B> {
                 verdict: [Verdict::default(); BURST],
                 target: [0; BURST],
                 port: [0; BURST],
+                way: [NONE; BURST],
                 egress: [Egress::default(); BURST],
                 fate: [Fate::Active; BURST],
                 received: [Received::default(); BURST],

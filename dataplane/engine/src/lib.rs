@@ -19,6 +19,7 @@ pub mod ports;
 pub mod reason;
 pub mod received;
 pub mod reference;
+pub mod sampling;
 pub mod slots;
 pub mod slow;
 pub mod snapshot;

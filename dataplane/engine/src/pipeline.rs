@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use marchproxy_cpu::tsc;
+use rtrb::Producer;
 
 use crate::burst::Burst;
 use crate::ledger::{Backend, Ledger};
 use crate::ports::{PortFacts, PortSlot, UNTAGGED};
+use crate::sampling::{Sample, Sampling};
 use crate::snapshot::Snapshot;
 use crate::stage::{balance, finish, parse, route, rule, session, steer, urpf};
 use crate::stats::{STAGES, ThreadStats};
@@ -26,7 +28,10 @@ pub struct Pipeline {
     neighbours: NeighbourTable,
     facts: PortFacts,
     stats: Arc<ThreadStats>,
+    sampling: Sampling,
     bursts: u32,
+    /// [`Sessions::changes`] whose ends the statistics show.
+    published: u32,
     /// This worker's number and how many there are.
     seat: (usize, usize),
 }
@@ -69,7 +74,15 @@ impl Pipeline {
         stats: Arc<ThreadStats>,
     ) -> Self {
         let policers = vec![Policer::EMPTY; policers].into_boxed_slice();
-        Self { sessions, policers, neighbours, facts, stats, bursts: 0, seat: (0, 1) }
+        let sampling = Sampling::new(None);
+        Self { sessions, policers, neighbours, facts, stats, sampling, bursts: 0, published: 0, seat: (0, 1) }
+    }
+
+    /// Gives it a ring for the packets that rules sample.
+    #[must_use]
+    pub fn with_samples(mut self, out: Producer<Sample>) -> Self {
+        self.sampling = Sampling::new(Some(out));
+        self
     }
 
     /// Makes it the pipeline of worker `me` of `workers`.
@@ -103,12 +116,19 @@ impl Pipeline {
         }
         clock.stage(packets);
         let packets = burst.active.len();
-        session::process(burst, snapshot, &self.sessions, now);
+        session::process(burst, snapshot, &self.sessions, &self.stats, now);
         clock.stage(packets);
         rule::process(burst, snapshot);
         clock.stage(packets);
-        let mut context =
-            balance::Context { snapshot, generation, sessions: &mut self.sessions, stats: &self.stats, now };
+        let mut context = balance::Context {
+            snapshot,
+            generation,
+            sessions: &mut self.sessions,
+            sampling: &mut self.sampling,
+            stats: &self.stats,
+            now,
+            hits: [0; 2],
+        };
         balance::process(burst, &mut context);
         clock.stage(packets);
         let packets = burst.active.len();
@@ -140,5 +160,12 @@ impl Pipeline {
         // Sixteen entries a turn pass over a million sessions in well under a second at 100,000 turns a second.
         self.sessions.upkeep(now);
         self.stats.sessions.set(self.sessions.len() as u64);
+        if self.sessions.changes() != self.published {
+            self.published = self.sessions.changes();
+            for (counter, ended) in self.stats.sessions_ended.iter().zip(self.sessions.ended()) {
+                counter.set(*ended);
+            }
+            self.stats.sources_untracked.set(self.sessions.untracked_sources());
+        }
     }
 }

@@ -71,9 +71,15 @@ reasons! {
         Urpf = "urpf",
         /// A rule with action deny matched.
         RuleDeny = "rule_deny",
+        /// A rule with action reject matched; the sender was told, rate permitting.
+        RuleReject = "rule_reject",
         /// Addressed to a service whose backends are all absent or draining.
         NoBackend = "no_backend",
-        /// The session table has no room for the new session.
+        /// Its service has as many sessions, half-open sessions or new sessions per second as it may have.
+        SessionLimitService = "session_limit_service",
+        /// Its source has as many sessions, half-open sessions or new sessions per second with the service as one may have.
+        SessionLimitSource = "session_limit_source",
+        /// The session table has no room for the new session, and no session that may be evicted for it.
         SessionTableFull = "session_table_full",
         /// The reply tuple of the new session is already taken by another session of the same client port.
         NatConflict = "nat_conflict",
@@ -145,6 +151,9 @@ impl DropReason {
         match self {
             R::Urpf
             | R::RuleDeny
+            | R::RuleReject
+            | R::SessionLimitService
+            | R::SessionLimitSource
             | R::RouteBlackhole
             | R::RouteReject
             | R::PolicerDrop
@@ -174,6 +183,8 @@ reasons! {
         NoRoute = "no_route",
         /// Reject route: ICMP unreachable (administratively prohibited) is due.
         RouteReject = "route_reject",
+        /// A rule rejects it: a TCP reset or ICMP unreachable (administratively prohibited) is due.
+        RuleReject = "rule_reject",
         /// Longer than the egress MTU: ICMP fragmentation needed / packet too big is due.
         MtuExceeded = "mtu_exceeded",
         /// The next hop's MAC address is not known yet: the packet waits.
@@ -190,5 +201,43 @@ reasons! {
         Nd = "nd",
         /// An ICMP echo request that we answered.
         Echo = "echo",
+    }
+}
+
+reasons! {
+    /// What the look-up of a packet's session found, of packets that may have one.
+    LookupResult {
+        /// A session, in the client's direction.
+        HitForward = "hit_forward",
+        /// A session, in the backend's direction.
+        HitReverse = "hit_reverse",
+        /// None, and the packet begins a flow: a TCP SYN, or UDP or an echo request to a service.
+        MissNew = "miss_new",
+        /// None, and it is from the middle of a TCP connection to a service: taken over.
+        MissMidstream = "miss_midstream",
+        /// None, and no service is at the service address for its protocol and port.
+        MissNoService = "miss_no_service",
+        /// None, though sessions have its addresses, and it is not to a service: mostly a reply whose session is gone.
+        MissReply = "miss_reply",
+    }
+}
+
+reasons! {
+    /// Why a session ended; the evictions in the order in which victims are taken.
+    SessionEnd {
+        /// Idle for longer than its timeout.
+        Expired = "expired",
+        /// A rule of a newer generation denies it.
+        RuleDeny = "rule_deny",
+        /// Its service is gone.
+        ServiceGone = "service_gone",
+        /// Its place was needed: the handshake was not finished.
+        EvictedHalfOpen = "evicted_half_open",
+        /// Its place was needed: it was closed or closing.
+        EvictedClosed = "evicted_closed",
+        /// Its place was needed: the backend had never answered.
+        EvictedOneWay = "evicted_one_way",
+        /// Its place was needed: it had been idle.
+        EvictedIdle = "evicted_idle",
     }
 }

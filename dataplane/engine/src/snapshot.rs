@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub(crate) backends: Vec<Addr>,
     /// The rules.
     pub rules: Rules,
+    /// Ways that rules set, in the order of the rules.
+    pub(crate) detours: Vec<Detour>,
     /// The services.
     pub services: Services,
     /// The policers, by index.
@@ -52,6 +54,7 @@ pub struct Snapshot {
     pub(crate) port_slots: Slots,
     pub(crate) counter_slots: Slots,
     pub(crate) policer_slots: Slots,
+    pub(crate) limit_slots: Slots,
 }
 
 /// Interfaces by port slot and VLAN.
@@ -145,6 +148,20 @@ pub enum Route {
     Blackhole,
     /// Drop and tell the sender.
     Reject,
+}
+
+/// A way that a rule sets.
+#[derive(Debug, Clone, Copy)]
+pub enum Detour {
+    /// To this neighbour.
+    NextHop {
+        /// For IPv6 packets, else for IPv4 ones.
+        v6: bool,
+        /// Where it is.
+        egress: Egress,
+    },
+    /// By this one of the snapshot's tables.
+    Table(u32),
 }
 
 /// A next hop.
@@ -248,10 +265,28 @@ impl Snapshot {
         self.route_at(self.fib_of(interface)?.lookup(destination)?)
     }
 
+    /// The route of a destination in a table of [`Detour::Table`].
+    #[inline]
+    pub fn route_in(&self, table: u32, destination: Addr) -> Option<Route> {
+        self.route_at(self.fibs.get(table as usize)?.lookup(destination)?)
+    }
+
     /// By the value in a table.
     #[inline]
     pub(crate) fn route_at(&self, index: u32) -> Option<Route> {
         self.routes.get(index as usize).copied()
+    }
+
+    /// Whether any rule sets a way.
+    #[inline]
+    pub fn diverts(&self) -> bool {
+        !self.detours.is_empty()
+    }
+
+    /// What [`Rule::way`](crate::table::rules::Rule::way) leads to.
+    #[inline]
+    pub fn detour(&self, number: u32) -> Option<&Detour> {
+        self.detours.get(number as usize)
     }
 
     /// The table an interface's packets are routed by.
@@ -305,6 +340,7 @@ impl Snapshot {
             + self.hops.len() * size_of::<Hop>()
             + self.hop_slots.len() * size_of::<u16>()
             + self.rules.bytes()
+            + self.detours.len() * size_of::<Detour>()
             + self.services.bytes()
     }
 

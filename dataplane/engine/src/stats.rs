@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::reason::{ConsumeReason, DropReason, PuntReason};
+use crate::reason::{ConsumeReason, DropReason, LookupResult, PuntReason, SessionEnd};
 
 /// Ports a node may have.
 pub const MAX_PORTS: usize = 64;
@@ -190,9 +190,19 @@ pub struct ThreadStats {
     pub sessions: Counter,
     /// Sessions created since the start.
     pub sessions_created: Counter,
+    /// Session look-ups by what they found.
+    pub lookups: [Counter; LookupResult::COUNT],
+    /// Sessions ended, by why.
+    pub sessions_ended: [Counter; SessionEnd::COUNT],
+    /// New sessions whose source had no place for its limits.
+    pub sources_untracked: Counter,
     /// Packets handed to the worker that owns their session.
     pub handed_off: Counter,
-    /// ICMP errors not sent because of the rate limit.
+    /// Packets recorded because a rule samples.
+    pub samples: Counter,
+    /// Packets that were to be recorded when the ring for it was full.
+    pub samples_lost: Counter,
+    /// ICMP errors and resets not sent because of the rate limit.
     pub icmp_rate_limited: Counter,
     /// ICMP errors about translated packets that were translated and sent on.
     pub icmp_errors_translated: Counter,
@@ -217,7 +227,12 @@ impl ThreadStats {
             objects: (0..objects).map(|_| ObjectCounters::default()).collect(),
             sessions: Counter::default(),
             sessions_created: Counter::default(),
+            lookups: std::array::from_fn(|_| Counter::default()),
+            sessions_ended: std::array::from_fn(|_| Counter::default()),
+            sources_untracked: Counter::default(),
             handed_off: Counter::default(),
+            samples: Counter::default(),
+            samples_lost: Counter::default(),
             icmp_rate_limited: Counter::default(),
             icmp_errors_translated: Counter::default(),
             originate_failed: Counter::default(),

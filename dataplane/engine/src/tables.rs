@@ -16,7 +16,8 @@ pub struct RuleTables {
     pub interfaces: Vec<InterfaceSpec>,
     /// Sorted by table, then prefix. Connected routes are not listed: they follow from the interfaces' addresses.
     pub routes: Vec<RouteSpec>,
-    /// Sorted by priority, then name. First match decides. No match: permit when there is no rule at all, else deny.
+    /// Sorted by priority, then name. The first match that does not merely count decides. None: permit when no rule decides at all,
+    /// else deny.
     pub rules: Vec<RuleSpec>,
     /// Sorted by name.
     pub services: Vec<ServiceSpec>,
@@ -160,6 +161,28 @@ pub struct RuleSpec {
     pub action: RuleAction,
     /// DSCP codepoint 0..=63 for packets it permits.
     pub mark: Option<u8>,
+    /// Index into [`RuleTables::policers`]; meters packets it permits, in the place of their service's.
+    pub policer: Option<usize>,
+    /// Where packets it permits go, in the place of what the receiving interface's table says.
+    pub way: Option<RuleWay>,
+    /// Of so many packets that count under it one is recorded; 0: none.
+    pub log_sample: u32,
+    /// Of a rule that denies or rejects: ends no session.
+    pub new_only: bool,
+}
+
+/// A way that a rule sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleWay {
+    /// To this neighbour; packets of the other family are routed as if nothing were set.
+    NextHop {
+        /// Inside a connected prefix of `interface`, not an address of ours.
+        address: IpAddr,
+        /// Index into [`RuleTables::interfaces`].
+        interface: usize,
+    },
+    /// By this routing table; 0 is the main table.
+    Table(u32),
 }
 
 /// The conditions of a rule; all given ones must hold.
@@ -177,6 +200,36 @@ pub struct RuleMatch {
     pub dst_ports: Vec<PortRange>,
     /// Received on this interface (index into [`RuleTables::interfaces`]).
     pub in_interface: Option<usize>,
+    /// TCP flags; only with protocol 6. Packets without a TCP header (later fragments) never match.
+    pub tcp_flags: Option<FlagMatch>,
+    /// Received on this VLAN; 0 is untagged.
+    pub vlan: Option<u16>,
+    /// DSCP is one of these codepoints 0..=63, ascending.
+    pub dscp: Vec<u8>,
+    /// Whether it is a fragment.
+    pub fragment: Option<FragmentMatch>,
+}
+
+/// A condition on the octet of TCP flags: those of `mask` are as in `value`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FlagMatch {
+    /// Flags that must be set; none outside of the mask.
+    pub value: u8,
+    /// Flags that are looked at.
+    pub mask: u8,
+}
+
+/// A condition on fragments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FragmentMatch {
+    /// A whole packet.
+    No,
+    /// A fragment, whichever.
+    Yes,
+    /// The fragment that begins with the upper-layer header.
+    First,
+    /// Another one.
+    Later,
 }
 
 /// Inclusive range of L4 ports, `first <= last`.
@@ -206,6 +259,22 @@ pub enum RuleAction {
     Permit,
     /// Drop it, counted under the rule.
     Deny,
+    /// Drop it and tell the sender: a TCP reset, or ICMP administratively prohibited.
+    Reject,
+    /// Count it and leave the decision to the rules behind.
+    Count,
+}
+
+impl RuleAction {
+    /// The name shown to people.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Permit => "permit",
+            Self::Deny => "deny",
+            Self::Reject => "reject",
+            Self::Count => "count",
+        }
+    }
 }
 
 /// A service: virtual addresses balanced over backends, mode NAT (destination rewritten there, source rewritten back).
@@ -227,6 +296,40 @@ pub struct ServiceSpec {
     pub policer: Option<usize>,
     /// DSCP codepoint for both directions, unless the rule or the policer marks.
     pub mark: Option<u8>,
+    /// Limits of its sessions, if it has any.
+    pub limits: Option<ServiceLimitsSpec>,
+}
+
+/// Limits of a service's sessions. On a node with several workers each keeps an equal share, rounded up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceLimitsSpec {
+    /// For all its sessions.
+    pub total: LimitsSpec,
+    /// For those of each source.
+    pub per_source: LimitsSpec,
+    /// Bits of an IPv4 client's address that make a source, 1..=32.
+    pub source_v4: u8,
+    /// Bits of an IPv6 client's address that make a source, 1..=128.
+    pub source_v6: u8,
+}
+
+impl Default for ServiceLimitsSpec {
+    /// None; a source is an IPv4 address, or an IPv6 /64, which is what one host may choose from.
+    fn default() -> Self {
+        let none = LimitsSpec::default();
+        Self { total: none, per_source: none, source_v4: 32, source_v6: 64 }
+    }
+}
+
+/// Limits of sessions; from 1 on, `None` for no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitsSpec {
+    /// New sessions per second; as many may begin at once after a second without any.
+    pub new_per_s: Option<u32>,
+    /// TCP sessions whose handshake is not finished.
+    pub half_open: Option<u32>,
+    /// Sessions.
+    pub sessions: Option<u32>,
 }
 
 /// Protocol of a service.

@@ -12,6 +12,7 @@ use crate::memory::{Memory, MemoryBuf, MemoryPool, Wire};
 use crate::pipeline::Pipeline;
 use crate::ports::{PortFacts, PortSlot};
 use crate::reason::DropReason;
+use crate::sampling::Sample;
 use crate::slow::{SlowPath, WorkerLink};
 use crate::snapshot::Snapshot;
 use crate::stats::{ThreadStats, Totals};
@@ -56,6 +57,8 @@ pub struct Node {
     pub commands: rtrb::Producer<Command<Memory>>,
     /// Where the worker answers.
     pub replies: rtrb::Consumer<crate::worker::Reply<Memory>>,
+    /// What rules recorded.
+    pub samples: rtrb::Consumer<Sample>,
     facts: PortFacts,
     wires: Vec<(PortSlot, Wire)>,
     budget: Budget,
@@ -82,14 +85,17 @@ impl Node {
         let budget = Budget { counters: size.counters, policers: 1 << 10, ..Budget::default() };
         let stats = Arc::new(ThreadStats::new(size.counters as usize));
         let sessions = Sessions::heap(size.sessions, 0x5eed);
-        let pipeline = Pipeline::new(sessions, 1 << 10, neighbours.clone(), facts.clone(), stats.clone());
+        let (samples_in, samples) = rtrb::RingBuffer::new(4096);
+        let pipeline =
+            Pipeline::new(sessions, 1 << 10, neighbours.clone(), facts.clone(), stats.clone()).with_samples(samples_in);
         let ledger = Ledger::new(stats, punts_in, injects_out);
         let worker = Worker::new(reader, pipeline, ledger, commands_out, replies_in);
         let slow_stats = Arc::new(ThreadStats::new(0));
         let links = vec![WorkerLink { punts, injects }];
         let slow = SlowPath::new(slow_reader, links, MemoryPool, neighbours, facts.clone(), slow_stats);
         let slow = if size.announcing { slow.announcing() } else { slow };
-        let mut node = Self { publisher, worker, slow, commands, replies, facts, wires: Vec::new(), budget, size };
+        let mut node =
+            Self { publisher, worker, slow, commands, replies, samples, facts, wires: Vec::new(), budget, size };
         node.push(tables)?;
         Ok(node)
     }

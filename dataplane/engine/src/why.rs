@@ -1,16 +1,18 @@
 //! `why`: runs a described packet through a snapshot, without sending it, and says which object decided what. It calls the same look-ups as
 //! the stages, in the same order.
 
-use crate::burst::{Fate, NONE};
+use std::fmt::Write;
+
+use crate::burst::{Egress, Fate, NONE};
 use crate::flow::{FlowKey, is_v4, to_ip};
 use crate::reason::{DropReason, PuntReason};
-use crate::snapshot::{Route, Snapshot};
+use crate::snapshot::{Detour, Route, Snapshot};
 use crate::stage::{route, urpf};
-use crate::table::rules::RuleKey;
+use crate::table::rules::{Rule, RuleKey, Sight};
 use crate::table::services::Service;
-use crate::table::sessions::Session;
 use crate::tables::{RuleAction, Urpf};
 use crate::wire::{TCP, UDP};
+use crate::worker::Listed;
 
 /// A packet to ask about.
 #[derive(Clone, Copy, Debug)]
@@ -23,8 +25,10 @@ pub struct Question {
     pub length: u16,
     /// TTL or hop limit on arrival.
     pub ttl: u8,
+    /// VLAN, DSCP, TCP flags, fragment.
+    pub sight: Sight,
     /// The live session of the tuple, if the caller found one, and whether the packet is a reply in it.
-    pub session: Option<(Session, bool)>,
+    pub session: Option<(Listed, bool)>,
 }
 
 /// One decision on the way.
@@ -115,33 +119,16 @@ fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>) -> Res
         step("parse", format!("address {}", to_ip(key.dst)), "is an address of this node".into());
         return Err(Fate::Punt(PuntReason::Local));
     }
-    let destination = match question.session {
-        Some((session, reply)) => {
-            step(
-                "session",
-                format!("session {}", to_ip(session.client())),
-                format!(
-                    "{} to backend {}:{}, {}",
-                    if reply { "reply" } else { "established" },
-                    to_ip(session.backend()),
-                    session.backend_port(),
-                    session.state().label()
-                ),
-            );
-            if reply { key.dst } else { session.backend() }
-        }
+    let (destination, rule) = match question.session {
+        Some((listed, reply)) => established(snapshot, &listed, reply, question, &mut step)?,
         None => new_flow(snapshot, question, &mut step)?,
     };
-    let found = snapshot.route(question.interface, destination);
-    let kind = match found {
-        None => "no route".to_owned(),
-        Some(Route::Connected { .. }) => "connected".into(),
-        Some(Route::Via { count, .. }) => format!("one of {count} next hops"),
-        Some(Route::Blackhole) => "blackhole".into(),
-        Some(Route::Reject) => "reject".into(),
+    let egress = if let Some(Detour::NextHop { egress, .. }) = way(snapshot, rule, key) {
+        step("route", format!("rule {}", rule.map_or("", |r| &r.name)), "next hop set".into());
+        *egress
+    } else {
+        routed(snapshot, question, rule, destination, &mut step)?
     };
-    step("route", format!("destination {}", to_ip(destination)), kind);
-    let egress = route::resolve(snapshot, question.interface, destination, key)?;
     let Some(out) = snapshot.interface(egress.interface) else { return Err(Fate::Drop(DropReason::TxPortGone)) };
     step("route", format!("interface {}", out.name), format!("next hop {}", to_ip(egress.next_hop)));
     if question.ttl <= 1 {
@@ -155,32 +142,140 @@ fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>) -> Res
     Ok(())
 }
 
-fn new_flow(
+type Steps<'a> = &'a mut dyn FnMut(&'static str, String, String);
+
+/// The way that a rule sets for a packet of this family.
+fn way<'a>(snapshot: &'a Snapshot, rule: Option<&Rule>, key: &FlowKey) -> Option<&'a Detour> {
+    let way = snapshot.detour(rule?.way)?;
+    match way {
+        Detour::NextHop { v6, .. } if *v6 == is_v4(key.dst) => None,
+        way => Some(way),
+    }
+}
+
+/// By the table of the receiving interface, or the rule's.
+fn routed(
     snapshot: &Snapshot,
     question: &Question,
-    step: &mut impl FnMut(&'static str, String, String),
-) -> Result<u128, Fate> {
-    let key = &question.key;
-    let has_ports = matches!(key.protocol, TCP | UDP);
-    let rule_key = RuleKey { flow: *key, has_ports, interface: question.interface };
-    let rule = snapshot.rules.get(snapshot.rules.first_match(&rule_key).unwrap_or(NONE));
-    match rule {
-        Some(rule) => {
-            let mark = rule.mark.map_or(String::new(), |dscp| format!(", mark dscp {dscp}"));
-            let action = if rule.action == RuleAction::Permit { "permit" } else { "deny" };
-            step("rule", format!("rule {}", rule.name), format!("{action}{mark}"));
-            if rule.action == RuleAction::Deny {
-                return Err(Fate::Drop(DropReason::RuleDeny));
-            }
-        }
-        None if snapshot.rules.is_empty() => step("rule", "no rules".into(), "permit".into()),
-        None => {
+    rule: Option<&Rule>,
+    destination: u128,
+    step: Steps<'_>,
+) -> Result<Egress, Fate> {
+    let (found, by) = match way(snapshot, rule, &question.key) {
+        Some(&Detour::Table(table)) => (snapshot.route_in(table, destination), ", table set by the rule"),
+        _ => (snapshot.route(question.interface, destination), ""),
+    };
+    let kind = match found {
+        None => "no route".to_owned(),
+        Some(Route::Connected { .. }) => "connected".into(),
+        Some(Route::Via { count, .. }) => format!("one of {count} next hops"),
+        Some(Route::Blackhole) => "blackhole".into(),
+        Some(Route::Reject) => "reject".into(),
+    };
+    step("route", format!("destination {}", to_ip(destination)), format!("{kind}{by}"));
+    route::follow(snapshot, found, destination, &question.key)
+}
+
+/// What rules say about a packet; `established`: it belongs to a session already.
+fn ruled<'a>(
+    snapshot: &'a Snapshot,
+    key: &RuleKey,
+    established: bool,
+    step: Steps<'_>,
+) -> Result<Option<&'a Rule>, Fate> {
+    let index = snapshot.rules.first_match(key).unwrap_or(NONE);
+    for counted in snapshot.rules.counted(snapshot.rules.counting(key, index)) {
+        step("rule", format!("rule {}", counted.name), "count".into());
+    }
+    let Some(rule) = snapshot.rules.get(index) else {
+        if snapshot.rules.decide() {
             step("rule", "default".into(), "deny: no rule matched".into());
             return Err(Fate::Drop(DropReason::RuleDeny));
         }
+        step("rule", "no rules".into(), "permit".into());
+        return Ok(None);
+    };
+    let refused = match rule.action {
+        RuleAction::Permit | RuleAction::Count => None,
+        RuleAction::Deny => Some(Fate::Drop(DropReason::RuleDeny)),
+        RuleAction::Reject => Some(Fate::Punt(PuntReason::RuleReject)),
+    };
+    let spared = established && rule.new_only && refused.is_some();
+    let mut details = rule_details(snapshot, rule);
+    if spared {
+        details.push_str(": the session goes on");
     }
+    step("rule", format!("rule {}", rule.name), details);
+    match refused {
+        Some(_) if spared => Ok(None),
+        Some(fate) => Err(fate),
+        None => Ok(Some(rule)),
+    }
+}
+
+fn rule_details(snapshot: &Snapshot, rule: &Rule) -> String {
+    let mut details = rule.action.label().to_owned();
+    if rule.new_only {
+        details.push_str(", new sessions only");
+    }
+    if let Some(dscp) = rule.mark {
+        let _ = write!(details, ", mark dscp {dscp}");
+    }
+    if let Some(policer) = snapshot.policer_name(rule.policer) {
+        let _ = write!(details, ", policer {policer}");
+    }
+    match snapshot.detour(rule.way) {
+        Some(Detour::NextHop { egress, .. }) => {
+            let _ = write!(details, ", next hop {}", to_ip(egress.next_hop));
+        }
+        Some(Detour::Table(_)) => details.push_str(", another table"),
+        None => {}
+    }
+    if rule.log_sample > 0 {
+        let _ = write!(details, ", one of {} recorded", rule.log_sample);
+    }
+    details
+}
+
+/// A packet of a session: what rules say is what they said, or will say when the first packet of this generation comes.
+fn established<'a>(
+    snapshot: &'a Snapshot,
+    listed: &Listed,
+    reply: bool,
+    question: &Question,
+    step: Steps<'_>,
+) -> Result<(u128, Option<&'a Rule>), Fate> {
+    let Listed { session, origin, .. } = listed;
+    let direction = if reply { "reply" } else { "established" };
+    let (backend, port, state) = (to_ip(session.backend()), session.backend_port(), session.state().label());
+    step(
+        "session",
+        format!("session {}", to_ip(session.client())),
+        format!("{direction} to backend {backend}:{port}, {state}"),
+    );
+    let interface = snapshot.interface_at(origin.client_place(), origin.client_vlan).unwrap_or(NONE);
+    let (flow, sight) = (session.forward_key(), origin.sight(session.protocol()));
+    let key = RuleKey { flow, has_ports: matches!(flow.protocol, TCP | UDP), interface, sight };
+    let rule = ruled(snapshot, &key, true, step)?;
+    // What rules set goes with the client's packets only.
+    Ok(if reply { (question.key.dst, None) } else { (session.backend(), rule) })
+}
+
+fn new_flow<'a>(
+    snapshot: &'a Snapshot,
+    question: &Question,
+    step: Steps<'_>,
+) -> Result<(u128, Option<&'a Rule>), Fate> {
+    let Question { key, sight, interface, .. } = question;
+    let has_ports = matches!(key.protocol, TCP | UDP) && !sight.is_later();
+    let rule_key = RuleKey { flow: *key, has_ports, interface: *interface, sight: *sight };
+    let rule = ruled(snapshot, &rule_key, false, step)?;
     if !snapshot.services.is_address(key.dst) {
-        return Ok(key.dst);
+        return Ok((key.dst, rule));
+    }
+    if sight.is_fragment() {
+        step("service", format!("address {}", to_ip(key.dst)), "fragments are not balanced".into());
+        return Err(Fate::Drop(DropReason::FragmentUnsupported));
     }
     let Some(service) = snapshot.services.lookup(key.dst, key.protocol, key.dport) else {
         step(
@@ -190,7 +285,7 @@ fn new_flow(
         );
         return Err(Fate::Punt(PuntReason::Local));
     };
-    let details = service_details(snapshot, service);
+    let details = service_details(snapshot, service, rule);
     step("service", format!("service {}", service.name), details);
     let Some(backend) = service.pick(key) else {
         let family = if is_v4(key.dst) { "IPv4" } else { "IPv6" };
@@ -203,12 +298,102 @@ fn new_flow(
         format!("backend {}", backend.name),
         format!("{} port {port}, new session", to_ip(backend.address)),
     );
-    Ok(backend.address)
+    Ok((backend.address, rule))
 }
 
-fn service_details(snapshot: &Snapshot, service: &Service) -> String {
-    let policer = service.policer.and_then(|p| snapshot.policer_name(p));
+fn service_details(snapshot: &Snapshot, service: &Service, rule: Option<&Rule>) -> String {
+    let own = service.policer.filter(|_| rule.is_none_or(|rule| rule.policer == NONE));
+    let policer = own.and_then(|p| snapshot.policer_name(p));
     let policer = policer.map_or(String::new(), |name| format!(", policer {name}"));
     let mark = service.mark.map_or(String::new(), |dscp| format!(", mark dscp {dscp}"));
-    format!("matched{policer}{mark}")
+    let limits = if service.limits.is_some() { ", if its limits allow" } else { "" };
+    format!("matched{policer}{mark}{limits}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::from_ip;
+    use crate::tables::{
+        Cidr, FlagMatch, InterfaceSpec, PolicerAction, PolicerSpec, PortSpec, RuleMatch, RuleSpec, RuleTables, RuleWay,
+    };
+
+    fn cidr(text: &str) -> Cidr {
+        let (addr, len) = text.split_once('/').unwrap();
+        Cidr { addr: addr.parse().unwrap(), len: len.parse().unwrap() }
+    }
+
+    /// Two interfaces in a table each, and these rules.
+    fn snapshot(rules: Vec<RuleSpec>) -> Snapshot {
+        let interface = |name: &str, port, table, address| InterfaceSpec {
+            name: name.into(),
+            port,
+            table,
+            addresses: vec![cidr(address)],
+            ..Default::default()
+        };
+        let port = |name: &str| PortSpec { name: name.into(), device: String::new(), mtu: 1500 };
+        let policer = PolicerSpec {
+            name: "slow".into(),
+            cir_kbps: 1,
+            cbs_bytes: 1500,
+            ebs_bytes: 0,
+            on_green: PolicerAction::Pass,
+            on_yellow: PolicerAction::Pass,
+            on_red: PolicerAction::Drop,
+        };
+        let tables = RuleTables {
+            ports: vec![port("a"), port("b")],
+            interfaces: vec![interface("a0", 0, 0, "10.0.0.1/24"), interface("b0", 1, 7, "192.0.2.1/24")],
+            rules,
+            policers: vec![policer],
+            ..RuleTables::default()
+        };
+        crate::build(&tables, None, &crate::Budget::default()).unwrap()
+    }
+
+    /// The verdict and the steps behind the first, for a TCP packet with these flags from a0 to 192.0.2.9.
+    fn told(rules: Vec<RuleSpec>, flags: u8) -> (String, Vec<String>) {
+        let ip = |text: &str| from_ip(text.parse().unwrap());
+        let key = FlowKey { src: ip("10.0.0.9"), dst: ip("192.0.2.9"), protocol: TCP, sport: 1, dport: 80 };
+        let sight = Sight::new(0, 0, Some(flags));
+        let answer = why(&snapshot(rules), &Question { interface: 0, key, length: 64, ttl: 64, sight, session: None });
+        let steps = answer.steps.into_iter().skip(1).map(|s| format!("{}: {}", s.object, s.detail)).collect();
+        (format!("{} {}", answer.verdict.label(), answer.verdict.reason()).trim().to_owned(), steps)
+    }
+
+    #[test]
+    fn it_names_what_counts_what_decides_and_what_that_sets() {
+        let rule = |name: &str, action| RuleSpec { name: name.into(), action, ..Default::default() };
+        let (counts, permits) = (rule("seen", RuleAction::Count), rule("go", RuleAction::Permit));
+        let syn = RuleMatch {
+            protocol: Some(TCP),
+            tcp_flags: Some(FlagMatch { value: 2, mask: 0x12 }),
+            ..RuleMatch::default()
+        };
+        let rejects = RuleSpec { matches: syn, new_only: true, log_sample: 9, ..rule("no-syn", RuleAction::Reject) };
+        let (verdict, steps) = told(vec![counts.clone(), rejects.clone(), permits.clone()], 2);
+        assert_eq!(verdict, "punted rule_reject");
+        assert_eq!(steps, ["rule seen: count", "rule no-syn: reject, new sessions only, one of 9 recorded"]);
+
+        // Its own table has no route there, the other's interface is connected.
+        let (verdict, steps) = told(vec![counts, rejects, permits.clone()], 16);
+        assert_eq!(verdict, "punted no_route");
+        assert_eq!(steps[1..], ["rule go: permit", "destination 192.0.2.9: no route"]);
+        let table = RuleSpec { way: Some(RuleWay::Table(7)), policer: Some(0), ..permits.clone() };
+        let (verdict, steps) = told(vec![table], 2);
+        assert_eq!(verdict, "forwarded");
+        let expected = [
+            "rule go: permit, policer slow, another table",
+            "destination 192.0.2.9: connected, table set by the rule",
+            "interface b0: next hop 192.0.2.9",
+        ];
+        assert_eq!(steps, expected);
+        let way = Some(RuleWay::NextHop { address: "192.0.2.8".parse().unwrap(), interface: 1 });
+        let (verdict, steps) = told(vec![RuleSpec { way, ..permits }], 2);
+        assert_eq!(verdict, "forwarded");
+        let expected =
+            ["rule go: permit, next hop 192.0.2.8", "rule go: next hop set", "interface b0: next hop 192.0.2.8"];
+        assert_eq!(steps, expected);
+    }
 }

@@ -13,7 +13,7 @@ use crate::ports::PortSlot;
 use crate::reason::DropReason;
 use crate::snapshot::Snapshot;
 use crate::stats::{MAX_PORTS, ThreadStats};
-use crate::table::sessions::{Decision, Session, Sessions};
+use crate::table::sessions::{Decision, Origin, Session, Sessions};
 
 /// Packets taken from the inject ring in one turn.
 const INJECTS_PER_TURN: usize = 64;
@@ -67,6 +67,8 @@ pub struct Listed {
     pub session: Session,
     /// What was decided about it when it last had a packet.
     pub decision: Decision,
+    /// How it began.
+    pub origin: Origin,
 }
 
 impl SessionPage {
@@ -287,5 +289,5 @@ impl<K: Backend> Worker<K> {
 /// The live session of an entry, if there is one.
 fn listed(sessions: &Sessions, entry: usize, now: u64) -> Option<Listed> {
     let session = *sessions.at(entry).filter(|s| !s.expired(now))?;
-    Some(Listed { session, decision: *sessions.decision(entry)? })
+    Some(Listed { session, decision: *sessions.decision(entry)?, origin: *sessions.origin(entry)? })
 }

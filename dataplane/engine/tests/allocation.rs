@@ -6,6 +6,9 @@ mod common;
 use common::{CLIENT, SERVER, introduce_everybody, ip, tables};
 use marchproxy_engine::memory::MemoryBuf;
 use marchproxy_engine::packet::Packet;
+use marchproxy_engine::tables::{
+    FlagMatch, FragmentMatch, PortRange, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay,
+};
 use marchproxy_engine::testkit::{Node, port_mac};
 
 /// New sessions, known sessions, replies, plain forwarding, denied and malformed packets, both families.
@@ -32,9 +35,39 @@ fn frames(round: u16) -> Vec<(&'static str, Vec<u8>)> {
     frames
 }
 
+/// The same network under rules that use everything rules can.
+fn rare() -> RuleTables {
+    let rule = |name: &str, action, matches| RuleSpec { name: name.into(), action, matches, ..Default::default() };
+    let telnet = RuleMatch {
+        protocol: Some(6),
+        dst_ports: vec![PortRange { first: 23, last: 23 }],
+        tcp_flags: Some(FlagMatch { value: 2, mask: 2 }),
+        ..RuleMatch::default()
+    };
+    let seen = RuleMatch { dscp: (0..64).collect(), ..RuleMatch::default() };
+    let whole = RuleMatch { fragment: Some(FragmentMatch::No), ..RuleMatch::default() };
+    RuleTables {
+        rules: vec![
+            RuleSpec { log_sample: 2, ..rule("seen", RuleAction::Count, seen) },
+            RuleSpec { log_sample: 1, ..rule("telnet", RuleAction::Reject, telnet) },
+            RuleSpec { log_sample: 3, way: Some(RuleWay::Table(0)), ..rule("whole", RuleAction::Permit, whole) },
+        ],
+        ..tables()
+    }
+}
+
 #[test]
 fn a_warmed_worker_allocates_nothing() {
-    let mut node = Node::new(&tables()).unwrap();
+    allocates_nothing(&tables());
+}
+
+#[test]
+fn nor_does_it_under_rules_that_do_everything() {
+    allocates_nothing(&rare());
+}
+
+fn allocates_nothing(tables: &RuleTables) {
+    let mut node = Node::new(tables).unwrap();
     introduce_everybody(&mut node, 1);
     // Twice: once to fill the circulation of buffers, once to see that it stays filled.
     let mut taken: Vec<MemoryBuf> = Vec::with_capacity(4096);

@@ -12,8 +12,10 @@ use generators::tables::{Model, models};
 use marchproxy_engine::burst::BURST;
 use marchproxy_engine::flow::to_ip;
 use marchproxy_engine::packet::describe;
-use marchproxy_engine::reason::{ConsumeReason, DropReason};
-use marchproxy_engine::reference::{Arrival, Choices, Outcome, Reference};
+use marchproxy_engine::reason::{ConsumeReason, DropReason, SessionEnd};
+use marchproxy_engine::reference::{Arrival, Choices, Outcome, Reference, Tuple};
+use marchproxy_engine::snapshot::ObjectKind;
+use marchproxy_engine::tables::RuleAction;
 use marchproxy_engine::testkit::{Node, Size, port_mac};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -29,6 +31,9 @@ fn add(sum: &mut Outcome, more: Outcome) {
     sum.originated += more.originated;
     sum.dropped.extend(more.dropped);
     sum.consumed.extend(more.consumed);
+    sum.counted.extend(more.counted);
+    sum.sampled.extend(more.sampled);
+    sum.objections.extend(more.objections);
 }
 
 /// Both implementations, fed the same.
@@ -41,6 +46,13 @@ struct Twins {
     drops: [u64; DropReason::COUNT],
     consumed: [u64; ConsumeReason::COUNT],
     originated: u64,
+    /// Packets under each rule before the step.
+    counted: BTreeMap<String, u64>,
+    samples: u64,
+    resets: u64,
+    /// Packets that a rule with a way counted, sessions that a new-only rule spared, as often as looked.
+    detours: u64,
+    spared: u64,
     recent: Vec<(usize, Vec<u8>)>,
     /// Frames that may come again.
     heard: Vec<(usize, Vec<u8>)>,
@@ -66,10 +78,16 @@ impl Twins {
             drops: [0; DropReason::COUNT],
             consumed: [0; ConsumeReason::COUNT],
             originated: 0,
+            counted: BTreeMap::new(),
+            samples: 0,
+            resets: 0,
+            detours: 0,
+            spared: 0,
             recent: Vec::new(),
             heard: Vec::new(),
             story: Vec::new(),
         };
+        twins.counted = twins.rule_counts();
         twins.turn();
         let first = twins.reference.tick(twins.now);
         twins.compare(&first).unwrap_or_else(|failure| panic!("{failure}"));
@@ -90,6 +108,8 @@ impl Twins {
                 self.story.push(format!("{}: push {tables:#?}", self.now));
                 self.node.push(&tables).unwrap();
                 self.turn();
+                // A slot may have gone to another rule.
+                self.counted = self.rule_counts();
                 self.reference.replace(tables)
             }
             Event::Receive(incoming) => {
@@ -128,7 +148,7 @@ impl Twins {
     fn receive(&mut self, arrivals: &[(usize, Vec<u8>)]) -> Outcome {
         let mut expected = Outcome::default();
         // Time passes also where there was nothing to answer.
-        self.turn();
+        self.settle();
         add(&mut expected, self.reference.tick(self.now));
         for burst in arrivals.chunks(BURST) {
             for (port, frame) in burst {
@@ -136,9 +156,11 @@ impl Twins {
                 self.node.receive(PORTS[*port], frame);
             }
             let refused = self.node.drops(DropReason::SessionTableFull);
+            let before = self.evictions();
             self.turn();
             let session_refused = self.node.drops(DropReason::SessionTableFull) > refused;
-            let choices = Choices { session_refused };
+            let evicted = (self.evictions() > before).then(|| self.victim()).flatten();
+            let choices = Choices { session_refused, evicted };
             let burst: Vec<_> = burst.iter().map(|(port, frame)| Arrival { port: *port, frame, choices }).collect();
             add(&mut expected, self.reference.burst(self.now, &burst));
             add(&mut expected, self.reference.tick(self.now));
@@ -146,11 +168,28 @@ impl Twins {
         expected
     }
 
+    /// Turns until the search for idle sessions has been everywhere: what expired is then gone, and no longer counts for limits.
+    fn settle(&mut self) {
+        for _ in 0..self.node.worker.pipeline().sessions.capacity().div_ceil(16) + 3 {
+            self.turn();
+        }
+    }
+
     fn turn(&mut self) {
         self.node.worker.turn(self.now);
         self.node.slow.turn(self.now);
         // What the slow path sent leaves with the worker's next turns.
         while self.node.worker.turn(self.now).packets > 0 {}
+    }
+
+    fn evictions(&self) -> u64 {
+        self.node.worker.pipeline().sessions.ended()[SessionEnd::EvictedHalfOpen.index()..].iter().sum()
+    }
+
+    fn victim(&self) -> Option<Tuple> {
+        let key = self.node.worker.pipeline().sessions.victim()?;
+        let (src, dst) = (to_ip(key.src), to_ip(key.dst));
+        Some(Tuple { src, dst, protocol: key.protocol, sport: key.sport, dport: key.dport })
     }
 
     fn compare(&mut self, expected: &Outcome) -> TestCaseResult {
@@ -161,6 +200,9 @@ impl Twins {
             *count += expected.consumed.iter().filter(|r| *r == reason).count() as u64;
         }
         self.originated += expected.originated;
+        if !expected.objections.is_empty() {
+            return self.fail(&format!("the pipeline chose what it may not: {:#?}", expected.objections));
+        }
 
         let sent = self.node.sent();
         for (index, name) in PORTS.iter().enumerate() {
@@ -202,10 +244,45 @@ impl Twins {
         if ours != theirs {
             return self.fail(&format!("neighbours {ours:#?}\nexpected {theirs:#?}"));
         }
+        let counted = self.rule_counts();
+        let mut theirs = std::mem::replace(&mut self.counted, counted);
+        for name in &expected.counted {
+            *theirs.entry(name.clone()).or_default() += 1;
+        }
+        if self.counted != theirs {
+            return self.fail(&format!("packets by rule {:?}\nexpected {theirs:?}", self.counted));
+        }
+        let ours = std::iter::from_fn(|| self.node.samples.pop().ok());
+        let ours: Vec<_> =
+            ours.map(|s| (s.rule.to_string(), to_ip(s.key.src), to_ip(s.key.dst), s.key.sport, s.key.dport)).collect();
+        let theirs: Vec<_> =
+            expected.sampled.iter().map(|(rule, t)| (rule.clone(), t.src, t.dst, t.sport, t.dport)).collect();
+        if ours != theirs {
+            return self.fail(&format!("samples {ours:#?}\nexpected {theirs:#?}"));
+        }
+        self.samples += ours.len() as u64;
+        let rules = &self.reference.tables().rules;
+        let sets_way = |name: &&String| rules.iter().any(|r| r.name == **name && r.way.is_some());
+        self.detours += expected.counted.iter().filter(sets_way).count() as u64;
+        let undecided = self.reference.sessions(self.now).filter(|s| s.ruled.rule.is_none());
+        let current = undecided.filter(|s| s.generation == self.reference.generation());
+        if rules.iter().any(|r| r.action != RuleAction::Count) {
+            self.spared += current.count() as u64;
+        }
+        // What is forwarded has another TTL.
+        let reset = |frame: &[u8]| describe(frame).contains(" tcp R") && describe(frame).contains(" ttl 64 ");
+        self.resets += expected.transmitted.iter().filter(|(_, frame)| reset(frame)).count() as u64;
         self.recent.extend(expected.transmitted.iter().filter(|(_, frame)| !is_announcement(frame)).cloned());
         self.heard.drain(..self.heard.len().saturating_sub(REMEMBERED));
         self.recent.drain(..self.recent.len().saturating_sub(REMEMBERED));
         Ok(())
+    }
+
+    fn rule_counts(&self) -> BTreeMap<String, u64> {
+        let objects = self.node.publisher.current().objects();
+        let rules = objects.filter(|(kind, ..)| *kind == ObjectKind::Rule);
+        let packets = |slot| self.node.worker.stats().object(slot).map_or(0, |o| o.matched.packets.value());
+        rules.map(|(_, name, slot)| (name, packets(slot))).collect()
     }
 
     fn sessions(&self) -> (Vec<String>, Vec<String>) {
@@ -227,7 +304,7 @@ impl Twins {
             .map(|s| {
                 let [forward, reverse] = [s.forward, s.reverse]
                     .map(|k| format!("{} {} > {} {} ({})", k.src, k.sport, k.dst, k.dport, k.protocol));
-                format!("{forward} | {reverse} | {:?} seen {}", s.state, s.last_seen)
+                format!("{forward} | {reverse} | {:?} seen {}", s.state(), s.last_seen)
             })
             .collect();
         ours.sort_unstable();
@@ -266,16 +343,16 @@ proptest! {
 
     #[test]
     fn the_pipeline_is_the_reference(model in models(), steps in histories(100, 12)) {
-        let mut twins = Twins::new(model, Size::default());
+        let mut twins = Twins::new(model, Size { sessions: 1024, ..Size::default() });
         for step in steps {
             twins.step(step)?;
         }
     }
 
-    /// A table that is soon full: what does not fit is refused, and everything else goes on.
+    /// A table that is soon full: what is worth less makes room, what does not fit is refused, and everything else goes on.
     #[test]
-    fn also_with_a_full_session_table(model in models(), steps in histories(100, 1)) {
-        let mut twins = Twins::new(model, Size { sessions: 4, ..Size::default() });
+    fn also_with_a_full_session_table(model in models(), steps in histories(100, 1), sessions in 1usize..5) {
+        let mut twins = Twins::new(model, Size { sessions, ..Size::default() });
         for step in steps {
             twins.step(step)?;
         }
@@ -290,7 +367,9 @@ fn every_fate_is_reached() {
     let mut consumed = [0; ConsumeReason::COUNT];
     let mut states = BTreeMap::new();
     let (mut created, mut translated) = (0, 0);
-    for (burst, sessions) in [(12, 4096), (1, 4)] {
+    let mut reached = [0; 4];
+    let mut ended = [0; SessionEnd::COUNT];
+    for (burst, sessions) in [(12, 4096), (1, 4), (1, 1)] {
         let strategy = (models(), histories(100, burst));
         for _ in 0..300 {
             let (model, steps) = strategy.new_tree(&mut runner).unwrap().current();
@@ -298,11 +377,14 @@ fn every_fate_is_reached() {
             for step in steps {
                 twins.step(step).unwrap_or_else(|failure| panic!("{failure}"));
                 for session in twins.reference.sessions(twins.now) {
-                    *states.entry(format!("{:?}", session.state)).or_insert(0) += 1;
+                    *states.entry(format!("{:?}", session.state())).or_insert(0) += 1;
                 }
             }
+            let what = [twins.samples, twins.resets, twins.detours, twins.spared];
+            reached.iter_mut().zip(what).for_each(|(sum, n)| *sum += n);
             created += twins.node.worker.stats().sessions_created.value();
             translated += twins.node.worker.stats().icmp_errors_translated.value();
+            ended.iter_mut().zip(twins.node.worker.pipeline().sessions.ended()).for_each(|(sum, n)| *sum += n);
             drops.iter_mut().zip(twins.drops).for_each(|(sum, n)| *sum += n);
             consumed.iter_mut().zip(twins.consumed).for_each(|(sum, n)| *sum += n);
         }
@@ -326,7 +408,9 @@ fn every_fate_is_reached() {
     let never: Vec<_> = DropReason::ALL.iter().filter(|r| drops[r.index()] == 0 && !unreachable(**r)).collect();
     assert!(never.is_empty(), "never: {never:?} of {seen:?}");
     assert!(consumed.iter().all(|n| *n > 0), "{consumed:?}");
-    assert_eq!(states.len(), 6, "{states:?}");
+    assert_eq!(states.len(), 8, "{states:?}");
+    assert!(ended.iter().all(|n| *n > 0), "{ended:?}");
     assert!(created > 1000, "{created} sessions in all");
     assert!(translated > 100, "{translated} errors translated");
+    assert!(reached.iter().all(|n| *n > 20), "samples, resets, ways, spared sessions: {reached:?}");
 }

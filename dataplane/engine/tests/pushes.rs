@@ -13,6 +13,7 @@ use marchproxy_engine::io::PacketBuf;
 use marchproxy_engine::memory::{MemoryBuf, Wire};
 use marchproxy_engine::packet::Packet;
 use marchproxy_engine::ports::{PortFacts, PortSlot};
+use marchproxy_engine::sampling::Sampling;
 use marchproxy_engine::stage::{balance, finish, parse, route};
 use marchproxy_engine::stats::ThreadStats;
 use marchproxy_engine::table::neighbours::{NeighbourKey, NeighbourTable};
@@ -153,8 +154,16 @@ fn a_torn_swap_would_be_noticed() {
     burst.begin(PortSlot::from_index(2));
     parse::process(&mut burst, &old, &facts);
     marchproxy_engine::stage::rule::process(&mut burst, &old);
-    let mut context =
-        balance::Context { snapshot: &old, generation: 1, sessions: &mut sessions, stats: &stats, now: 1 };
+    let sampling = &mut Sampling::new(None);
+    let mut context = balance::Context {
+        snapshot: &old,
+        generation: 1,
+        sessions: &mut sessions,
+        sampling,
+        stats: &stats,
+        now: 1,
+        hits: [0; 2],
+    };
     balance::process(&mut burst, &mut context);
     route::process(&mut burst, &new, &neighbours);
     let mut context = finish::Context {

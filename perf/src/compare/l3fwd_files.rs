@@ -47,7 +47,9 @@ pub fn rules(tables: &RuleTables, port: u8) -> Files {
     for rule in sorted {
         let (lead, port) = match rule.action {
             RuleAction::Permit => ('R', format!(" {port}")),
-            RuleAction::Deny => ('@', String::new()),
+            RuleAction::Deny | RuleAction::Reject => ('@', String::new()),
+            // Nothing of acl's counts and goes on.
+            RuleAction::Count => continue,
         };
         for v6 in families(&rule.matches) {
             each(&rule.matches, v6, |condition| files.add(v6, format_args!("{lead}{condition}{port}\n")));

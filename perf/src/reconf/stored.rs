@@ -169,9 +169,11 @@ fn rule(spec: &RuleSpec, interfaces: &[String]) -> v1::Rule {
             src_ports: ports(&matches.src_ports),
             dst_ports: ports(&matches.dst_ports),
             r#in: matches.in_interface.and_then(|index| interfaces.get(index)).cloned().unwrap_or_default(),
+            ..v1::Match::default()
         }),
         action: if spec.action == RuleAction::Permit { "permit" } else { "deny" }.to_owned(),
         mark: spec.mark.map(|mark| mark.to_string()).unwrap_or_default(),
+        ..v1::Rule::default()
     }
 }
 

@@ -41,6 +41,10 @@ pub enum Scenario {
     Mark,
     /// Everything: 70 % established sessions, 20 % forwarded, 5 % first packets, 3 % fragments and ICMP, 2 % denied
     Full,
+    /// SYNs of ever new clients to services, into a table that is full of them: each packet makes a session and evicts one
+    #[value(name = "new_sessions")]
+    #[serde(rename = "new_sessions")]
+    NewSessions,
 }
 
 /// How much of everything; only what the scenario has counts.
@@ -86,12 +90,13 @@ impl Scenario {
             Self::Police => "police",
             Self::Mark => "mark",
             Self::Full => "full",
+            Self::NewSessions => "new_sessions",
         }
     }
 
     /// Whether services and sessions are part of it.
     pub const fn has_services(self) -> bool {
-        matches!(self, Self::Balance | Self::Police | Self::Full)
+        matches!(self, Self::Balance | Self::Police | Self::Full | Self::NewSessions)
     }
 
     /// Whether the number of rules can be chosen.
@@ -109,7 +114,7 @@ impl Scenario {
         Params {
             packet: Size::Fixed(64),
             burst: BURST,
-            flows: 65_536,
+            flows: if matches!(self, Self::NewSessions) { services::NEWCOMERS } else { 65_536 },
             routes: if matches!(self, Self::Full) { 100_000 } else { 16 },
             rules: if self.has_rules() { 1000 } else { matches!(self, Self::Mark) as usize },
             services,
@@ -176,6 +181,7 @@ pub fn plan(scenario: Scenario, params: &Params) -> Result<Plan, Error> {
         Scenario::Rules => flows::under_rules(&laid_out)?,
         Scenario::Balance | Scenario::Police => services::plan(scenario, &laid_out),
         Scenario::Full => full::plan(&laid_out)?,
+        Scenario::NewSessions => services::flood(&laid_out),
     };
     if let Some(capture) = &params.capture {
         plan.load = capture.load();
@@ -197,7 +203,7 @@ pub fn establish(
     now: u64,
     drops: &BTreeMap<&'static str, u64>,
 ) -> Result<(), Error> {
-    if !scenario.has_services() || params.capture.is_some() {
+    if !scenario.has_services() || scenario == Scenario::NewSessions || params.capture.is_some() {
         return Ok(());
     }
     let share = if scenario == Scenario::Full { full::ESTABLISHED } else { 1000 };

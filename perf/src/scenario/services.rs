@@ -26,7 +26,7 @@ const BACKEND_PORT: u16 = 8443;
 /// Sessions of one client.
 const PER_CLIENT: usize = 4;
 /// Clients that start new sessions in turn, each with 63,976 ports.
-const NEWCOMERS: usize = 1024;
+pub const NEWCOMERS: usize = 1024;
 /// Spare places in the session table, in percent: a full table's last entries cost more than it is worth to measure.
 const SPARE: usize = 10;
 
@@ -108,6 +108,18 @@ pub fn plan(scenario: Scenario, params: &Params) -> Plan {
     let tables = RuleTables { services, policers, ..topology::tables(&prefixes, false) };
     let first = openers(params, &mut Rng::new(params.seed, "openers"));
     Plan { tables, first, load: Load::default(), capacity: Capacity { sessions: room(params.sessions), step: STEADY } }
+}
+
+/// The scenario `new_sessions`: half-open sessions fill the table, and each new one takes the place of another.
+pub fn flood(params: &Params) -> Plan {
+    let prefixes = routes::generate(params.routes, false, params.seed);
+    let (services, policers) = specs(params, false);
+    let tables = RuleTables { services, policers, ..topology::tables(&prefixes, false) };
+    let mut rng = Rng::new(params.seed, "openers");
+    let first = (0..params.sessions).map(|n| from_wan(&client_tuple(n, params), Kind::Syn, params, &mut rng)).collect();
+    let mut load = Load::default();
+    load.add_fresh(1000, newcomers(params, &mut Rng::new(params.seed, "newcomers")));
+    Plan { tables, first, load, capacity: Capacity { sessions: params.sessions, step: STEADY } }
 }
 
 /// Adds the packets of the active sessions, drawn at random from all of them: the client's, and the reply of the backend that the node chose.

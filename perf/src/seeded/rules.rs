@@ -254,7 +254,7 @@ impl Tuple {
             sport: self.sport,
             dport: self.dport,
         };
-        RuleKey { flow, has_ports: matches!(self.protocol, TCP | UDP), interface }
+        RuleKey { flow, has_ports: matches!(self.protocol, TCP | UDP), interface, ..RuleKey::default() }
     }
 }
 

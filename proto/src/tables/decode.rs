@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendSpec, Cidr, InterfaceSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction,
-    RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, ServiceProtocol, ServiceSpec, Urpf,
+    BackendSpec, Cidr, FlagMatch, FragmentMatch, InterfaceSpec, LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec,
+    PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay,
+    ServiceLimitsSpec, ServiceProtocol, ServiceSpec, Urpf,
 };
 
 use super::TableError;
 use crate::v1::{
-    Group, TableBackend, TableColour, TableInterface, TableNextHop, TablePolicer, TablePort, TablePortRange,
-    TablePrefix, TableRoute, TableRule, TableService, group::Kind, table_colour, table_interface,
+    Group, TableBackend, TableColour, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort,
+    TablePortRange, TablePrefix, TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_colour,
+    table_interface, table_rule,
 };
 
 type Result<T> = std::result::Result<T, TableError>;
@@ -46,7 +48,9 @@ pub fn from_groups(groups: &[Group]) -> Result<RuleTables> {
     for group in groups {
         match &group.kind {
             Some(Kind::Routes(group)) => extend(&mut tables.routes, &group.routes, |wire| route(wire, &interfaces))?,
-            Some(Kind::Rules(group)) => extend(&mut tables.rules, &group.rules, |wire| rule(wire, &interfaces))?,
+            Some(Kind::Rules(group)) => {
+                extend(&mut tables.rules, &group.rules, |wire| rule(wire, &interfaces, &policers))?
+            }
             Some(Kind::Services(group)) => {
                 extend(&mut tables.services, &group.services, |wire| service(wire, &policers))?;
             }
@@ -183,7 +187,10 @@ fn next_hop(wire: &TableNextHop, prefix: Cidr, object: &str, interfaces: &Names)
     })
 }
 
-fn rule(wire: &TableRule, interfaces: &Names) -> Result<RuleSpec> {
+/// TCP is the one protocol with flags.
+const TCP: u32 = 6;
+
+fn rule(wire: &TableRule, interfaces: &Names, policers: &Names) -> Result<RuleSpec> {
     let object = named("rule", &wire.name)?;
     let in_interface = match wire.in_interface.as_str() {
         "" => None,
@@ -200,14 +207,77 @@ fn rule(wire: &TableRule, interfaces: &Names) -> Result<RuleSpec> {
         src_ports: ranges(&wire.src_ports, &object, "src_ports")?,
         dst_ports: ranges(&wire.dst_ports, &object, "dst_ports")?,
         in_interface,
+        tcp_flags: tcp_flags(wire, &object)?,
+        vlan: wire.vlan.map(|vlan| within(vlan, 0, 4094, &object, "vlan")).transpose()?.map(|vlan| vlan as u16),
+        dscp: dscp(&wire.dscp, &object)?,
+        fragment: fragment(wire.fragment, &object)?,
     };
     Ok(RuleSpec {
         name: wire.name.clone(),
         priority: wire.priority,
         matches,
-        action: if wire.deny { RuleAction::Deny } else { RuleAction::Permit },
+        action: action(wire.action, &object)?,
         mark: mark(wire.mark, &object, "mark")?,
+        policer: match wire.policer.as_str() {
+            "" => None,
+            name => Some(policers.find(name, &object, "policer")?),
+        },
+        way: way(wire, &object, interfaces)?,
+        log_sample: wire.log_sample,
+        new_only: wire.new_only,
     })
+}
+
+fn tcp_flags(wire: &TableRule, object: &str) -> Result<Option<FlagMatch>> {
+    let Some(flags) = wire.tcp_flags else { return Ok(None) };
+    if wire.protocol != Some(TCP) {
+        return Err(TableError::new(object, "tcp_flags", "there without protocol 6", "flags with protocol 6 only"));
+    }
+    let mask = within(flags.mask, 0, 255, object, "tcp_flags.mask")?;
+    if flags.value & !mask != 0 {
+        return Err(TableError::new(object, "tcp_flags.value", flags.value, "no bit outside of the mask"));
+    }
+    Ok(Some(FlagMatch { value: flags.value as u8, mask: mask as u8 }))
+}
+
+fn dscp(wire: &[u32], object: &str) -> Result<Vec<u8>> {
+    if wire.windows(2).any(|pair| pair[0] >= pair[1]) {
+        return Err(TableError::new(object, "dscp", "unsorted", "ascending codepoints, each once"));
+    }
+    wire.iter().map(|dscp| Ok(within(*dscp, 0, MAX_DSCP, object, "dscp")? as u8)).collect()
+}
+
+fn fragment(wire: i32, object: &str) -> Result<Option<FragmentMatch>> {
+    match table_rule::Fragment::try_from(wire) {
+        Ok(table_rule::Fragment::Any) => Ok(None),
+        Ok(table_rule::Fragment::No) => Ok(Some(FragmentMatch::No)),
+        Ok(table_rule::Fragment::Yes) => Ok(Some(FragmentMatch::Yes)),
+        Ok(table_rule::Fragment::First) => Ok(Some(FragmentMatch::First)),
+        Ok(table_rule::Fragment::Later) => Ok(Some(FragmentMatch::Later)),
+        Err(_) => Err(TableError::new(object, "fragment", wire, "any, no, yes, first or later")),
+    }
+}
+
+fn action(wire: i32, object: &str) -> Result<RuleAction> {
+    match table_rule::Action::try_from(wire) {
+        Ok(table_rule::Action::Permit) => Ok(RuleAction::Permit),
+        Ok(table_rule::Action::Deny) => Ok(RuleAction::Deny),
+        Ok(table_rule::Action::Reject) => Ok(RuleAction::Reject),
+        Ok(table_rule::Action::Count) => Ok(RuleAction::Count),
+        Err(_) => Err(TableError::new(object, "action", wire, "permit, deny, reject or count")),
+    }
+}
+
+fn way(wire: &TableRule, object: &str, interfaces: &Names) -> Result<Option<RuleWay>> {
+    match (&wire.next_hop, wire.table) {
+        (None, None) => Ok(None),
+        (None, Some(table)) => Ok(Some(RuleWay::Table(table))),
+        (Some(hop), None) => Ok(Some(RuleWay::NextHop {
+            address: address(&hop.address, object, "next_hop.address")?,
+            interface: interfaces.find(&hop.interface, object, "next_hop.interface")?,
+        })),
+        (Some(_), Some(_)) => Err(TableError::new(object, "next_hop", "there with table", "one of next_hop and table")),
+    }
 }
 
 fn service(wire: &TableService, policers: &Names) -> Result<ServiceSpec> {
@@ -243,7 +313,23 @@ fn service(wire: &TableService, policers: &Names) -> Result<ServiceSpec> {
             name => Some(policers.find(name, &object, "policer")?),
         },
         mark: mark(wire.mark, &object, "mark")?,
+        limits: wire.limits.as_ref().map(|wire| service_limits(wire, &object)).transpose()?,
     })
+}
+
+fn service_limits(wire: &TableServiceLimits, object: &str) -> Result<ServiceLimitsSpec> {
+    Ok(ServiceLimitsSpec {
+        total: limits(wire.total.as_ref(), object, "limits.total")?,
+        per_source: limits(wire.per_source.as_ref(), object, "limits.per_source")?,
+        source_v4: within(wire.source_v4, 1, 32, object, "limits.source_v4")? as u8,
+        source_v6: within(wire.source_v6, 1, 128, object, "limits.source_v6")? as u8,
+    })
+}
+
+fn limits(wire: Option<&TableLimits>, object: &str, field: &str) -> Result<LimitsSpec> {
+    let Some(wire) = wire else { return Err(TableError::new(object, field, "missing", "limits")) };
+    let one = |limit: Option<u32>| limit.map(|limit| within(limit, 1, u32::MAX, object, field)).transpose();
+    Ok(LimitsSpec { new_per_s: one(wire.new_per_s)?, half_open: one(wire.half_open)?, sessions: one(wire.sessions)? })
 }
 
 fn backend(wire: &TableBackend, service: &str, protocol: ServiceProtocol) -> Result<BackendSpec> {

@@ -3,15 +3,16 @@
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendSpec, Cidr, InterfaceSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec,
-    RuleAction, RuleSpec, RuleTables, ServiceProtocol, ServiceSpec, Urpf,
+    BackendSpec, Cidr, FragmentMatch, InterfaceSpec, LimitsSpec, PolicerAction, PolicerSpec, PortRange, PortSpec,
+    RouteAction, RouteSpec, RuleAction, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceProtocol, ServiceSpec,
+    Urpf,
 };
 
 use super::{OBJECTS_PER_GROUP, TableError};
 use crate::v1::{
     Group, InterfaceGroup, PolicerGroup, PortGroup, RouteGroup, RuleGroup, ServiceGroup, TableBackend, TableColour,
-    TableInterface, TableNextHop, TablePolicer, TablePort, TablePortRange, TablePrefix, TableRoute, TableRule,
-    TableService, group::Kind, table_colour, table_interface,
+    TableFlags, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort, TablePortRange, TablePrefix,
+    TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_colour, table_interface, table_rule,
 };
 
 /// A border stands behind one key in so many, on average.
@@ -125,9 +126,22 @@ fn route(tables: &RuleTables, spec: &RouteSpec) -> Result<TableRoute, TableError
 
 fn rule(tables: &RuleTables, spec: &RuleSpec) -> Result<TableRule, TableError> {
     let matches = &spec.matches;
+    let object = || format!("rule {}", spec.name);
     let in_interface = match matches.in_interface {
-        Some(index) => interface_name(tables, index, || format!("rule {}", spec.name))?,
+        Some(index) => interface_name(tables, index, object)?,
         None => String::new(),
+    };
+    let policer = match spec.policer {
+        Some(index) => name_at(&tables.policers, index, |policer| &policer.name, object, "policer")?,
+        None => String::new(),
+    };
+    let (next_hop, table) = match spec.way {
+        Some(RuleWay::NextHop { address, interface }) => {
+            let interface = interface_name(tables, interface, object)?;
+            (Some(TableNextHop { address: octets(address), interface, weight: 1 }), None)
+        }
+        Some(RuleWay::Table(table)) => (None, Some(table)),
+        None => (None, None),
     };
     Ok(TableRule {
         name: spec.name.clone(),
@@ -138,9 +152,37 @@ fn rule(tables: &RuleTables, spec: &RuleSpec) -> Result<TableRule, TableError> {
         src_ports: ranges(&matches.src_ports),
         dst_ports: ranges(&matches.dst_ports),
         in_interface,
-        deny: spec.action == RuleAction::Deny,
+        action: action(spec.action).into(),
         mark: spec.mark.map(u32::from),
+        tcp_flags: matches.tcp_flags.map(|flags| TableFlags { value: flags.value.into(), mask: flags.mask.into() }),
+        vlan: matches.vlan.map(u32::from),
+        dscp: matches.dscp.iter().copied().map(u32::from).collect(),
+        fragment: fragment(matches.fragment).into(),
+        policer,
+        next_hop,
+        table,
+        log_sample: spec.log_sample,
+        new_only: spec.new_only,
     })
+}
+
+fn action(action: RuleAction) -> table_rule::Action {
+    match action {
+        RuleAction::Permit => table_rule::Action::Permit,
+        RuleAction::Deny => table_rule::Action::Deny,
+        RuleAction::Reject => table_rule::Action::Reject,
+        RuleAction::Count => table_rule::Action::Count,
+    }
+}
+
+fn fragment(fragment: Option<FragmentMatch>) -> table_rule::Fragment {
+    match fragment {
+        None => table_rule::Fragment::Any,
+        Some(FragmentMatch::No) => table_rule::Fragment::No,
+        Some(FragmentMatch::Yes) => table_rule::Fragment::Yes,
+        Some(FragmentMatch::First) => table_rule::Fragment::First,
+        Some(FragmentMatch::Later) => table_rule::Fragment::Later,
+    }
 }
 
 fn service(tables: &RuleTables, spec: &ServiceSpec) -> Result<TableService, TableError> {
@@ -158,7 +200,21 @@ fn service(tables: &RuleTables, spec: &ServiceSpec) -> Result<TableService, Tabl
         backends: spec.backends.iter().map(backend).collect(),
         policer,
         mark: spec.mark.map(u32::from),
+        limits: spec.limits.as_ref().map(service_limits),
     })
+}
+
+fn service_limits(spec: &ServiceLimitsSpec) -> TableServiceLimits {
+    TableServiceLimits {
+        total: Some(limits(&spec.total)),
+        per_source: Some(limits(&spec.per_source)),
+        source_v4: spec.source_v4.into(),
+        source_v6: spec.source_v6.into(),
+    }
+}
+
+fn limits(spec: &LimitsSpec) -> TableLimits {
+    TableLimits { new_per_s: spec.new_per_s, half_open: spec.half_open, sessions: spec.sessions }
 }
 
 fn protocol(protocol: ServiceProtocol) -> u32 {

@@ -2,14 +2,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendSpec, Cidr, InterfaceSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction,
-    RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, ServiceProtocol, ServiceSpec, Urpf,
+    BackendSpec, Cidr, FlagMatch, FragmentMatch, InterfaceSpec, LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec,
+    PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay,
+    ServiceLimitsSpec, ServiceProtocol, ServiceSpec, Urpf,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::v1::{TablePrefix, TableRoute};
+use crate::v1::{TableFlags, TablePrefix, TableRoute};
 
 fn name() -> impl Strategy<Value = String> {
     "[a-z][a-z0-9-]{0,6}"
@@ -118,30 +119,61 @@ fn routes(interfaces: usize) -> impl Strategy<Value = Vec<RouteSpec>> {
     })
 }
 
-fn rules(interfaces: usize) -> impl Strategy<Value = Vec<RuleSpec>> {
-    let matches = (
-        vec(cidr(), 0..3),
-        vec(cidr(), 0..3),
-        proptest::option::of(any::<u8>()),
-        ranges(),
-        ranges(),
-        proptest::option::of(0..interfaces),
+/// The conditions that few rules have, with the protocol.
+fn closer() -> impl Strategy<Value = RuleMatch> {
+    let flags = (any::<u8>(), any::<u8>()).prop_map(|(value, mask)| FlagMatch { value: value & mask, mask });
+    let fragments = [FragmentMatch::No, FragmentMatch::Yes, FragmentMatch::First, FragmentMatch::Later];
+    let fragment = proptest::option::of(proptest::sample::select(fragments.to_vec()));
+    let vlan = proptest::option::of(0..=4094_u16);
+    let protocol = proptest::option::of(any::<u8>());
+    (proptest::option::of(flags), vlan, btree_set(0..=63_u8, 0..4), fragment, protocol).prop_map(
+        |(tcp_flags, vlan, dscp, fragment, protocol)| RuleMatch {
+            protocol: if tcp_flags.is_some() { Some(6) } else { protocol },
+            tcp_flags,
+            vlan,
+            dscp: dscp.into_iter().collect(),
+            fragment,
+            ..RuleMatch::default()
+        },
     )
-        .prop_map(|(src, dst, protocol, src_ports, dst_ports, in_interface)| RuleMatch {
-            src,
-            dst,
-            protocol,
-            src_ports,
-            dst_ports,
-            in_interface,
-        });
-    btree_map(name(), (any::<u32>(), matches, any::<bool>(), mark()), 0..6).prop_map(|map| {
+}
+
+/// What a rule does: action, mark, policer, way, sample, new-only.
+fn deeds(interfaces: usize, policers: usize) -> impl Strategy<Value = RuleSpec> {
+    let actions = [RuleAction::Permit, RuleAction::Deny, RuleAction::Reject, RuleAction::Count];
+    let policer = proptest::option::of(0..policers.max(1)).prop_map(move |index| index.filter(|_| policers > 0));
+    let hop = (any::<bool>().prop_flat_map(ip), 0..interfaces)
+        .prop_map(|(address, interface)| RuleWay::NextHop { address, interface });
+    let way = proptest::option::of(prop_oneof![hop, any::<u32>().prop_map(RuleWay::Table)]);
+    let action = proptest::sample::select(actions.to_vec());
+    (action, mark(), policer, way, any::<u32>(), any::<bool>()).prop_map(
+        |(action, mark, policer, way, log_sample, new_only)| RuleSpec {
+            action,
+            mark,
+            policer,
+            way,
+            log_sample,
+            new_only,
+            ..RuleSpec::default()
+        },
+    )
+}
+
+fn rules(interfaces: usize, policers: usize) -> impl Strategy<Value = Vec<RuleSpec>> {
+    let matches =
+        (vec(cidr(), 0..3), vec(cidr(), 0..3), ranges(), ranges(), proptest::option::of(0..interfaces), closer())
+            .prop_map(|(src, dst, src_ports, dst_ports, in_interface, closer)| RuleMatch {
+                src,
+                dst,
+                src_ports,
+                dst_ports,
+                in_interface,
+                ..closer
+            });
+    btree_map(name(), (any::<u32>(), matches, deeds(interfaces, policers)), 0..6).prop_map(|map| {
         let mut rules: Vec<RuleSpec> = map
             .into_iter()
-            .map(|(name, (priority, matches, deny, mark))| {
-                let action = if deny { RuleAction::Deny } else { RuleAction::Permit };
-                RuleSpec { name, priority, matches, action, mark }
-            })
+            .map(|(name, (priority, matches, deeds))| RuleSpec { name, priority, matches, ..deeds })
             .collect();
         rules.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
         rules
@@ -161,14 +193,28 @@ fn backends(icmp: bool) -> impl Strategy<Value = Vec<BackendSpec>> {
     })
 }
 
+fn limits() -> impl Strategy<Value = ServiceLimitsSpec> {
+    let one = || proptest::option::of(1..=u32::MAX);
+    let spec = move || {
+        (one(), one(), one()).prop_map(|(new_per_s, half_open, sessions)| LimitsSpec { new_per_s, half_open, sessions })
+    };
+    (spec(), spec(), 1..=32_u8, 1..=128_u8).prop_map(|(total, per_source, source_v4, source_v6)| ServiceLimitsSpec {
+        total,
+        per_source,
+        source_v4,
+        source_v6,
+    })
+}
+
 fn service(policers: usize) -> impl Strategy<Value = ServiceSpec> {
     let protocol = prop_oneof![Just(ServiceProtocol::Tcp), Just(ServiceProtocol::Udp), Just(ServiceProtocol::Icmp)];
     let policer = proptest::option::of(0..policers.max(1)).prop_map(move |index| index.filter(|_| policers > 0));
     let addresses = btree_set(any::<bool>().prop_flat_map(ip), 1..4);
     protocol.prop_flat_map(move |protocol| {
         let icmp = protocol == ServiceProtocol::Icmp;
-        (addresses.clone(), disjoint(), any::<bool>(), backends(icmp), policer.clone(), mark()).prop_map(
-            move |(addresses, ports, source_affinity, backends, policer, mark)| ServiceSpec {
+        let limits = proptest::option::of(limits());
+        (addresses.clone(), disjoint(), any::<bool>(), backends(icmp), policer.clone(), (mark(), limits)).prop_map(
+            move |(addresses, ports, source_affinity, backends, policer, (mark, limits))| ServiceSpec {
                 name: String::new(),
                 addresses: addresses.into_iter().collect(),
                 protocol,
@@ -177,6 +223,7 @@ fn service(policers: usize) -> impl Strategy<Value = ServiceSpec> {
                 backends,
                 policer,
                 mark,
+                limits,
             },
         )
     })
@@ -188,16 +235,20 @@ fn tables() -> impl Strategy<Value = RuleTables> {
             let services = btree_map(name(), service(policers.len()), 0..4).prop_map(|map| {
                 map.into_iter().map(|(name, service)| ServiceSpec { name, ..service }).collect::<Vec<_>>()
             });
-            (routes(interfaces.len()), rules(interfaces.len()), services, Just((ports, interfaces, policers))).prop_map(
-                |(routes, rules, services, (ports, interfaces, policers))| RuleTables {
+            (
+                routes(interfaces.len()),
+                rules(interfaces.len(), policers.len()),
+                services,
+                Just((ports, interfaces, policers)),
+            )
+                .prop_map(|(routes, rules, services, (ports, interfaces, policers))| RuleTables {
                     ports,
                     interfaces,
                     routes,
                     rules,
                     services,
                     policers,
-                },
-            )
+                })
         })
     })
 }
@@ -261,6 +312,7 @@ fn an_index_that_points_nowhere_is_not_encoded() {
         matches: RuleMatch { in_interface: Some(3), ..RuleMatch::default() },
         action: RuleAction::Permit,
         mark: None,
+        ..RuleSpec::default()
     };
     let error = encode(&RuleTables { rules: vec![rule], ..RuleTables::default() }).unwrap_err();
     assert_eq!(error.to_string(), "rule r: interface is index 3; allowed: an index below 0");
@@ -294,6 +346,10 @@ fn sample() -> Vec<Group> {
             matches: RuleMatch { in_interface: Some(0), ..RuleMatch::default() },
             action: RuleAction::Permit,
             mark: Some(34),
+            policer: Some(0),
+            way: Some(RuleWay::NextHop { address: IpAddr::from([192, 0, 2, 254]), interface: 0 }),
+            log_sample: 100,
+            new_only: false,
         }],
         services: vec![ServiceSpec {
             name: "web".to_owned(),
@@ -310,6 +366,7 @@ fn sample() -> Vec<Group> {
             }],
             policer: Some(0),
             mark: None,
+            limits: None,
         }],
         policers: vec![PolicerSpec {
             name: "slow".to_owned(),
@@ -376,6 +433,29 @@ fn what_comes_over_the_wire_is_judged() {
         }),
         ("rule in: mark is 64; allowed: 0..=63", |g| kind!(g, Rules).rules[0].mark = Some(64)),
         ("rule in: protocol is 256; allowed: 0..=255", |g| kind!(g, Rules).rules[0].protocol = Some(256)),
+        ("rule in: policer is \"fast\"; allowed: a known policer", |g| {
+            kind!(g, Rules).rules[0].policer = "fast".to_owned();
+        }),
+        ("rule in: next_hop.interface is \"lan0\"; allowed: a known interface", |g| {
+            kind!(g, Rules).rules[0].next_hop.as_mut().unwrap().interface = "lan0".to_owned();
+        }),
+        ("rule in: next_hop is there with table; allowed: one of next_hop and table", |g| {
+            kind!(g, Rules).rules[0].table = Some(1);
+        }),
+        ("rule in: tcp_flags is there without protocol 6; allowed: flags with protocol 6 only", |g| {
+            kind!(g, Rules).rules[0].tcp_flags = Some(TableFlags { value: 2, mask: 2 });
+        }),
+        ("rule in: tcp_flags.value is 3; allowed: no bit outside of the mask", |g| {
+            let rule = &mut kind!(g, Rules).rules[0];
+            (rule.protocol, rule.tcp_flags) = (Some(6), Some(TableFlags { value: 3, mask: 2 }));
+        }),
+        ("rule in: vlan is 4095; allowed: 0..=4094", |g| kind!(g, Rules).rules[0].vlan = Some(4095)),
+        ("rule in: dscp is 64; allowed: 0..=63", |g| kind!(g, Rules).rules[0].dscp = vec![1, 64]),
+        ("rule in: dscp is unsorted; allowed: ascending codepoints, each once", |g| {
+            kind!(g, Rules).rules[0].dscp = vec![2, 2];
+        }),
+        ("rule in: fragment is 5; allowed: any, no, yes, first or later", |g| kind!(g, Rules).rules[0].fragment = 5),
+        ("rule in: action is 4; allowed: permit, deny, reject or count", |g| kind!(g, Rules).rules[0].action = 4),
         ("rule in: name is there twice; allowed: each name once", |g| {
             let mut rule = kind!(g, Rules).rules[0].clone();
             rule.priority += 1;

@@ -271,6 +271,14 @@ pub struct Watch {
     pub resume: String,
 }
 
+/// TCP flags by name, as an octet.
+fn flags(text: &str) -> Result<u8, String> {
+    let names = text.split(',').filter(|name| !name.is_empty());
+    names
+        .map(|name| marchproxy_control::model::words::tcp_flag(name).map(|flag| flag.value))
+        .try_fold(0, |all, flag| Ok(all | flag?))
+}
+
 /// `why`
 #[derive(Debug, Args)]
 pub struct Why {
@@ -292,6 +300,15 @@ pub struct Why {
     /// Interface it comes in by
     #[arg(long = "in", value_name = "IFACE", default_value = "")]
     pub interface: String,
+    /// TCP flags that are set, with commas; without: syn
+    #[arg(long, value_name = "FLAGS", value_parser = flags)]
+    pub tcp_flags: Option<u8>,
+    /// DSCP, by name or number
+    #[arg(long, default_value = "0", value_parser = marchproxy_control::model::words::dscp)]
+    pub dscp: u8,
+    /// Whether it is a fragment
+    #[arg(long, default_value = "no", value_parser = ["no", "first", "later"])]
+    pub fragment: String,
     /// Octets of the IP packet
     #[arg(long, default_value_t = 64)]
     pub length: u32,

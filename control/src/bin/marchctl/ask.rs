@@ -85,6 +85,9 @@ pub async fn why(args: Why, settings: &Effective, out: &mut Out) -> Result<(), F
         dst_port: args.dport.into(),
         length: args.length,
         ttl: args.ttl.into(),
+        tcp_flags: args.tcp_flags.map(u32::from),
+        dscp: args.dscp.into(),
+        fragment: args.fragment,
     };
     let mut asked = Asked::find(settings).await?;
     let answer = asked

@@ -92,6 +92,7 @@ fn list(kind: &str, objects: &[Value], out: &mut Out) {
             ("NAME", &["name"]),
             ("ACTION", &["action"]),
             ("MARK", &["mark"]),
+            ("SETS", &["policer", "next_hop", "table", "log_sample", "new_only"]),
             ("MATCH", &["match"]),
         ],
         "service" => &[
@@ -125,8 +126,13 @@ fn list(kind: &str, objects: &[Value], out: &mut Out) {
     let mut table = Table::new(&titles);
     for object in objects {
         table.row(columns.iter().map(|(_, fields)| {
-            let cells: Vec<String> = fields.iter().filter_map(|field| cell(field, &object[*field])).collect();
-            cells.join(" ")
+            let cells = fields.iter().filter_map(|field| {
+                let text = cell(field, &object[*field])?;
+                // What stands in its own column needs no name, a flag is its name.
+                let named = fields.len() == 1 || kind == "route" || text == *field;
+                Some(if named { text } else { format!("{field} {text}") })
+            });
+            cells.collect::<Vec<_>>().join(", ")
         }));
     }
     out.text(&table.render(out.paint()));

@@ -100,6 +100,18 @@ impl Network {
         })
     }
 
+    /// The connected prefixes that hold the address, whatever their table.
+    pub fn connected_anywhere(&self, address: IpAddr) -> impl Iterator<Item = &Connected> {
+        self.connected.iter().filter(move |connected| connected.own.contains(address))
+    }
+
+    /// The routing tables that interfaces with addresses or routes name, sorted.
+    pub fn tables(&self) -> Vec<&str> {
+        let mut tables: Vec<&str> = self.leads.keys().map(String::as_str).collect();
+        tables.sort_unstable();
+        tables
+    }
+
     /// The interface whose address it is.
     pub fn owner(&self, address: IpAddr) -> Option<&str> {
         self.own.get(&address).map(String::as_str)

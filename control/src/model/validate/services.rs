@@ -9,9 +9,9 @@ use marchproxy_proto::v1::{self, Document};
 use super::super::report::{At, Names, Report, quoted};
 use super::super::types::{Backend, BackendState, Service};
 use super::super::words;
-use super::References;
 use super::network::{Network, Reach};
 use super::policers::Profile;
+use super::{References, limits};
 
 /// Modes of later releases, refused by name: they would send packets elsewhere.
 const LATER_MODES: [&str; 4] = ["full_nat", "dsr_mac", "dsr_ipip", "dsr_gue"];
@@ -75,6 +75,7 @@ fn one(
         "" => Profile::default(),
         name => references.qos.find(report, at, "qos", name).map(|index| profiles[index]).unwrap_or_default(),
     };
+    let limits = service.limits.as_ref().and_then(|limits| limits::check(limits, protocol, at, report));
     let backends = backends(service, protocol, &addresses, at, network, report);
     Some(Service {
         name: service.name.clone(),
@@ -85,6 +86,7 @@ fn one(
         backends,
         policer: profile.policer,
         mark: profile.mark,
+        limits,
     })
 }
 

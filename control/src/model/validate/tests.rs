@@ -103,8 +103,12 @@ fn the_sample_documents_are_good() {
     ];
     assert_eq!(warnings, expected);
 
-    let quickstart = parse(include_str!("../../../../deploy/examples/quickstart.yaml")).unwrap();
-    assert_eq!(validate(&quickstart).unwrap().1, []);
+    for text in [
+        include_str!("../../../../deploy/examples/quickstart.yaml"),
+        include_str!("../../../../deploy/examples/rules.yaml"),
+    ] {
+        assert_eq!(validate(&parse(text).unwrap()).unwrap().1, []);
+    }
 }
 
 #[test]

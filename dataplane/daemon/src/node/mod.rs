@@ -7,6 +7,7 @@ mod objects;
 mod plan;
 mod ports;
 mod query;
+mod samples;
 mod start;
 mod stats;
 mod worker;
@@ -17,9 +18,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use marchproxy_engine::Snapshot;
+use marchproxy_engine::sampling::Sample;
 use marchproxy_engine::stats::ThreadStats;
 use marchproxy_proto::v1;
 use marchproxy_rcu::Reader;
+use rtrb::Consumer;
 use tokio::sync::oneshot;
 
 use self::builder::Job;
@@ -57,6 +60,8 @@ pub(crate) struct Shared<D: Driver> {
     lines: Arc<[Line<D::Backend>]>,
     ports: Ports<D>,
     objects: Objects,
+    /// What rules sampled, by worker.
+    samples: Mutex<Vec<Consumer<Sample>>>,
     /// Written by the builder.
     running: Mutex<Running>,
     /// A reader for questions; the builder moves it on, so that it never keeps an old generation alive.
@@ -158,6 +163,10 @@ impl<D: Driver> Runtime for Node<D> {
 
     fn sessions(&self, request: &v1::SessionsRequest) -> Result<v1::SessionsResponse, String> {
         self.shared.sessions(request)
+    }
+
+    fn samples(&self, limit: usize) -> Vec<String> {
+        self.shared.samples(limit)
     }
 
     fn neighbours(&self, request: &v1::NeighboursRequest) -> Result<v1::NeighboursResponse, String> {

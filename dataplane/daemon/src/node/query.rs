@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use marchproxy_engine::flow::{Addr, FlowKey, from_ip, to_ip};
 use marchproxy_engine::snapshot::{ObjectKind, Snapshot};
+use marchproxy_engine::table::rules::Sight;
 use marchproxy_engine::table::sessions::Session;
 use marchproxy_engine::why::{Question, why};
 use marchproxy_engine::worker::{Listed, SessionPage};
@@ -26,6 +27,9 @@ const SESSIONS_MAX: usize = 100_000;
 const PAGE: usize = 4096;
 const TTL: u32 = 64;
 const LENGTH: u32 = 64;
+/// Flags of the TCP packet that is asked about: a new connection's first.
+const SYN: u32 = 2;
+const TCP: u8 = 6;
 
 impl<D: Driver> Shared<D> {
     pub(super) fn why(&self, request: &v1::WhyRequest) -> Result<v1::WhyResponse, String> {
@@ -37,7 +41,9 @@ impl<D: Driver> Shared<D> {
         observer.refresh();
         let (snapshot, generation) = (observer.current(), observer.generation());
         let interface = interface(snapshot, &request.r#in)?;
-        let answer = why(snapshot, &Question { interface, key, length, ttl, session });
+        let vlan = snapshot.interface(interface).map_or(0, |interface| interface.vlan);
+        let sight = sight(request, key.protocol, vlan)?;
+        let answer = why(snapshot, &Question { interface, key, length, ttl, sight, session });
         let steps = answer
             .steps
             .into_iter()
@@ -54,12 +60,12 @@ impl<D: Driver> Shared<D> {
     }
 
     /// The live session of a tuple, and whether the tuple is a reply in it.
-    fn session_of(&self, key: FlowKey) -> Result<Option<(Session, bool)>, String> {
+    fn session_of(&self, key: FlowKey) -> Result<Option<(Listed, bool)>, String> {
         for (number, line) in self.lines.iter().enumerate() {
             let page =
                 line.sessions(SessionPage::new(1, Some(key))).map_err(|silent| format!("worker {number}: {silent}"))?;
-            if let Some(Listed { session, .. }) = page.sessions.first() {
-                return Ok(Some((*session, session.forward_key() != key)));
+            if let Some(listed) = page.sessions.first() {
+                return Ok(Some((*listed, listed.session.forward_key() != key)));
             }
         }
         Ok(None)
@@ -86,7 +92,7 @@ impl<D: Driver> Shared<D> {
                 page.sessions.clear();
                 page = line.sessions(page).map_err(|silent| format!("worker {number}: {silent}"))?;
                 let ours = page.sessions.iter().filter(|s| wanted.is_none_or(|slot| s.decision.service == slot));
-                for Listed { session, decision } in ours {
+                for Listed { session, decision, .. } in ours {
                     total += 1;
                     if sessions.len() < limit {
                         let service = name(ObjectKind::Service, decision.service);
@@ -143,14 +149,14 @@ fn describe(worker: usize, session: &Session, now: u64, service: String, backend
     }
 }
 
-fn endpoint(address: Addr, port: u16) -> String {
+pub(super) fn endpoint(address: Addr, port: u16) -> String {
     match to_ip(address) {
         IpAddr::V4(ip) => format!("{ip}:{port}"),
         IpAddr::V6(ip) => format!("[{ip}]:{port}"),
     }
 }
 
-fn protocol_name(number: u8) -> String {
+pub(super) fn protocol_name(number: u8) -> String {
     match number {
         1 => "icmp".into(),
         6 => "tcp".into(),
@@ -191,6 +197,21 @@ fn flow(request: &v1::WhyRequest) -> Result<FlowKey, String> {
         sport: port("src_port", request.src_port)?,
         dport: port("dst_port", request.dst_port)?,
     })
+}
+
+/// What the packet shows besides its tuple.
+fn sight(request: &v1::WhyRequest, protocol: u8, vlan: u16) -> Result<Sight, String> {
+    let flags = request.tcp_flags.unwrap_or(SYN);
+    let flags = u8::try_from(flags).map_err(|_| format!("tcp_flags: found {flags}, allowed: 0 to 255"))?;
+    let dscp = u8::try_from(request.dscp).ok().filter(|dscp| *dscp < 64);
+    let dscp = dscp.ok_or_else(|| format!("dscp: found {}, allowed: 0 to 63", request.dscp))?;
+    let later = request.fragment == "later";
+    let whole = Sight::new(vlan, dscp, (protocol == TCP && !later).then_some(flags));
+    match request.fragment.as_str() {
+        "" | "no" => Ok(whole),
+        "first" | "later" => Ok(whole.fragment(later)),
+        other => Err(format!("fragment: found {other:?}, allowed: no, first, later")),
+    }
 }
 
 fn bounded(field: &str, value: u32, default: u32, allowed: std::ops::RangeInclusive<u32>) -> Result<u32, String> {

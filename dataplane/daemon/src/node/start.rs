@@ -23,7 +23,7 @@ use super::objects::Objects;
 use super::ports::Ports;
 use super::stats::BusyWindow;
 use super::worker::{Orders, StopSigns, WorkerShared, start_slow_path, start_worker};
-use super::{Node, Place, Shared, Threads};
+use super::{Node, Place, Shared, Threads, samples};
 use crate::config::{HugepageMode, Idle};
 use crate::driver::Driver;
 use crate::runtime::Running;
@@ -113,13 +113,17 @@ impl<D: Driver> Node<D> {
         let mut spare = readers.split_off(count);
         let (Some(observer), Some(slow_reader)) = (spare.pop(), spare.pop()) else { return Err(StartError::Random) };
         let mut built = Vec::with_capacity(count);
+        let mut samples = Vec::with_capacity(count);
         let seats = seats::<D::Backend>(count);
         for (number, ((reader, &core), seat)) in readers.into_iter().zip(&settings.cores).zip(seats).enumerate() {
             let stats = Arc::new(ThreadStats::new(settings.budget.counters as usize));
             let sessions = sessions(number, core, settings)?;
             let policers = settings.budget.policers as usize;
+            let (samples_in, samples_out) = RingBuffer::new(samples::RING);
+            samples.push(samples_out);
             let pipeline = Pipeline::new(sessions, policers, neighbours.clone(), facts.clone(), stats.clone())
-                .with_seat(number, count);
+                .with_seat(number, count)
+                .with_samples(samples_in);
             let (punts_in, punts) = RingBuffer::new(RING);
             let (injects, injects_out) = RingBuffer::new(RING);
             let (commands, commands_out) = RingBuffer::new(COMMANDS);
@@ -153,6 +157,7 @@ impl<D: Driver> Node<D> {
             slow_stats,
             lines,
             objects: Objects::default(),
+            samples: Mutex::new(samples),
             running: Mutex::new(Running { generation: 1, ..Running::default() }),
             observer: Mutex::new(observer),
             slow_path: Mutex::new(slow_path),

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use marchproxy_engine::reason::{ConsumeReason, DropReason, PuntReason};
+use marchproxy_engine::reason::{ConsumeReason, DropReason, LookupResult, PuntReason, SessionEnd};
 use marchproxy_engine::stats::{STAGES, ThreadStats, Totals};
 use marchproxy_proto::v1;
 
@@ -84,6 +84,19 @@ impl<D: Driver> Shared<D> {
                 |stats, reason| stats.consumed[reason.index()].value(),
                 |reason| (reason.label(), "", reason.describe()),
             ),
+            session_lookups: counted(
+                LookupResult::ALL,
+                &threads,
+                |stats, result| stats.lookups[result.index()].value(),
+                |result| (result.label(), "", result.describe()),
+            ),
+            sessions_ended: counted(
+                SessionEnd::ALL,
+                &threads,
+                |stats, end| stats.sessions_ended[end.index()].value(),
+                |end| (end.label(), "", end.describe()),
+            ),
+            sources_untracked: threads.iter().map(|stats| stats.sources_untracked.value()).sum(),
             objects: self.object_counts(),
             conservation: Some(self.conservation()),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -140,6 +153,8 @@ impl<D: Driver> Shared<D> {
             sessions: worker.stats.sessions.value(),
             stages: stages(&worker.stats),
             handed_off: worker.stats.handed_off.value(),
+            samples: worker.stats.samples.value(),
+            samples_lost: worker.stats.samples_lost.value(),
             sessions_created: worker.stats.sessions_created.value(),
         };
         self.workers.iter().zip(ratios).enumerate().map(worker).collect()

@@ -84,6 +84,9 @@ impl Runtime for FakeNode {
     fn sessions(&self, _: &v1::SessionsRequest) -> Result<v1::SessionsResponse, String> {
         Ok(v1::SessionsResponse { total: 42, ..Default::default() })
     }
+    fn samples(&self, _: usize) -> Vec<String> {
+        Vec::new()
+    }
     fn neighbours(&self, _: &v1::NeighboursRequest) -> Result<v1::NeighboursResponse, String> {
         Ok(v1::NeighboursResponse::default())
     }

@@ -3,15 +3,16 @@
 use super::finish::{Rewrite, finish};
 use super::icmp::Cause;
 use super::layer2::{Frame, Kind, enframe};
-use super::layer4::{Fragment, Ip, Message};
+use super::layer4::{Fragment, Ip, Message, Tuple};
 use super::neighbour::Held;
 use super::node::is_link_local;
-use super::outcome::Choices;
+use super::outcome::{Choices, Outcome};
 use super::route::{Route, lookup};
-use super::rule::{Subject, judge};
-use super::session::{Direction, Session, TcpFlags, initial_state};
+use super::rule::{Ruled, Subject, judge};
+use super::session::{Direction, Session, TcpFlags};
 use super::{Reference, layer2, layer3, layer4, service};
 use crate::reason::DropReason;
+use crate::tables::{RuleAction, RuleWay};
 
 /// Where the fast part of the way ends.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub(super) enum Punt {
     Arp(Frame),
     Local(Frame, Ip),
     Refuse(Frame, Ip, Cause),
+    /// A rule rejects it.
+    Reject(Frame, Ip),
     /// Finished but for the next hop's MAC address.
     Neighbour {
         interface: usize,
@@ -46,26 +49,59 @@ pub(super) struct Decision {
     pub rule_mark: Option<u8>,
     pub service_mark: Option<u8>,
     pub policer: Option<usize>,
+    pub way: Option<RuleWay>,
+}
+
+/// Why a packet gets no further than session, rules and service.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Refusal {
+    Drop(DropReason),
+    /// A rule rejects it.
+    Reject,
+}
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
+impl Refusal {
+    /// What an action refuses; nothing of a permitted packet.
+    fn by(action: RuleAction) -> Option<Self> {
+        match action {
+            RuleAction::Permit | RuleAction::Count => None,
+            RuleAction::Deny => Some(Self::Drop(DropReason::RuleDeny)),
+            RuleAction::Reject => Some(Self::Reject),
+        }
+    }
 }
 
 impl Decision {
     pub fn of(session: &Session, direction: Direction) -> Self {
         let (backend, backend_port) = session.backend();
-        let (rewrite, policer) = match direction {
-            Direction::Forward => (Rewrite::Destination(backend, backend_port), session.policer),
-            Direction::Reverse => (Rewrite::Source(session.forward.dst, session.forward.dport), None),
+        let (rewrite, policer, way) = match direction {
+            Direction::Forward => (Rewrite::Destination(backend, backend_port), session.policer, session.ruled.way),
+            Direction::Reverse => (Rewrite::Source(session.forward.dst, session.forward.dport), None, None),
         };
-        Self { rewrite, rule_mark: session.rule_mark, service_mark: session.service_mark, policer }
+        Self { rewrite, rule_mark: session.ruled.mark, service_mark: session.service_mark, policer, way }
     }
 }
 
 impl Reference {
     /// Everything up to transmission, drop or punt.
-    pub(super) fn forward(&mut self, now: u64, port: usize, bytes: &[u8], choices: Choices) -> End {
-        self.walk(now, port, bytes, choices).unwrap_or_else(End::Drop)
+    pub(super) fn forward(&mut self, now: u64, port: usize, bytes: &[u8], choices: Choices, out: &mut Outcome) -> End {
+        self.walk(now, port, bytes, choices, out).unwrap_or_else(End::Drop)
     }
 
-    fn walk(&mut self, now: u64, port: usize, bytes: &[u8], choices: Choices) -> Result<End, DropReason> {
+    fn walk(
+        &mut self,
+        now: u64,
+        port: usize,
+        bytes: &[u8],
+        choices: Choices,
+        out: &mut Outcome,
+    ) -> Result<End, DropReason> {
         let frame = layer2::receive(&self.node, port, bytes)?;
         if frame.kind == Kind::Arp {
             return Ok(End::Punt(Punt::Arp(frame)));
@@ -76,15 +112,19 @@ impl Reference {
         if is_for_us {
             return Ok(End::Punt(Punt::Local(frame, ip)));
         }
-        if let Some((ip, decision)) = self.related(frame.interface, &ip)? {
+        let related = self.related(&ip, out);
+        if let Ok(Some((ip, decision))) = related {
             return self.route(now, frame, &ip, decision);
         }
-        let decision = match self.session(now, &ip)? {
-            Some(decision) => decision,
-            None => match self.first_packet(now, &frame, &ip, choices)? {
-                Some(decision) => decision,
-                None => return Ok(End::Punt(Punt::Local(frame, ip))),
-            },
+        let decided = match related.and_then(|_| self.session(now, &ip, out)) {
+            Ok(None) => self.first_packet(now, &frame, &ip, choices, out),
+            decided => decided,
+        };
+        let decision = match decided {
+            Ok(Some(decision)) => decision,
+            Ok(None) => return Ok(End::Punt(Punt::Local(frame, ip))),
+            Err(Refusal::Drop(reason)) => return Err(reason),
+            Err(Refusal::Reject) => return Ok(End::Punt(Punt::Reject(frame, ip))),
         };
         self.route(now, frame, &ip, decision)
     }
@@ -110,47 +150,75 @@ impl Reference {
         Ok(false)
     }
 
+    /// Counts a packet under the rules that said something about it, and takes the samples that are due.
+    fn count(&mut self, ruled: &Ruled, tuple: Tuple, out: &mut Outcome) {
+        for name in ruled.counted.iter().chain(&ruled.rule) {
+            out.counted.push(name.clone());
+            let Some(rule) = self.node.tables.rules.iter().find(|rule| rule.name == *name) else { continue };
+            if self.samples.due(rule) {
+                out.sampled.push((name.clone(), tuple));
+            }
+        }
+    }
+
     /// Section 5: the decision of the session that the packet belongs to, if there is one.
-    fn session(&mut self, now: u64, ip: &Ip) -> Result<Option<Decision>, DropReason> {
+    fn session(&mut self, now: u64, ip: &Ip, out: &mut Outcome) -> Result<Option<Decision>, Refusal> {
         if !ip.can_have_session() {
             return Ok(None);
         }
         let Some((index, direction)) = self.sessions.find(&ip.tuple()) else { return Ok(None) };
-        if !self.current(index)? {
+        if !self.current(index, ip.tuple(), out)? {
             return Ok(None);
         }
+        let ruled = self.sessions.all[index].ruled.clone();
+        self.count(&ruled, ip.tuple(), out);
         let session = &mut self.sessions.all[index];
         session.touch(now, direction, &TcpFlags::of(ip));
         Ok(Some(Decision::of(session, direction)))
     }
 
     /// Decides a session anew if that is due. False or an error: it ended.
-    pub(super) fn current(&mut self, index: usize) -> Result<bool, DropReason> {
+    pub(super) fn current(&mut self, index: usize, tuple: Tuple, out: &mut Outcome) -> Result<bool, Refusal> {
         if self.sessions.all[index].generation == self.node.generation {
             return Ok(true);
         }
-        let decided = self.decide_again(&self.sessions.all[index]);
-        if let Ok(Some(session)) = decided {
-            self.sessions.all[index] = session;
-            return Ok(true);
+        match self.decide_again(&self.sessions.all[index]) {
+            Ok(Some(session)) => {
+                self.sessions.all[index] = session;
+                Ok(true)
+            }
+            Ok(None) => {
+                self.sessions.all.remove(index);
+                Ok(false)
+            }
+            Err((refusal, ruled)) => {
+                self.sessions.all.remove(index);
+                self.count(&ruled, tuple, out);
+                Err(refusal)
+            }
         }
-        self.sessions.all.remove(index);
-        decided.map(|_| false)
     }
 
-    /// A session under the running configuration: denied, without its service, or decided anew with its old backend.
-    fn decide_again(&self, session: &Session) -> Result<Option<Session>, DropReason> {
+    /// A session under the running configuration: refused, without its service, or decided anew with its old backend.
+    fn decide_again(&self, session: &Session) -> Result<Option<Session>, (Refusal, Ruled)> {
         let tables = &self.node.tables;
         let (port, vlan) = session.client;
-        let subject = Subject::session(session.forward, self.node.interface_at(port, vlan));
-        let rule_mark = judge(&tables.rules, &subject)?;
+        let subject = Subject::session(session.forward, self.node.interface_at(port, vlan), session.sight);
+        let judged = judge(&tables.rules, &subject);
+        let mut ruled = judged.ruled;
+        if let Some(refusal) = Refusal::by(judged.action) {
+            if !judged.rule.is_some_and(|rule| rule.new_only) {
+                return Err((refusal, ruled));
+            }
+            ruled = Ruled { counted: ruled.counted, ..Ruled::default() };
+        }
         let tuple = session.forward;
         let Some(index) = service::find(&tables.services, tuple.dst, tuple.protocol, tuple.dport) else {
             return Ok(None);
         };
         let service = &tables.services[index];
-        let (service_mark, policer, generation) = (service.mark, service.policer, self.node.generation);
-        Ok(Some(Session { generation, rule_mark, service_mark, policer, ..session.clone() }))
+        let (service_mark, policer) = (service.mark, ruled.policer.or(service.policer));
+        Ok(Some(Session { generation: self.node.generation, ruled, service_mark, policer, ..session.clone() }))
     }
 
     /// Sections 6 and 7: rules and service. Nothing if the packet is for a service address and no service.
@@ -160,14 +228,22 @@ impl Reference {
         frame: &Frame,
         ip: &Ip,
         choices: Choices,
-    ) -> Result<Option<Decision>, DropReason> {
-        let rule_mark = judge(&self.node.tables.rules, &Subject::packet(ip, frame.interface))?;
+        out: &mut Outcome,
+    ) -> Result<Option<Decision>, Refusal> {
+        let subject = Subject::packet(&self.node, frame, ip);
+        let judged = judge(&self.node.tables.rules, &subject);
+        let (action, ruled) = (judged.action, judged.ruled);
+        self.count(&ruled, ip.tuple(), out);
+        if let Some(refusal) = Refusal::by(action) {
+            return Err(refusal);
+        }
         if !self.node.is_service_address(ip.dst) {
             let rewrite = Rewrite::Nothing;
-            return Ok(Some(Decision { rewrite, rule_mark, service_mark: None, policer: None }));
+            let Ruled { mark, policer, way, .. } = ruled;
+            return Ok(Some(Decision { rewrite, rule_mark: mark, service_mark: None, policer, way }));
         }
         if ip.fragment != Fragment::No {
-            return Err(DropReason::FragmentUnsupported);
+            return Err(DropReason::FragmentUnsupported.into());
         }
         let services = &self.node.tables.services;
         let forward = ip.tuple();
@@ -177,6 +253,9 @@ impl Reference {
             return Ok(None);
         };
         let backend = self.rings.pick(services, index, &forward).ok_or(DropReason::NoBackend)?;
+        let flags = TcpFlags::of(ip);
+        let opens = flags.syn && !flags.ack && !flags.fin && !flags.rst;
+        let counted = self.rates.admit(now, &services[index], forward.src, opens, &self.sessions.all)?;
         let reverse = layer4::Tuple {
             src: backend.address,
             dst: forward.src,
@@ -185,24 +264,33 @@ impl Reference {
             dport: forward.sport,
         };
         if reverse == forward || self.sessions.find(&reverse).is_some() {
-            return Err(DropReason::NatConflict);
+            return Err(DropReason::NatConflict.into());
+        }
+        if let Some(victim) = choices.evicted {
+            self.sessions.evict(now, &victim);
         }
         if choices.session_refused {
-            return Err(DropReason::SessionTableFull);
+            return Err(DropReason::SessionTableFull.into());
+        }
+        if let (Some(limits), Some(counted)) = (&services[index].limits, &counted) {
+            self.rates.take(now, limits, counted);
         }
         let interface = self.node.interface(frame.interface);
-        let flags = TcpFlags::of(ip);
         let mut session = Session {
             forward,
             reverse,
-            state: initial_state(ip.protocol, flags),
+            handshake: flags.syn && !flags.ack,
+            reset: false,
+            answered: false,
             fins: [false; 2],
             last_seen: now,
             generation: self.node.generation,
             client: (interface.port, interface.vlan),
-            rule_mark,
+            sight: subject.sight,
             service_mark: services[index].mark,
-            policer: services[index].policer,
+            policer: ruled.policer.or(services[index].policer),
+            ruled,
+            counted,
         };
         session.touch(now, Direction::Forward, &flags);
         let decision = Decision::of(&session, Direction::Forward);
@@ -215,7 +303,14 @@ impl Reference {
         let refuse = |frame, cause| Ok(End::Punt(Punt::Refuse(frame, ip.clone(), cause)));
         let receiving = self.node.interface(frame.interface);
         let destination = decision.rewrite.destination(ip);
-        let (egress, next_hop) = match lookup(&self.node.tables, receiving.table, destination, &ip.tuple()) {
+        let table = if let Some(RuleWay::Table(table)) = decision.way { table } else { receiving.table };
+        let route = match decision.way {
+            Some(RuleWay::NextHop { address, interface }) if address.is_ipv6() == ip.is_v6() => {
+                Route::Via { interface, next_hop: address }
+            }
+            _ => lookup(&self.node.tables, table, destination, &ip.tuple()),
+        };
+        let (egress, next_hop) = match route {
             Route::Via { interface, next_hop } => (interface, next_hop),
             Route::None => return refuse(frame, Cause::NoRoute),
             Route::Blackhole => return Err(DropReason::RouteBlackhole),

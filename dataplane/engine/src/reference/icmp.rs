@@ -24,6 +24,8 @@ pub(super) enum Cause {
     NoRoute,
     Rejected,
     HostUnreachable,
+    /// A rule says so.
+    Prohibited,
     /// With the egress MTU.
     TooBig(u16),
     PortClosed,
@@ -38,6 +40,7 @@ impl Cause {
             Self::NoRoute => DropReason::NoRoute,
             Self::Rejected => DropReason::RouteReject,
             Self::HostUnreachable => DropReason::NeighbourUnreachable,
+            Self::Prohibited => DropReason::RuleReject,
             Self::TooBig(_) => DropReason::MtuExceeded,
             Self::PortClosed | Self::ProtocolUnknown => DropReason::LocalUnreachable,
         }
@@ -51,8 +54,8 @@ impl Cause {
             (Self::TtlExceeded, true) => (3, 0),
             (Self::NoRoute, false) => (3, 0),
             (Self::NoRoute, true) => (1, 0),
-            (Self::Rejected, false) => (3, 13),
-            (Self::Rejected, true) => (1, 1),
+            (Self::Rejected | Self::Prohibited, false) => (3, 13),
+            (Self::Rejected | Self::Prohibited, true) => (1, 1),
             (Self::HostUnreachable, false) => (3, 1),
             (Self::HostUnreachable, true) => (1, 3),
             (Self::TooBig(_), false) => (3, 4),
@@ -79,7 +82,7 @@ impl Default for ErrorRate {
 }
 
 impl ErrorRate {
-    fn take(&mut self, now: u64) -> bool {
+    pub(super) fn take(&mut self, now: u64) -> bool {
         let millisecond = self.millisecond.max(now / MILLISECOND);
         self.tokens = (self.tokens + (millisecond - self.millisecond)).min(ERROR_BURST);
         self.millisecond = millisecond;
@@ -150,14 +153,22 @@ impl Reference {
     }
 
     /// Routes a packet made here like one received on `interface`.
-    fn originate(&mut self, now: u64, interface: usize, src: IpAddr, dst: IpAddr, packet: &[u8], out: &mut Outcome) {
+    pub(super) fn originate(
+        &mut self,
+        now: u64,
+        interface: usize,
+        src: IpAddr,
+        dst: IpAddr,
+        packet: &[u8],
+        out: &mut Outcome,
+    ) {
         out.originated += 1;
         let fate = self.send(now, interface, src, dst, packet, out);
         out.count(fate);
     }
 
     fn send(&mut self, now: u64, interface: usize, src: IpAddr, dst: IpAddr, packet: &[u8], out: &mut Outcome) -> Fate {
-        let protocol = if src.is_ipv6() { ICMPV6 } else { ICMP };
+        let protocol = if src.is_ipv6() { packet[6] } else { packet[9] };
         let flow = Tuple { src, dst, protocol, sport: 0, dport: 0 };
         let route = if node::is_link_local(dst) {
             Route::Via { interface, next_hop: dst }

@@ -12,12 +12,14 @@ mod icmp;
 mod layer2;
 mod layer3;
 mod layer4;
+mod limits;
 mod nd;
 mod neighbour;
 mod node;
 mod outcome;
 mod policer;
 mod related;
+mod reset;
 mod route;
 mod rule;
 mod service;
@@ -30,8 +32,10 @@ mod tests;
 use std::net::IpAddr;
 
 pub use layer4::Tuple;
+pub use limits::Counted;
 pub use neighbour::{Held, Neighbour};
 pub use outcome::{Choices, Fate, Outcome};
+pub use rule::{Ruled, Sight};
 pub use session::{Direction, Session, SessionState, TcpFlags};
 
 use crate::io::Mac;
@@ -39,6 +43,7 @@ use crate::reason::DropReason;
 use crate::tables::RuleTables;
 use forward::{End, Punt};
 use icmp::Cause;
+use limits::Rates;
 use neighbour::Neighbours;
 use node::Node;
 use policer::Policers;
@@ -68,6 +73,8 @@ pub struct Reference {
     rings: Rings,
     errors: icmp::ErrorRate,
     announcements: announce::Announcements,
+    samples: rule::Samples,
+    rates: Rates,
 }
 
 impl Reference {
@@ -81,6 +88,8 @@ impl Reference {
             rings: Rings::default(),
             errors: icmp::ErrorRate::default(),
             announcements: announce::Announcements::default(),
+            samples: rule::Samples::default(),
+            rates: Rates::default(),
         }
     }
 
@@ -98,6 +107,7 @@ impl Reference {
         self.node.tables = tables;
         self.node.generation += 1;
         self.rings = Rings::default();
+        self.samples = rule::Samples::default();
         self.policers.configure(&self.node.tables.policers);
         self.neighbours.configure(&self.node, &mut out);
         out
@@ -115,7 +125,7 @@ impl Reference {
         let mut punts = Vec::new();
         let mut fates: Vec<Option<Fate>> = Vec::new();
         for arrival in arrivals {
-            fates.push(match self.forward(now, arrival.port, arrival.frame, arrival.choices) {
+            fates.push(match self.forward(now, arrival.port, arrival.frame, arrival.choices, &mut out) {
                 End::Transmit { port, frame } => {
                     out.transmit(port, frame);
                     Some(Fate::Transmitted)
@@ -134,6 +144,7 @@ impl Reference {
                 out.count(fate);
             }
         }
+        out.objections.append(&mut self.sessions.objections);
         out
     }
 
@@ -141,6 +152,7 @@ impl Reference {
         match punt {
             Punt::Arp(frame) => self.arp(now, &frame, out),
             Punt::Local(frame, ip) => self.local(now, &frame, &ip, out),
+            Punt::Reject(frame, ip) => self.reject(now, &frame, &ip, out),
             Punt::Refuse(frame, ip, cause) => self.refuse(now, frame.interface, &ip, cause, out),
             Punt::Neighbour { interface, next_hop, held } => {
                 self.neighbours.deliver(now, &self.node, interface, next_hop, held, out)

@@ -1,5 +1,6 @@
 //! What a step of the reference results in.
 
+use super::layer4::Tuple;
 use crate::reason::{ConsumeReason, DropReason};
 
 /// What became of one received packet by the end of the step in which it came in.
@@ -20,6 +21,8 @@ pub enum Fate {
 pub struct Choices {
     /// The session table had no room for the session that this packet asks for. How many fit is the pipeline's business.
     pub session_refused: bool,
+    /// The client's tuple of the session that was evicted for it.
+    pub evicted: Option<Tuple>,
 }
 
 /// Everything that happened in one step. `received + originated + held before = transmitted + dropped + consumed + held after`.
@@ -35,6 +38,12 @@ pub struct Outcome {
     pub dropped: Vec<DropReason>,
     /// Reason of every consumption.
     pub consumed: Vec<ConsumeReason>,
+    /// Name of a rule for each packet that counted under it.
+    pub counted: Vec<String>,
+    /// Every sample: the rule and the packet's tuple.
+    pub sampled: Vec<(String, Tuple)>,
+    /// Choices of the pipeline that the specification does not allow, in words.
+    pub objections: Vec<String>,
 }
 
 impl Outcome {

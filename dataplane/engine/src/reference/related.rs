@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use super::finish::{Rewrite, update_transport};
-use super::forward::Decision;
+use super::forward::{Decision, Refusal};
 use super::layer4::{Fragment, ICMP, ICMPV6, Ip, TCP, Tuple, UDP, quoted_upper};
-use super::rule::{Subject, judge};
-use super::{Reference, address_octets, checksum, icmp, service};
+use super::outcome::Outcome;
+use super::{Reference, address_octets, checksum, icmp};
 use crate::reason::DropReason;
 
 /// The packet an error quotes.
@@ -16,35 +16,20 @@ struct Quote {
     /// Where its IP header and its upper layer begin in the error.
     at: usize,
     upper: usize,
-    /// Its upper layer is something that servers send.
-    is_servers: bool,
 }
 
 impl Reference {
-    /// The error without NAT, and what is decided about it; nothing if it is about nothing that was translated.
-    pub(super) fn related(&mut self, interface: usize, ip: &Ip) -> Result<Option<(Ip, Decision)>, DropReason> {
+    /// The error without NAT, and what is decided about it; nothing if it is about no session.
+    pub(super) fn related(&mut self, ip: &Ip, out: &mut Outcome) -> Result<Option<(Ip, Decision)>, Refusal> {
         let Some(quote) = quote(ip) else { return Ok(None) };
-        if let Some((index, direction)) = self.sessions.find(&quote.tuple) {
-            sound(ip, &quote)?;
-            if !self.current(index)? {
-                return Ok(None);
-            }
-            let decision = Decision { policer: None, ..Decision::of(&self.sessions.all[index], direction) };
-            return Ok(Some((translated(ip, &quote, decision.rewrite), decision)));
-        }
-        let tables = &self.node.tables;
-        let to = &quote.tuple;
-        let Some(index) = service::find(&tables.services, to.dst, to.protocol, to.dport).filter(|_| quote.is_servers)
-        else {
-            return Ok(None);
-        };
+        let Some((index, direction)) = self.sessions.find(&quote.tuple) else { return Ok(None) };
         sound(ip, &quote)?;
-        let rule_mark = judge(&tables.rules, &Subject::session(quote.tuple, Some(interface)))?;
-        let backend = self.rings.pick(&tables.services, index, &quote.tuple).ok_or(DropReason::NoBackend)?;
-        let rewrite = Rewrite::Destination(backend.address, backend.port.unwrap_or(quote.tuple.dport));
-        let service_mark = tables.services[index].mark;
-        let decision = Decision { rewrite, rule_mark, service_mark, policer: None };
-        Ok(Some((translated(ip, &quote, rewrite), decision)))
+        if !self.current(index, ip.tuple(), out)? {
+            return Ok(None);
+        }
+        // Marks are the session's; what counts, samples, polices or diverts its packets is not asked.
+        let decision = Decision { policer: None, way: None, ..Decision::of(&self.sessions.all[index], direction) };
+        Ok(Some((translated(ip, &quote, decision.rewrite), decision)))
     }
 }
 
@@ -62,14 +47,14 @@ fn quote(ip: &Ip) -> Option<Quote> {
     let (src, dst, protocol, upper) = quoted_upper(quoted, ip.is_v6())?;
     let segment = quoted.get(upper..).filter(|segment| segment.len() >= 8)?;
     let word = |at: usize| u16::from_be_bytes([segment[at], segment[at + 1]]);
-    let (sport, dport, is_servers) = match (protocol, ip.is_v6(), segment[0]) {
-        (TCP | UDP, ..) => (word(0), word(2), true),
-        (ICMP, false, 8) | (ICMPV6, true, 128) => (word(4), 0, false),
-        (ICMP, false, 0) | (ICMPV6, true, 129) => (0, word(4), true),
+    let (sport, dport) = match (protocol, ip.is_v6(), segment[0]) {
+        (TCP | UDP, ..) => (word(0), word(2)),
+        (ICMP, false, 8) | (ICMPV6, true, 128) => (word(4), 0),
+        (ICMP, false, 0) | (ICMPV6, true, 129) => (0, word(4)),
         _ => return None,
     };
     let tuple = Tuple { src: dst, dst: src, protocol, sport: dport, dport: sport };
-    (src == ip.dst).then_some(Quote { tuple, at, upper: at + upper, is_servers })
+    (src == ip.dst).then_some(Quote { tuple, at, upper: at + upper })
 }
 
 /// RFC 5508 REQ-3.

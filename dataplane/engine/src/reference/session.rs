@@ -3,20 +3,26 @@
 use std::net::IpAddr;
 
 use super::layer4::{Ip, TCP, Tuple, UDP};
+use super::limits::Counted;
+use super::rule::{Ruled, Sight};
 
 const SECOND: u64 = 1_000_000_000;
 
 /// How far a session is; it decides how long it may idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionState {
-    /// TCP: a SYN was seen, nothing of the client since.
+    /// TCP: a SYN was seen, the handshake is not finished.
     Opening,
-    /// TCP: open, or taken over in mid-stream.
+    /// TCP: taken over in mid-stream, nothing of the backend seen.
+    Adopted,
+    /// TCP: open.
     Established,
     /// TCP: one side sent FIN.
     Closing,
-    /// TCP: both sides sent FIN, or one RST.
-    Closed,
+    /// TCP: both sides sent FIN.
+    TimeWait,
+    /// TCP: the last packet was an RST.
+    Reset,
     /// UDP.
     Udp,
     /// ICMP echo.
@@ -24,13 +30,13 @@ pub enum SessionState {
 }
 
 impl SessionState {
-    /// Longest idle time in nanoseconds: RFC 5382 REQ-5, RFC 4787 REQ-5, RFC 5508 REQ-1.
+    /// Longest idle time in nanoseconds: RFC 5382 REQ-5, RFC 7857 s2.2, RFC 4787 REQ-5, RFC 5508 REQ-1.
     pub const fn timeout(self) -> u64 {
         SECOND
             * match self {
-                Self::Opening | Self::Closed => 30,
+                Self::Opening | Self::TimeWait => 30,
+                Self::Adopted | Self::Closing | Self::Reset => 240,
                 Self::Established => 7440,
-                Self::Closing => 240,
                 Self::Udp => 300,
                 Self::Icmp => 60,
             }
@@ -53,8 +59,12 @@ pub struct Session {
     pub forward: Tuple,
     /// (backend, client, backend port, client port).
     pub reverse: Tuple,
-    /// How far it is.
-    pub state: SessionState,
+    /// TCP: a SYN opened it, and its handshake is not finished.
+    pub handshake: bool,
+    /// TCP: the last packet was an RST.
+    pub reset: bool,
+    /// A packet of the backend was seen.
+    pub answered: bool,
     /// FIN seen from client, from backend.
     pub fins: [bool; 2],
     /// Time of the last packet.
@@ -63,12 +73,16 @@ pub struct Session {
     pub generation: u64,
     /// Port and VLAN on which the client came in.
     pub client: (usize, Option<u16>),
-    /// Mark of the rule that permits it.
-    pub rule_mark: Option<u8>,
+    /// What its first packet showed to rules.
+    pub sight: Sight,
+    /// What rules said about it.
+    pub ruled: Ruled,
     /// Mark of its service.
     pub service_mark: Option<u8>,
-    /// Policer of its service, an index into the tables of its generation.
+    /// Its policer, an index into the tables of its generation.
     pub policer: Option<usize>,
+    /// Whose limits it counts for.
+    pub counted: Option<Counted>,
 }
 
 impl Session {
@@ -77,32 +91,56 @@ impl Session {
         (self.reverse.src, self.reverse.sport)
     }
 
+    /// How far it is.
+    pub fn state(&self) -> SessionState {
+        match (self.forward.protocol, self.fins) {
+            (UDP, _) => SessionState::Udp,
+            (TCP, _) if self.reset => SessionState::Reset,
+            (TCP, [true, true]) => SessionState::TimeWait,
+            (TCP, [true, false] | [false, true]) => SessionState::Closing,
+            (TCP, _) if self.handshake => SessionState::Opening,
+            (TCP, _) if self.answered => SessionState::Established,
+            (TCP, _) => SessionState::Adopted,
+            _ => SessionState::Icmp,
+        }
+    }
+
     /// Whether it still exists at `now`.
     pub fn lives(&self, now: u64) -> bool {
-        now.saturating_sub(self.last_seen) <= self.state.timeout()
+        now.saturating_sub(self.last_seen) <= self.state().timeout()
+    }
+
+    /// Whether it may be evicted at `now`.
+    pub fn is_evictable(&self, now: u64) -> bool {
+        let idle = now.saturating_sub(self.last_seen);
+        match self.state() {
+            SessionState::Opening | SessionState::TimeWait => true,
+            SessionState::Closing | SessionState::Reset | SessionState::Adopted => idle > SECOND,
+            SessionState::Udp | SessionState::Icmp => idle > if self.answered { 10 * SECOND } else { SECOND },
+            SessionState::Established => idle > 60 * SECOND,
+        }
     }
 
     /// A packet of the session was seen.
     pub fn touch(&mut self, now: u64, direction: Direction, ip: &TcpFlags) {
         self.last_seen = now;
-        if self.forward.protocol != TCP {
-            return;
-        }
-        if ip.rst {
-            self.state = SessionState::Closed;
-            return;
-        }
         let forward = direction == Direction::Forward;
-        if forward && ip.syn && !ip.ack && self.state == SessionState::Closed {
-            self.state = SessionState::Opening;
-            self.fins = [false; 2];
+        if self.forward.protocol == TCP {
+            if ip.rst {
+                self.reset = true;
+                return;
+            }
+            if forward && ip.syn && !ip.ack && (self.reset || self.state() == SessionState::TimeWait) {
+                (self.handshake, self.answered, self.fins) = (true, false, [false; 2]);
+            }
+            self.reset = false;
         }
+        self.answered |= !forward;
         if ip.fin {
             self.fins[usize::from(!forward)] = true;
-            self.state = if self.fins == [true; 2] { SessionState::Closed } else { SessionState::Closing };
         }
-        if forward && ip.ack && !ip.syn && self.state == SessionState::Opening {
-            self.state = SessionState::Established;
+        if forward && ip.ack && !ip.syn && self.state() == SessionState::Opening && self.answered {
+            self.handshake = false;
         }
     }
 }
@@ -130,27 +168,29 @@ impl TcpFlags {
     }
 }
 
-/// State before the first packet is looked at in detail.
-pub(super) fn initial_state(protocol: u8, flags: TcpFlags) -> SessionState {
-    match protocol {
-        TCP if flags.rst => SessionState::Closed,
-        TCP if flags.syn && !flags.ack => SessionState::Opening,
-        TCP => SessionState::Established,
-        UDP => SessionState::Udp,
-        _ => SessionState::Icmp,
-    }
-}
-
 /// All sessions, in order of creation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sessions {
     pub all: Vec<Session>,
+    /// Choices that were none.
+    pub objections: Vec<String>,
 }
 
 impl Sessions {
     /// Forgets what has idled too long.
     pub fn expire(&mut self, now: u64) {
         self.all.retain(|session| session.lives(now));
+    }
+
+    /// Ends the session that the pipeline chose to evict, by its client's tuple.
+    pub fn evict(&mut self, now: u64, victim: &Tuple) {
+        match self.all.iter().position(|session| session.forward == *victim) {
+            Some(index) if self.all[index].is_evictable(now) => {
+                self.all.remove(index);
+            }
+            Some(index) => self.objections.push(format!("evicted {:?}", self.all[index])),
+            None => self.objections.push(format!("evicted {victim:?}, which is no session")),
+        }
     }
 
     /// The session that a tuple belongs to. Both directions share one space of keys.

@@ -61,6 +61,7 @@ pub(super) fn error_for(punt: PuntReason, v6: bool, mtu: u16) -> (Error, DropRea
     let (v4_error, v6_error, reason) = match punt {
         PuntReason::TtlExceeded => ((11, 0), (3, 0), DropReason::TtlExceeded),
         PuntReason::RouteReject => ((3, 13), (1, 1), DropReason::RouteReject),
+        PuntReason::RuleReject => ((3, 13), (1, 1), DropReason::RuleReject),
         PuntReason::MtuExceeded => ((3, 4), (2, 0), DropReason::MtuExceeded),
         PuntReason::Neighbour => ((3, 1), (1, 3), DropReason::NeighbourUnreachable),
         PuntReason::NoRoute | PuntReason::Arp | PuntReason::Local => ((3, 0), (1, 0), DropReason::NoRoute),
@@ -141,10 +142,11 @@ pub(super) fn source_address(snapshot: &Snapshot, interface: u32, v6: bool, mac:
 
 /// The tuple of a packet of ours, ports 0.
 pub(super) fn flow_of(packet: &[u8]) -> FlowKey {
-    let (src, dst, protocol) = if packet.first().is_some_and(|b| b >> 4 == 6) {
-        (be128(packet, 8), be128(packet, 24), ICMPV6)
+    let number = |at: usize| packet.get(at).copied().unwrap_or(0);
+    let (src, dst, protocol) = if number(0) >> 4 == 6 {
+        (be128(packet, 8), be128(packet, 24), number(6))
     } else {
-        (v4(be32(packet, 12)), v4(be32(packet, 16)), ICMP)
+        (v4(be32(packet, 12)), v4(be32(packet, 16)), number(9))
     };
     FlowKey { src, dst, protocol, sport: 0, dport: 0 }
 }
@@ -156,22 +158,27 @@ fn packet(src: Addr, dst: Addr, tos: u8, mut body: Vec<u8>) -> Vec<u8> {
     let pseudo = if v6 { pseudo_header(src, dst, true, ICMPV6, body.len()) } else { 0 };
     let body_sum = checksum(&body, pseudo);
     put(&mut body, 2, &body_sum.to_be_bytes());
+    around(src, dst, tos, if v6 { ICMPV6 } else { ICMP }, &body)
+}
+
+/// An IP packet of ours around a finished body.
+pub(super) fn around(src: Addr, dst: Addr, tos: u8, protocol: u8, body: &[u8]) -> Vec<u8> {
     let mut packet = Vec::with_capacity(40 + body.len());
-    if v6 {
-        packet.extend((0x6000_0000 | u32::from(tos) << 20).to_be_bytes());
-        packet.extend((body.len() as u16).to_be_bytes());
-        packet.extend([ICMPV6, TTL]);
-        packet.extend(src.to_be_bytes());
-        packet.extend(dst.to_be_bytes());
-    } else {
+    if is_v4(src) {
         packet.extend([0x45, tos]);
         packet.extend((20 + body.len() as u16).to_be_bytes());
         // Atomic datagrams: identification 0 and DF (RFC 6864 s4.1).
-        packet.extend([0, 0, 0x40, 0, TTL, ICMP, 0, 0]);
+        packet.extend([0, 0, 0x40, 0, TTL, protocol, 0, 0]);
         packet.extend((src as u32).to_be_bytes());
         packet.extend((dst as u32).to_be_bytes());
         let header_sum = checksum(&packet, 0);
         put(&mut packet, 10, &header_sum.to_be_bytes());
+    } else {
+        packet.extend((0x6000_0000 | u32::from(tos) << 20).to_be_bytes());
+        packet.extend((body.len() as u16).to_be_bytes());
+        packet.extend([protocol, TTL]);
+        packet.extend(src.to_be_bytes());
+        packet.extend(dst.to_be_bytes());
     }
     packet.extend(body);
     packet

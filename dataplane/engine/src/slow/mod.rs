@@ -7,6 +7,7 @@ mod arp;
 mod icmp;
 mod nd;
 mod neighbour;
+mod reset;
 
 use std::sync::Arc;
 
@@ -168,6 +169,9 @@ impl<K: Backend> SlowPath<K> {
         match (punted.reason, parsed) {
             (PuntReason::Arp, Err(Fate::Punt(PuntReason::Arp))) => self.arp(now, &subject, punted.packet),
             (PuntReason::Local, Ok(())) => self.local(now, &subject, punted.packet),
+            (PuntReason::RuleReject, Ok(())) if reset::is_for(&subject.head) => {
+                self.reset(now, &subject, punted.packet)
+            }
             (_, Ok(())) => {
                 let (error, reason) = icmp::error_for(punted.reason, subject.head.v6, punted.mtu);
                 self.icmp_error(now, &subject, punted.packet.data(), error);

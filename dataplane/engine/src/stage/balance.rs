@@ -1,19 +1,22 @@
 //! balance: applies sessions and rules, and gives new flows of services a backend (`BEHAVIOUR.md` 5 to 7), strictly in lane order.
 //!
-//! Reads `head`, `key`, `hit`, `rule`. Writes `verdict`, `target`, `port`. Ends lanes that a rule denies or that get no
-//! session.
+//! Reads `head`, `key`, `hit`, `rule`. Writes `verdict`, `target`, `port`, `way`. Ends lanes that a rule denies or rejects, or that
+//! get no session.
 
 use crate::burst::{Burst, Columns, Fate, NO_MARK, NONE, Rewrite, Verdict};
 use crate::flow::FlowKey;
 use crate::io::PacketBuf;
-use crate::reason::{DropReason, PuntReason};
+use crate::reason::{DropReason, LookupResult, PuntReason, SessionEnd};
+use crate::sampling::Sampling;
 use crate::snapshot::Snapshot;
+use crate::stage::parse::Head;
 use crate::stage::{related, rule};
 use crate::stats::ThreadStats;
-use crate::table::rules::RuleKey;
+use crate::table::rules::{Rule, RuleKey};
 use crate::table::services::{Backend, Service};
-use crate::table::sessions::{Decision, Hit, NewSession, Refused, Sessions};
+use crate::table::sessions::{Admission, Decision, Direction, Hit, NewSession, Refused, ServiceLimits, Sessions, tcp};
 use crate::tables::RuleAction;
+use crate::wire::{TCP, UDP};
 
 /// What the stage works on besides the burst.
 pub struct Context<'a> {
@@ -23,10 +26,14 @@ pub struct Context<'a> {
     pub generation: u64,
     /// The worker's sessions.
     pub sessions: &'a mut Sessions,
+    /// The worker's counters of samples.
+    pub sampling: &'a mut Sampling,
     /// The worker's counters.
     pub stats: &'a ThreadStats,
     /// Nanoseconds.
     pub now: u64,
+    /// Packets of sessions so far, by direction.
+    pub hits: [u32; 2],
 }
 
 /// Runs the stage.
@@ -37,12 +44,16 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
     }
     let looked_up = context.sessions.changes();
     let (place, errors) = (burst.port, burst.errors);
+    if context.snapshot.diverts() {
+        burst.columns.way.fill(NONE);
+    }
     for lane in burst.active.lanes() {
         if errors.contains(lane) && related::process(burst, lane, context) {
             continue;
         }
         let index = lane.index();
-        let columns = &mut *burst.columns;
+        let (packets, columns) = burst.parts();
+        let packet = packets.get(index);
         let mut judged = true;
         if context.sessions.changes() != looked_up && columns.head[index].has_session() {
             // An earlier packet of the burst made or ended a session: the look-up may no longer hold.
@@ -54,23 +65,28 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
         let outcome = if hit.is_some() {
             match apply_session(hit, columns, index, context) {
                 Applied::Done => Ok(()),
-                Applied::Denied => Err(Fate::Drop(DropReason::RuleDeny)),
+                Applied::Refused(fate) => Err(fate),
                 Applied::Gone => {
-                    columns.rule[index] = rule::classify(context.snapshot, &columns.head[index], &columns.key[index]);
-                    judge(columns, index, context, place)
+                    columns.rule[index] =
+                        rule::classify(context.snapshot, &columns.head[index], &columns.key[index], packet);
+                    judge(columns, index, packet, context, place)
                 }
             }
         } else {
             if !judged {
-                columns.rule[index] = rule::classify(context.snapshot, &columns.head[index], &columns.key[index]);
+                columns.rule[index] =
+                    rule::classify(context.snapshot, &columns.head[index], &columns.key[index], packet);
             }
-            judge(columns, index, context, place)
+            judge(columns, index, packet, context, place)
         };
         let judged = !columns.verdict[index].is_default();
         burst.judged.insert_if(lane, judged);
         if let Err(fate) = outcome {
             burst.settle(lane, fate);
         }
+    }
+    for (result, hits) in [LookupResult::HitForward, LookupResult::HitReverse].into_iter().zip(context.hits) {
+        context.stats.lookups[result.index()].add(u64::from(hits));
     }
 }
 
@@ -87,24 +103,24 @@ fn look_up_again(before: Hit, key: &FlowKey, context: &Context<'_>) -> Hit {
 pub(super) enum Applied {
     /// The session decided.
     Done,
-    /// A rule of this generation denies it; the session ended.
-    Denied,
+    /// A rule of this generation denies or rejects it; the session ended.
+    Refused(Fate),
     /// Its service is gone; the session ended and the packet stands alone.
     Gone,
 }
 
 #[inline]
 fn apply_session(hit: Hit, columns: &mut Columns, lane: usize, context: &mut Context<'_>) -> Applied {
-    let head = &columns.head[lane];
     let Some(mut decision) = context.sessions.decision(hit.entry()) else { return Applied::Gone };
     if decision.generation != context.generation {
-        match redecide(hit, head.has_ports(), context) {
+        match redecide(hit, columns, lane, context) {
             Ok(()) => {}
             Err(ended) => return ended,
         }
         let Some(anew) = context.sessions.decision(hit.entry()) else { return Applied::Gone };
         decision = anew;
     }
+    let head = &columns.head[lane];
     let len = usize::from(head.l3_len);
     for counter in [decision.rule, decision.service, decision.backend] {
         if let Some(object) = context.stats.object(counter) {
@@ -115,100 +131,194 @@ fn apply_session(hit: Hit, columns: &mut Columns, lane: usize, context: &mut Con
     let direction = hit.direction();
     const { assert!(NONE == u32::MAX) };
     let policer = decision.policer | (direction as u32).wrapping_neg();
+    let more = (decision.more != NONE) | (decision.counting != 0);
     let rewrite = [Rewrite::Destination, Rewrite::Source][direction as usize];
     columns.verdict[lane] = Verdict { policer, mark: decision.mark, rewrite };
     if let Some(session) = context.sessions.get(hit) {
         (columns.target[lane], columns.port[lane]) = session.target(direction);
     }
     context.sessions.touch(hit, context.now, head.flags_or_type);
+    context.hits[direction as usize] += 1;
+    if more && let Some(&Decision { more, counting, .. }) = context.sessions.decision(hit.entry()) {
+        do_more(more, counting, direction == Direction::Forward, columns, lane, context);
+    }
     Applied::Done
+}
+
+/// What few rules ask for besides: count, sample, send another way (`forward`: the client's packets only).
+#[cold]
+fn do_more(rule: u32, counting: u16, forward: bool, columns: &mut Columns, lane: usize, context: &mut Context<'_>) {
+    let (head, key) = (&columns.head[lane], &columns.key[lane]);
+    for counted in context.snapshot.rules.counted(counting) {
+        if let Some(object) = context.stats.object(counted.counter) {
+            object.matched.count(usize::from(head.l3_len));
+        }
+        sample(counted, head, key, context);
+    }
+    let Some(rule) = context.snapshot.rules.get(rule) else { return };
+    sample(rule, head, key, context);
+    if forward {
+        columns.way[lane] = rule.way;
+    }
+}
+
+fn sample(rule: &Rule, head: &Head, key: &FlowKey, context: &mut Context<'_>) {
+    if rule.log_sample > 0 {
+        context.sampling.count((context.snapshot, context.generation), rule, head, key, context.stats);
+    }
 }
 
 /// What is decided about a session under this generation, without a packet of it having passed.
 #[cold]
-pub(super) fn current_decision(hit: Hit, has_ports: bool, context: &mut Context<'_>) -> Result<Decision, Applied> {
+pub(super) fn current_decision(
+    hit: Hit,
+    columns: &mut Columns,
+    lane: usize,
+    context: &mut Context<'_>,
+) -> Result<Decision, Applied> {
     if context.sessions.decision(hit.entry()).is_none_or(|d| d.generation != context.generation) {
-        redecide(hit, has_ports, context)?;
+        redecide(hit, columns, lane, context)?;
     }
     context.sessions.decision(hit.entry()).copied().ok_or(Applied::Gone)
 }
 
 /// First touch after a push: rules and service anew, binding kept. `Err` when the session ends.
 #[cold]
-fn redecide(hit: Hit, has_ports: bool, context: &mut Context<'_>) -> Result<(), Applied> {
-    let decided = decide_again(hit, has_ports, context);
+fn redecide(hit: Hit, columns: &mut Columns, lane: usize, context: &mut Context<'_>) -> Result<(), Applied> {
+    let decided = decide_again(hit, context);
     match &decided {
         Ok(decision) => context.sessions.decide(hit, decision),
-        Err(_) => context.sessions.remove(hit),
+        Err(Ended::Refused(..)) => context.sessions.remove(hit, SessionEnd::RuleDeny),
+        Err(Ended::Gone) => context.sessions.remove(hit, SessionEnd::ServiceGone),
     }
-    decided.map(|_| ())
+    decided.map(|_| ()).map_err(|ended| match ended {
+        Ended::Gone => Applied::Gone,
+        Ended::Refused(rule, counting) => Applied::Refused(refuse(rule, counting, columns, lane, context)),
+    })
 }
 
-fn decide_again(hit: Hit, has_ports: bool, context: &Context<'_>) -> Result<Decision, Applied> {
+/// Why a session did not outlive a push.
+enum Ended {
+    /// By this rule, and these count its last packet.
+    Refused(u32, u16),
+    /// Its service is gone.
+    Gone,
+}
+
+fn decide_again(hit: Hit, context: &Context<'_>) -> Result<Decision, Ended> {
     let (snapshot, sessions) = (context.snapshot, &*context.sessions);
     let (Some(session), Some(origin)) = (sessions.get(hit), sessions.origin(hit.entry())) else {
-        return Err(Applied::Gone);
+        return Err(Ended::Gone);
     };
     let interface = snapshot.interface_at(origin.client_place(), origin.client_vlan).unwrap_or(NONE);
-    let key = RuleKey { flow: session.forward_key(), has_ports, interface };
+    let (flow, sight) = (session.forward_key(), origin.sight(session.protocol()));
+    let key = RuleKey { flow, has_ports: matches!(flow.protocol, TCP | UDP), interface, sight };
     let rule = snapshot.rules.first_match(&key).unwrap_or(NONE);
-    let rule = permitted(snapshot, rule, context.stats).ok_or(Applied::Denied)?;
+    let counting = if snapshot.rules.count() { snapshot.rules.counting(&key, rule) } else { 0 };
+    let ruled = match permitted(snapshot, rule) {
+        Some(ruled) => ruled,
+        None if snapshot.rules.get(rule).is_some_and(|rule| rule.new_only) => Ruled::NOTHING,
+        None => return Err(Ended::Refused(rule, counting)),
+    };
     let service = snapshot.services.lookup(session.service(), session.protocol(), session.service_port());
-    let service = service.ok_or(Applied::Gone)?;
+    let service = service.ok_or(Ended::Gone)?;
     let backend = service.backend_at(session.backend(), session.backend_port(), session.service_port());
-    Ok(decide(context.generation, service, backend, rule))
+    Ok(decide(context.generation, service, backend, Ruled { counting, ..ruled }))
 }
 
-fn decide(generation: u64, service: &Service, backend: Option<&Backend>, (rule, mark): (u32, Option<u8>)) -> Decision {
+/// What rules say about a packet that may go on.
+#[derive(Clone, Copy)]
+struct Ruled {
+    /// Counter slot of the rule.
+    counter: u32,
+    mark: Option<u8>,
+    policer: u32,
+    /// See [`Decision::more`].
+    more: u32,
+    /// See [`Decision::counting`].
+    counting: u16,
+}
+
+impl Ruled {
+    /// No rule says anything.
+    const NOTHING: Self = Self { counter: NONE, mark: None, policer: NONE, more: NONE, counting: 0 };
+}
+
+fn decide(generation: u64, service: &Service, backend: Option<&Backend>, ruled: Ruled) -> Decision {
+    let Ruled { counter: rule, mark, policer, more, counting } = ruled;
     Decision {
         generation,
         rule,
         service: service.counter,
         backend: backend.map_or(NONE, |b| b.counter),
-        policer: service.policer.unwrap_or(NONE),
+        policer: if policer == NONE { service.policer.unwrap_or(NONE) } else { policer },
+        more,
+        counting,
         mark: mark.or(service.mark).unwrap_or(NO_MARK),
         ..Decision::default()
     }
 }
 
-/// The counter and mark of the rule that permits, or `None` when the packet is denied (and counted as such).
+/// What the rule that permits says, or `None` when the packet may not go on. Rules that count are not looked at.
 #[inline]
-pub(super) fn permitted(snapshot: &Snapshot, rule: u32, stats: &ThreadStats) -> Option<(u32, Option<u8>)> {
-    if snapshot.rules.is_empty() {
-        return Some((NONE, None));
+fn permitted(snapshot: &Snapshot, index: u32) -> Option<Ruled> {
+    if !snapshot.rules.decide() {
+        return Some(Ruled::NOTHING);
     }
     // No rule matched: the default at the end of every rule list is deny.
-    let rule = snapshot.rules.get(rule)?;
-    match rule.action {
-        RuleAction::Permit => Some((rule.counter, rule.mark)),
-        RuleAction::Deny => {
-            if let Some(object) = stats.object(rule.counter) {
-                object.dropped.add(1);
-            }
-            None
-        }
+    let rule = snapshot.rules.get(index).filter(|rule| rule.action == RuleAction::Permit)?;
+    let Rule { counter, mark, policer, .. } = *rule;
+    Some(Ruled { counter, mark, policer, more: if rule.does_more() { index } else { NONE }, counting: 0 })
+}
+
+/// Counts a packet that a rule, or the lack of one, refuses; says what becomes of it.
+#[cold]
+fn refuse(rule: u32, counting: u16, columns: &mut Columns, lane: usize, context: &mut Context<'_>) -> Fate {
+    do_more(rule, counting, false, columns, lane, context);
+    let Some(rule) = context.snapshot.rules.get(rule) else { return Fate::Drop(DropReason::RuleDeny) };
+    if let Some(object) = context.stats.object(rule.counter) {
+        object.matched.count(usize::from(columns.head[lane].l3_len));
+        object.dropped.add(1);
+    }
+    if rule.action == RuleAction::Reject {
+        Fate::Punt(PuntReason::RuleReject)
+    } else {
+        Fate::Drop(DropReason::RuleDeny)
     }
 }
 
+/// The rules that count a packet.
+#[cold]
+fn counting<B: PacketBuf>(columns: &Columns, lane: usize, packet: Option<&B>, context: &Context<'_>) -> u16 {
+    let head = &columns.head[lane];
+    let key = rule::rule_key(head, &columns.key[lane], rule::sight(head, packet));
+    let decided = if context.snapshot.rules.decide() { columns.rule[lane] } else { NONE };
+    context.snapshot.rules.counting(&key, decided)
+}
+
 /// A packet without a session: rules, then the service's backend or plain forwarding.
-fn judge(
+fn judge<B: PacketBuf>(
     columns: &mut Columns,
     lane: usize,
+    packet: Option<&B>,
     context: &mut Context<'_>,
     place: crate::ports::PortSlot,
 ) -> Result<(), Fate> {
+    let counted = if context.snapshot.rules.count() { counting(columns, lane, packet, context) } else { 0 };
+    let Some(mut ruled) = permitted(context.snapshot, columns.rule[lane]) else {
+        return Err(refuse(columns.rule[lane], counted, columns, lane, context));
+    };
+    ruled.counting = counted;
+    if (ruled.more != NONE) | (counted != 0) {
+        do_more(ruled.more, counted, true, columns, lane, context);
+    }
     let (head, key) = (&columns.head[lane], &columns.key[lane]);
     let len = usize::from(head.l3_len);
-    let rule = permitted(context.snapshot, columns.rule[lane], context.stats);
-    let Some((rule_counter, rule_mark)) = rule else {
-        count_denied(context, columns.rule[lane], len);
-        return Err(Fate::Drop(DropReason::RuleDeny));
-    };
-    if let Some(object) = context.stats.object(rule_counter) {
+    if let Some(object) = context.stats.object(ruled.counter) {
         object.matched.count(len);
     }
-    let mark = rule_mark.unwrap_or(NO_MARK);
-    columns.verdict[lane] = Verdict { mark, ..Verdict::default() };
+    let mark = ruled.mark.unwrap_or(NO_MARK);
+    columns.verdict[lane] = Verdict { mark, policer: ruled.policer, ..Verdict::default() };
     if !context.snapshot.services.is_address(key.dst) {
         return Ok(());
     }
@@ -217,6 +327,7 @@ fn judge(
     }
     let eligible = head.has_ports() || head.is_echo_request();
     let service = if eligible { context.snapshot.services.lookup(key.dst, key.protocol, key.dport) } else { None };
+    count_miss(context.stats, service.is_some(), head, key);
     let Some(service) = service else { return Err(Fate::Punt(PuntReason::Local)) };
     if let Some(object) = context.stats.object(service.counter) {
         object.matched.count(len);
@@ -225,14 +336,21 @@ fn judge(
     if let Some(object) = context.stats.object(backend.counter) {
         object.matched.count(len);
     }
+    let flags = if head.has_ports() { head.flags_or_type } else { 0 };
+    let admission = match &service.limits {
+        None => Admission::default(),
+        Some(limits) => admit(limits, key, flags, service.counter, context)?,
+    };
     let new = NewSession {
         key: *key,
         backend: backend.address,
         backend_port: backend.port.unwrap_or(key.dport),
-        flags: if head.has_ports() { head.flags_or_type } else { 0 },
+        flags,
+        dscp: rule::dscp(head, packet),
         place: (place, head.vlan),
         now: context.now,
-        decision: decide(context.generation, service, Some(backend), (rule_counter, rule_mark)),
+        decision: decide(context.generation, service, Some(backend), ruled),
+        admission,
     };
     context.sessions.create(&new).map_err(|refused| {
         Fate::Drop(match refused {
@@ -247,9 +365,30 @@ fn judge(
     Ok(())
 }
 
-#[cold]
-pub(super) fn count_denied(context: &Context<'_>, rule: u32, len: usize) {
-    if let Some(object) = context.snapshot.rules.get(rule).and_then(|r| context.stats.object(r.counter)) {
-        object.matched.count(len);
-    }
+/// Whether the limits of a service let a first packet make its session.
+fn admit(
+    limits: &ServiceLimits,
+    key: &FlowKey,
+    flags: u8,
+    counter: u32,
+    context: &mut Context<'_>,
+) -> Result<Admission, Fate> {
+    let opens = key.protocol == TCP && flags & (tcp::SYN | tcp::ACK | tcp::FIN | tcp::RST) == tcp::SYN;
+    context.sessions.admit(limits, key.src, opens, context.now).map_err(|reason| {
+        if let Some(object) = context.stats.object(counter) {
+            object.dropped.add(1);
+        }
+        Fate::Drop(reason)
+    })
+}
+
+/// Of a packet to a service address.
+fn count_miss(stats: &ThreadStats, has_service: bool, head: &Head, key: &FlowKey) {
+    let begins = key.protocol != TCP || head.flags_or_type & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    let result = match (has_service, begins) {
+        (false, _) => LookupResult::MissNoService,
+        (true, true) => LookupResult::MissNew,
+        (true, false) => LookupResult::MissMidstream,
+    };
+    stats.lookups[result.index()].add(1);
 }

@@ -1,6 +1,7 @@
 //! The stages in the order a packet meets them. Each ends where memory latency begins: it computes an address, prefetches and hands on.
 
 pub mod balance;
+mod divert;
 pub mod finish;
 pub mod parse;
 pub mod related;

@@ -3,13 +3,12 @@
 //! Reads the frame, `head`, `key`. Writes `verdict`, `target`, `port`; translates the quote inside the error. Part of balance, which calls it in
 //! lane order for the few lanes of [`Burst::errors`].
 
-use crate::burst::{Burst, Lane, NO_MARK, NONE, Rewrite, Verdict};
+use crate::burst::{Burst, Fate, Lane, NONE, Rewrite, Verdict};
 use crate::flow::{Addr, FlowKey, v4};
 use crate::io::PacketBuf;
 use crate::reason::DropReason;
-use crate::stage::balance::{Applied, Context, count_denied, current_decision, permitted};
+use crate::stage::balance::{Applied, Context, current_decision};
 use crate::stage::parse::{Head, quoted_chain};
-use crate::table::rules::RuleKey;
 use crate::table::sessions::Direction;
 use crate::wire::{Change, ICMP, ICMPV6, TCP, UDP, be16, be32, be128, checksum_holds, put};
 
@@ -25,8 +24,6 @@ struct Quote {
     /// Offsets in the frame.
     l3: usize,
     l4: usize,
-    /// It is an echo reply, or has ports: what a service could have sent.
-    answers: bool,
 }
 
 /// What the error becomes.
@@ -45,18 +42,18 @@ pub fn quoted_tuple(frame: &[u8], head: &Head, key: &FlowKey) -> Option<FlowKey>
 /// Takes care of an error in its lane; false when it is a packet like others.
 #[cold]
 pub fn process<B: PacketBuf>(burst: &mut Burst<B>, lane: Lane, context: &mut Context<'_>) -> bool {
-    let Some((packet, columns)) = burst.packet_and_columns(lane) else { return false };
     let index = lane.index();
-    let (head, key) = (columns.head[index], columns.key[index]);
-    let Some(quote) = quote(packet.data(), &head, &key) else { return false };
-    let translation = match translation(packet.data(), &head, &key, &quote, context) {
+    let (head, key) = (burst.columns.head[index], burst.columns.key[index]);
+    let Some(quote) = burst.packet(lane).and_then(|packet| quote(packet.data(), &head, &key)) else { return false };
+    let translation = match translation(burst, lane, &quote, context) {
         Ok(None) => return false,
         Ok(Some(translation)) => translation,
-        Err(reason) => {
-            burst.drop(lane, reason);
+        Err(fate) => {
+            burst.settle(lane, fate);
             return true;
         }
     };
+    let Some((packet, columns)) = burst.packet_and_columns(lane) else { return false };
     translate(packet.data_mut(), &head, &quote, &translation);
     let rewrite = [Rewrite::Destination, Rewrite::Source][translation.direction as usize];
     columns.verdict[index] = Verdict { policer: NONE, mark: translation.mark, rewrite };
@@ -66,56 +63,31 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, lane: Lane, context: &mut Con
     true
 }
 
-/// What becomes of an error: of its session or, where another node may have that, of the flow.
-fn translation(
-    frame: &[u8],
-    head: &Head,
-    key: &FlowKey,
+/// What becomes of an error about a session; nothing is said about others.
+fn translation<B: PacketBuf>(
+    burst: &mut Burst<B>,
+    lane: Lane,
     quote: &Quote,
     context: &mut Context<'_>,
-) -> Result<Option<Translation>, DropReason> {
+) -> Result<Option<Translation>, Fate> {
     let hit = context.sessions.find(&quote.key, context.sessions.hash(&quote.key), context.now);
-    if hit.is_some() {
-        if !is_sound(frame, head, key, quote) {
-            return Err(DropReason::L4Malformed);
-        }
-        let decision = match current_decision(hit, matches!(quote.key.protocol, TCP | UDP), context) {
-            Ok(decision) => decision,
-            Err(Applied::Denied) => return Err(DropReason::RuleDeny),
-            Err(Applied::Gone | Applied::Done) => return Ok(None),
-        };
-        count([decision.rule, decision.service, decision.backend], head, context);
-        let direction = hit.direction();
-        let target = context.sessions.get(hit).map(|session| session.target(direction));
-        return Ok(target.map(|target| Translation { direction, target, mark: decision.mark }));
-    }
-    let FlowKey { dst, dport, protocol, .. } = quote.key;
-    let Some(service) = context.snapshot.services.lookup(dst, protocol, dport).filter(|_| quote.answers) else {
+    if !hit.is_some() {
         return Ok(None);
-    };
-    if !is_sound(frame, head, key, quote) {
-        return Err(DropReason::L4Malformed);
     }
-    let has_ports = matches!(protocol, TCP | UDP);
-    let rule = RuleKey { flow: quote.key, has_ports, interface: head.interface };
-    let rule = context.snapshot.rules.first_match(&rule).unwrap_or(NONE);
-    let Some((rule, mark)) = permitted(context.snapshot, rule, context.stats) else {
-        count_denied(context, rule, usize::from(head.l3_len));
-        return Err(DropReason::RuleDeny);
-    };
-    let backend = service.pick(&quote.key).ok_or(DropReason::NoBackend)?;
-    count([rule, service.counter, backend.counter], head, context);
-    Ok(Some(Translation {
-        direction: Direction::Forward,
-        target: (backend.address, backend.port.unwrap_or(dport)),
-        mark: mark.or(service.mark).unwrap_or(NO_MARK),
-    }))
-}
-
-fn count(counters: [u32; 3], head: &Head, context: &Context<'_>) {
-    for object in counters.into_iter().filter_map(|counter| context.stats.object(counter)) {
-        object.matched.count(usize::from(head.l3_len));
+    let index = lane.index();
+    let (head, key) = (burst.columns.head[index], burst.columns.key[index]);
+    let frame = burst.packet(lane).map_or(&[][..], |packet| packet.data());
+    if !is_sound(frame, &head, &key, quote) {
+        return Err(Fate::Drop(DropReason::L4Malformed));
     }
+    let decision = match current_decision(hit, &mut burst.columns, index, context) {
+        Ok(decision) => decision,
+        Err(Applied::Refused(fate)) => return Err(fate),
+        Err(Applied::Gone | Applied::Done) => return Ok(None),
+    };
+    let direction = hit.direction();
+    let target = context.sessions.get(hit).map(|session| session.target(direction));
+    Ok(target.map(|target| Translation { direction, target, mark: decision.mark }))
 }
 
 /// RFC 5508 REQ-3: the checksums of the message and of the quoted IPv4 header.
@@ -143,16 +115,16 @@ fn quote(frame: &[u8], head: &Head, key: &FlowKey) -> Option<Quote> {
     };
     let upper = packet.get(header..)?.first_chunk::<LEAST_UPPER>()?;
     let (request, reply) = if head.v6 { (128, 129) } else { (8, 0) };
-    let (sport, dport, answers) = match protocol {
-        TCP | UDP => (be16(upper, 0), be16(upper, 2), true),
+    let (sport, dport) = match protocol {
+        TCP | UDP => (be16(upper, 0), be16(upper, 2)),
         protocol if protocol != if head.v6 { ICMPV6 } else { ICMP } => return None,
-        _ if upper[0] == request => (be16(upper, 4), 0, false),
-        _ if upper[0] == reply => (0, be16(upper, 4), true),
+        _ if upper[0] == request => (be16(upper, 4), 0),
+        _ if upper[0] == reply => (0, be16(upper, 4)),
         _ => return None,
     };
     (src == key.dst).then(|| {
         let quoted = FlowKey { src, dst, protocol, sport, dport };
-        Quote { key: quoted.reversed(), l3, l4: l3 + header, answers }
+        Quote { key: quoted.reversed(), l3, l4: l3 + header }
     })
 }
 

@@ -8,17 +8,19 @@ use crate::hash::ECMP_SEED;
 use crate::io::PacketBuf;
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::{Route, Snapshot};
+use crate::stage::divert;
 use crate::stage::parse::Head;
 use crate::table::fib::{Fib, Found};
 use crate::table::neighbours::{NeighbourKey, NeighbourTable};
 
 /// Runs the stage.
 pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, neighbours: &NeighbourTable) {
+    let lanes = if snapshot.diverts() { divert::process(burst, snapshot, neighbours) } else { burst.active };
     // Most nodes have one table.
     if let [only] = &snapshot.fibs[..] {
-        look_up(burst, snapshot, neighbours, |_| Some(only));
+        look_up(burst, lanes, snapshot, neighbours, |_| Some(only));
     } else {
-        look_up(burst, snapshot, neighbours, |interface| snapshot.fib_of(interface));
+        look_up(burst, lanes, snapshot, neighbours, |interface| snapshot.fib_of(interface));
     }
 }
 
@@ -27,11 +29,12 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, neighbou
 #[inline(always)]
 fn look_up<'a, B: PacketBuf>(
     burst: &mut Burst<B>,
+    active: Mask,
     snapshot: &Snapshot,
     neighbours: &NeighbourTable,
     table: impl Fn(u32) -> Option<&'a Fib>,
 ) {
-    let (active, judged) = (burst.active, burst.judged);
+    let judged = burst.judged;
     let (v4, v6) = (active.without(burst.v6), active.and(burst.v6));
     let columns = &mut *burst.columns;
     let (mut to, mut found) = ([0; BURST], [Found::default(); BURST]);
@@ -79,7 +82,7 @@ fn look_up<'a, B: PacketBuf>(
         let route = table(columns.head[index].interface).and_then(|fib| fib.second_v6(to[index], found[index]));
         ended.insert_if(lane, !choose(columns, index, snapshot, neighbours, to[index], route));
     }
-    burst.active = active.without(ended);
+    burst.active = burst.active.without(ended);
 }
 
 /// The next hop of a lane whose longest match is `route`. False when the lane ends.
@@ -111,7 +114,7 @@ fn choose(
 
 /// Age and size (`BEHAVIOUR.md` 9.1 and 9.2).
 #[inline]
-fn judge(head: &Head, mtu: u16) -> Fate {
+pub(super) fn judge(head: &Head, mtu: u16) -> Fate {
     if (head.ttl > 1) & (head.l3_len <= mtu) {
         return Fate::Active;
     }
@@ -129,7 +132,8 @@ pub fn resolve(snapshot: &Snapshot, interface: u32, destination: Addr, key: &Flo
     follow(snapshot, snapshot.route(interface, destination), destination, key)
 }
 
-fn follow(snapshot: &Snapshot, route: Option<Route>, destination: Addr, key: &FlowKey) -> Result<Egress, Fate> {
+/// Where a route leads.
+pub fn follow(snapshot: &Snapshot, route: Option<Route>, destination: Addr, key: &FlowKey) -> Result<Egress, Fate> {
     match route {
         Some(Route::Connected { interface, place: (port, vlan) }) => {
             let neighbour = NeighbourKey { port, vlan, address: destination };

@@ -5,11 +5,19 @@
 
 use crate::burst::{Burst, Mask};
 use crate::io::PacketBuf;
+use crate::reason::LookupResult;
 use crate::snapshot::Snapshot;
+use crate::stats::ThreadStats;
 use crate::table::sessions::{Hit, Sessions};
 
 /// Runs the stage. Every step goes over all lanes before the next one needs what it started to load.
-pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, sessions: &Sessions, now: u64) {
+pub fn process<B: PacketBuf>(
+    burst: &mut Burst<B>,
+    snapshot: &Snapshot,
+    sessions: &Sessions,
+    stats: &ThreadStats,
+    now: u64,
+) {
     let active = burst.active;
     let columns = &mut *burst.columns;
     if sessions.is_empty() && snapshot.services.is_empty() {
@@ -37,6 +45,11 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, sessions
         columns.hit[index] = hit;
         sessions.prefetch_decision(hit);
         found.insert_if(lane, hit.is_some());
+    }
+    for lane in candidates.without(found).lanes() {
+        if !snapshot.services.is_address(columns.key[lane.index()].dst) {
+            stats.lookups[LookupResult::MissReply.index()].add(1);
+        }
     }
     if snapshot.services.is_empty() {
         return;

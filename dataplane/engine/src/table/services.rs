@@ -3,6 +3,7 @@
 use crate::flow::{Addr, FlowKey, from_ip, is_v4};
 use crate::hash::{hash, mix};
 use crate::table::ring::Ring;
+use crate::table::sessions::ServiceLimits;
 use crate::tables::{BackendSpec, PortRange, ServiceProtocol, ServiceSpec};
 
 /// A service as the snapshot holds it.
@@ -16,6 +17,8 @@ pub struct Service {
     pub mark: Option<u8>,
     /// Counter slot.
     pub counter: u32,
+    /// Limits of its sessions.
+    pub limits: Option<Box<ServiceLimits>>,
     source_affinity: bool,
     backends: Box<[Backend]>,
     /// Rings of IPv4 and IPv6.
@@ -57,6 +60,7 @@ impl Service {
             policer: spec.policer.map(|p| p as u32),
             mark: spec.mark,
             counter: counter(None),
+            limits: None,
             source_affinity: spec.source_affinity,
             backends: spec
                 .backends
@@ -70,6 +74,12 @@ impl Service {
                 .collect(),
             rings: [Ring::build(&spec.backends, false), Ring::build(&spec.backends, true)],
         }
+    }
+
+    /// The same with limits.
+    #[must_use]
+    pub fn with_limits(self, limits: Option<ServiceLimits>) -> Self {
+        Self { limits: limits.map(Box::new), ..self }
     }
 
     /// The backend a new flow gets.

@@ -45,6 +45,8 @@ enum Action {
 struct Rule {
     spec: RuleSpec,
     place: Option<usize>,
+    /// The next hop it sets.
+    hop: Option<usize>,
 }
 
 /// One part of a model, for pushes that change little.
@@ -123,6 +125,10 @@ impl Model {
                 let mut spec = rule.spec.clone();
                 (spec.name, spec.priority) = (format!("r{n}"), n as u32);
                 spec.matches.in_interface = rule.place.and_then(index_of);
+                spec.policer = spec.policer.filter(|&index| index < self.policers.len());
+                if let Some(NextHopSpec { address, interface, .. }) = rule.hop.and_then(|hop| next_hop(&(hop, 1))) {
+                    spec.way = Some(RuleWay::NextHop { address, interface });
+                }
                 spec
             })
             .collect();
@@ -151,7 +157,7 @@ pub fn models() -> BoxedStrategy<Model> {
             mark: None,
             ..Default::default()
         };
-        rules.extend(open.then_some(Rule { spec, place: None }));
+        rules.extend(open.then_some(Rule { spec, place: None, hop: None }));
         rules
     });
     let rules = prop_oneof![1 => Just(vec![]), 3 => listed];
@@ -234,18 +240,72 @@ fn rules() -> impl Strategy<Value = Rule> {
         ]
     };
     let protocol = prop_oneof![3 => Just(None), 2 => select(vec![1, 6, 17, 58, 47]).prop_map(Some)];
-    let action = prop_oneof![4 => Just(RuleAction::Permit), 1 => Just(RuleAction::Deny)];
+    let action = prop_oneof![
+        8 => Just(RuleAction::Permit),
+        1 => Just(RuleAction::Deny),
+        1 => Just(RuleAction::Reject),
+        2 => Just(RuleAction::Count),
+    ];
     let place = prop::option::weighted(0.2, 0..PLACES.len());
-    let anything = prop::bool::weighted(0.1);
-    (anything, (prefixes(), prefixes(), protocol, ranges(), ranges()), place, action, prop::option::of(0u8..64))
-        .prop_map(|(anything, (src, dst, protocol, src_ports, dst_ports), place, action, mark)| {
-            let matches = RuleMatch { src, dst, protocol, src_ports, dst_ports, in_interface: None };
+    let anything = prop::bool::weighted(0.2);
+    let addresses = (prefixes(), prefixes(), protocol, ranges(), ranges());
+    (anything, addresses, closer(), place, action, prop::option::of(0u8..64), extras()).prop_map(
+        |(anything, (src, dst, protocol, src_ports, dst_ports), closer, place, action, mark, extras)| {
+            let protocol = if closer.tcp_flags.is_some() { Some(6) } else { protocol };
+            let matches = RuleMatch { src, dst, protocol, src_ports, dst_ports, ..closer };
             let (matches, place) = if anything { (RuleMatch::default(), None) } else { (matches, place) };
+            let (policer, table, log_sample, new_only, hop) = extras;
+            let way = table.map(RuleWay::Table);
             Rule {
-                spec: RuleSpec { name: String::new(), priority: 0, matches, action, mark, ..Default::default() },
+                spec: RuleSpec {
+                    matches,
+                    action,
+                    mark,
+                    policer,
+                    way,
+                    log_sample,
+                    new_only: new_only && matches!(action, RuleAction::Deny | RuleAction::Reject),
+                    ..Default::default()
+                },
                 place,
+                hop,
             }
-        })
+        },
+    )
+}
+
+/// The conditions that few rules have.
+fn closer() -> impl Strategy<Value = RuleMatch> {
+    let flags = select(vec![(0x02, 0x12), (0x10, 0x10), (0, 0x04), (0x12, 0xff)]);
+    let tcp_flags = flags.prop_map(|(value, mask)| FlagMatch { value, mask });
+    let vlan = select(vec![0u16, 0, 10, 11, 20, 4094]);
+    let dscp = select(vec![(0u8..32).collect::<Vec<_>>(), vec![0], vec![1, 3, 46], (10..64).collect()]);
+    let fragment = select(vec![
+        FragmentMatch::No,
+        FragmentMatch::No,
+        FragmentMatch::Yes,
+        FragmentMatch::First,
+        FragmentMatch::Later,
+    ]);
+    let one = |strategy: BoxedStrategy<RuleMatch>| strategy;
+    prop_oneof![
+        4 => one(Just(RuleMatch::default()).boxed()),
+        1 => one(tcp_flags.prop_map(|flags| RuleMatch { tcp_flags: Some(flags), ..Default::default() }).boxed()),
+        1 => one(vlan.prop_map(|vlan| RuleMatch { vlan: Some(vlan), ..Default::default() }).boxed()),
+        1 => one(dscp.prop_map(|dscp| RuleMatch { dscp, ..Default::default() }).boxed()),
+        1 => one(fragment.prop_map(|fragment| RuleMatch { fragment: Some(fragment), ..Default::default() }).boxed()),
+    ]
+}
+
+/// Policer, table, log sample, new-only, next hop.
+fn extras() -> impl Strategy<Value = (Option<usize>, Option<u32>, u32, bool, Option<usize>)> {
+    (
+        prop::option::weighted(0.2, 0usize..2),
+        prop::option::weighted(0.15, 0u32..3),
+        select(vec![0u32, 0, 0, 1, 2, 3]),
+        any::<bool>(),
+        prop::option::weighted(0.15, 0..HOSTS.len()),
+    )
 }
 
 /// Services that never claim the same traffic.
@@ -273,8 +333,9 @@ fn service(
     let policer = prop::option::weighted(0.5, 0usize..2);
     let mark = prop::option::weighted(0.3, 0u8..64);
     let present = prop::bool::weighted(0.9);
-    (present, addresses, ports, backends, any::<bool>(), policer, mark).prop_map(
-        move |(present, addresses, ports, mut backends, source_affinity, policer, mark)| {
+    let limits = prop::option::weighted(0.4, limits());
+    (present, addresses, ports, backends, any::<bool>(), policer, (mark, limits)).prop_map(
+        move |(present, addresses, ports, mut backends, source_affinity, policer, (mark, limits))| {
             for (number, backend) in backends.iter_mut().enumerate() {
                 backend.name = format!("b{number}");
             }
@@ -290,10 +351,23 @@ fn service(
                 backends,
                 policer,
                 mark,
+                limits,
                 ..Default::default()
             };
             (present && !spec.addresses.is_empty()).then_some(spec)
         },
+    )
+}
+
+/// Small enough to be reached.
+fn limits() -> impl Strategy<Value = ServiceLimitsSpec> {
+    let some = |limits: Vec<u32>| prop::option::weighted(0.4, select(limits));
+    let spec = move || {
+        (some(vec![1, 3, 10, 1000]), some(vec![1, 2, 5]), some(vec![1, 3, 8]))
+            .prop_map(|(new_per_s, half_open, sessions)| LimitsSpec { new_per_s, half_open, sessions })
+    };
+    (spec(), spec(), select(vec![32, 32, 24, 1]), select(vec![64, 64, 128, 32])).prop_map(
+        |(total, per_source, source_v4, source_v6)| ServiceLimitsSpec { total, per_source, source_v4, source_v6 },
     )
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use marchproxy_engine::flow::{Addr, FlowKey, from_ip};
 use marchproxy_engine::ports::{PortSlot, UNTAGGED};
 use marchproxy_engine::table::policer::{Policer, PolicerTable};
-use marchproxy_engine::table::sessions::{Decision, Hit, NewSession, Sessions};
+use marchproxy_engine::table::sessions::{Admission, Decision, Hit, NewSession, Sessions};
 use marchproxy_engine::tables::{Cidr, PolicerAction, PolicerSpec, RuleSpec};
 use marchproxy_engine::wire::UDP;
 
@@ -164,9 +164,11 @@ fn session(number: usize, v6: bool, rng: &mut Rng) -> NewSession {
         backend: from_ip(addresses::local(1, 256 + rng.below(SERVICES) as u16, v6)),
         backend_port: 8442,
         flags: 0,
+        dscp: 0,
         place: (PortSlot::from_index(0), UNTAGGED),
         now: NOW,
         decision: Decision::default(),
+        admission: Admission::default(),
     }
 }
 

@@ -52,6 +52,15 @@ pub fn findings(before: &v1::StatsResponse, now: &v1::StatsResponse) -> Vec<(Ton
             found.push((Tone::Warn, format!("{} packets dropped by {class} since the last look", thousands(fresh))));
         }
     }
+    let evicted = |stats: &v1::StatsResponse| -> u64 {
+        let evicted = stats.sessions_ended.iter().filter(|end| end.reason.starts_with("evicted_"));
+        evicted.map(|end| end.packets).sum()
+    };
+    let fresh = evicted(now).saturating_sub(evicted(before));
+    if fresh > 0 {
+        found
+            .push((Tone::Warn, format!("the session table is full: {} evicted since the last look", thousands(fresh))));
+    }
     if now.version == 0 {
         found.push((Tone::Warn, "no tables yet: every packet is dropped".to_owned()));
     }

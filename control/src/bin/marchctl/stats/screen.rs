@@ -18,9 +18,11 @@ pub fn render(before: &v1::StatsResponse, now: &v1::StatsResponse, paint: Paint)
     for block in [
         ports(before, now, rates, paint),
         workers(now, paint),
-        reasons("DROPPED BECAUSE", &before.drops, &now.drops, rates, paint),
-        reasons("TO THE SLOW PATH", &before.punts, &now.punts, rates, paint),
-        reasons("FOR US", &before.consumed, &now.consumed, rates, paint),
+        reasons(["DROPPED BECAUSE", PACKETS, PER_SECOND], &before.drops, &now.drops, rates, paint),
+        reasons(["TO THE SLOW PATH", PACKETS, PER_SECOND], &before.punts, &now.punts, rates, paint),
+        reasons(["FOR US", PACKETS, PER_SECOND], &before.consumed, &now.consumed, rates, paint),
+        reasons(["SESSION LOOK-UP", PACKETS, PER_SECOND], &before.session_lookups, &now.session_lookups, rates, paint),
+        reasons(["ENDED BECAUSE", ">SESSIONS", ">PER S"], &before.sessions_ended, &now.sessions_ended, rates, paint),
         objects(before, now, rates, paint),
     ] {
         if !block.is_empty() {
@@ -144,8 +146,11 @@ fn workers(now: &v1::StatsResponse, paint: Paint) -> String {
     if table.is_empty() { String::new() } else { table.render(paint) }
 }
 
+const PACKETS: &str = ">PACKETS";
+const PER_SECOND: &str = ">PKT/S";
+
 fn reasons(
-    title: &'static str,
+    [title, unit, per_second]: [&'static str; 3],
     before: &[v1::ReasonCount],
     now: &[v1::ReasonCount],
     rates: Rates,
@@ -155,7 +160,7 @@ fn reasons(
     let rate = |count: &v1::ReasonCount| rates.of(old.get(count.reason.as_str()).copied().unwrap_or(0), count.packets);
     let mut counts: Vec<&v1::ReasonCount> = now.iter().filter(|count| count.packets > 0).collect();
     counts.sort_by(|a, b| rate(b).total_cmp(&rate(a)).then(b.packets.cmp(&a.packets)));
-    let mut table = Table::new(&[title, "CLASS", ">PACKETS", ">PKT/S", "MEANING"]);
+    let mut table = Table::new(&[title, "CLASS", unit, per_second, "MEANING"]);
     for count in counts {
         let tone = match count.class.as_str() {
             "error" => Some(Tone::Bad),
@@ -231,6 +236,12 @@ mod tests {
                 stages: vec![v1::StageStats { name: "parse".into(), calls: 10, packets: 320, cycles_per_packet: 12.4 }],
                 ..v1::WorkerStats::default()
             }],
+            sessions_ended: vec![v1::ReasonCount {
+                reason: "expired".into(),
+                packets: packets / 5,
+                description: "idle for too long".into(),
+                ..v1::ReasonCount::default()
+            }],
             drops: vec![v1::ReasonCount {
                 reason: "rule_denied".into(),
                 class: "policy".into(),
@@ -258,6 +269,8 @@ mod tests {
             "parse 12",
             "rule_denied      policy    2,500  1.00 k  a rule says deny",
             "rule    no-telnet    5,000  2.00 k",
+            "ENDED BECAUSE",
+            "idle for too long",
             "25 %",
         ] {
             assert!(screen.contains(part), "{part:?} is not in\n{screen}");
@@ -270,11 +283,17 @@ mod tests {
         now.ports[0].link_up = false;
         now.ports[0].device_rx_missed = 7;
         now.workers[0].generation = 4;
+        now.sessions_ended[0].reason = "evicted_idle".into();
         now.conservation = Some(v1::Conservation { residue: -3, ..v1::Conservation::default() });
         let screen = render(&before, &now, Paint::PLAIN);
-        for part in
-            ["in trouble", "-3 packets unaccounted", "no link", "lost 7 packets", "runs generation 4, published is 5"]
-        {
+        for part in [
+            "in trouble",
+            "-3 packets unaccounted",
+            "no link",
+            "lost 7 packets",
+            "table is full: 1,000 evicted",
+            "runs generation 4, published is 5",
+        ] {
             assert!(screen.contains(part), "{part:?} is not in\n{screen}");
         }
     }

@@ -238,3 +238,43 @@ fn health_and_affinity() {
         ("qos: gold", "source_affinity_s: 0", &[]),
     ]);
 }
+
+#[test]
+fn limits_of_sessions() {
+    let with = |limits: &str| format!("qos: gold\n    limits: {{{limits}}}");
+    let cases: [(&str, &[&str]); 7] = [
+        ("", &["limits is without a limit; allowed: new_per_s, half_open, sessions or per_source"]),
+        (
+            "per_source: {prefix_v4: 24}",
+            &["limits.per_source is without a limit; allowed: new_per_s, half_open or sessions"],
+        ),
+        (
+            "sessions: 0",
+            &["limits.sessions is 0; allowed: 1 or more; without backends, or with a rule, a service takes no session"],
+        ),
+        (
+            "per_source: {new_per_s: 0}",
+            &[
+                "limits.per_source.new_per_s is 0; allowed: 1 or more; without backends, or with a rule, a service takes no session",
+            ],
+        ),
+        (
+            "per_source: {sessions: 9, prefix_v4: 33}",
+            &["limits.per_source.prefix_v4 is 33; allowed: 1 to 32 bits of a client's address"],
+        ),
+        (
+            "per_source: {sessions: 9, prefix_v6: 0}",
+            &["limits.per_source.prefix_v6 is 0; allowed: 1 to 128 bits of a client's address"],
+        ),
+        ("new_per_s: 5, half_open: 6, sessions: 7, per_source: {new_per_s: 1, half_open: 1, sessions: 1}", &[]),
+    ];
+    for (limits, expected) in cases {
+        let expected: Vec<_> = expected.iter().map(|text| format!("service web: services[0].{text}")).collect();
+        assert_eq!(refused("qos: gold", &with(limits)), expected, "{limits}");
+    }
+    check_warnings(&[(
+        "qos: gold",
+        &with("sessions: 5, per_source: {sessions: 6}"),
+        &["services[0].limits.per_source.sessions: 6 is more than the whole service may have, which is 5"],
+    )]);
+}

@@ -5,9 +5,11 @@ mod announce;
 mod forwarding;
 mod frames;
 mod icmp;
+mod limits;
 mod neighbours;
 mod random;
 mod related;
+mod rules;
 mod sessions;
 mod urpf;
 

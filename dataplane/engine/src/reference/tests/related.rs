@@ -107,31 +107,6 @@ fn short_quotes_and_echo() {
 }
 
 #[test]
-fn another_node_may_have_the_session() {
-    for (client, vip, backend, _) in FAMILIES {
-        let mut lab = Lab::new();
-        let sent = world(vip, client).tcp(80, 4000).flags(ACK).build();
-        let error = too_big(world(path(client.contains(':')), vip), &quoted(&sent));
-        let told = forwarded(&mut lab, WAN_PORT, &error);
-        assert!(describe(&told).contains(&format!("> {backend} ")), "{}", describe(&told));
-        assert!(shown(&quote_of(&told)).contains(":8080 > "));
-        assert_eq!(lab.node.sessions(lab.now).count(), 0);
-        // No service has port 81; nobody pings from a service address.
-        for sent in [world(vip, client).tcp(81, 4000), world(vip, client).echo(7, 1)] {
-            let error = too_big(world(path(client.contains(':')), vip), &quoted(&sent.build()));
-            assert_eq!(lab.step(WAN_PORT, &error), ["dropped icmp_error_unmatched"]);
-        }
-        // Rules judge what the client sent.
-        let mut closed = tables();
-        let from_client = RuleMatch { src: vec![Cidr { addr: ip(client), len: 32 }], ..RuleMatch::default() };
-        let rest = rule("rest", RuleMatch::default(), RuleAction::Permit);
-        closed.rules = vec![rule("no", from_client, RuleAction::Deny), RuleSpec { priority: 20, ..rest }];
-        let mut lab = Lab::with(closed);
-        assert_eq!(lab.step(WAN_PORT, &error), ["dropped rule_deny"]);
-    }
-}
-
-#[test]
 fn the_sessions_decision_counts() {
     let (client, vip, backend, _) = FAMILIES[0];
     let mut lab = Lab::new();

@@ -13,7 +13,7 @@ fn bracket(ip: &str) -> String {
 }
 
 fn states(lab: &Lab) -> Vec<SessionState> {
-    lab.node.sessions(lab.now).map(|session| session.state).collect()
+    lab.node.sessions(lab.now).map(Session::state).collect()
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn nat_conflicts() {
 fn a_full_session_table_is_the_pipelines_word() {
     let mut lab = Lab::new();
     let frame = world("198.51.100.7", "203.0.113.10").udp(4000, 53).build();
-    let choices = Choices { session_refused: true };
+    let choices = Choices { session_refused: true, evicted: None };
     let out = lab.node.process(lab.now, WAN_PORT, &frame, choices);
     assert_eq!(out.fate(), Some(Fate::Dropped(DropReason::SessionTableFull)));
     assert_eq!(lab.receive(WAN_PORT, &frame)[0], "transmitted");
@@ -124,27 +124,89 @@ fn a_full_session_table_is_the_pipelines_word() {
     assert_eq!(out.fate(), Some(Fate::Transmitted), "nothing was asked of the table");
 }
 
+/// Kind by kind: may be evicted only after this long.
+#[test]
+fn what_may_be_evicted() {
+    let to = |port| world("198.51.100.7", "203.0.113.10").tcp(4000, port);
+    let from = |port| server("10.0.20.11", "198.51.100.7").tcp(port, 4000);
+    let ask = world("198.51.100.7", "203.0.113.10").udp(4000, 53);
+    let told = server("10.0.20.11", "198.51.100.7").udp(53, 4000);
+    let ping = world("198.51.100.7", "203.0.113.10").echo(4, 4);
+    for (title, packets, spared) in [
+        ("opening", vec![to(80).flags(SYN), from(8080).flags(SYN | ACK), to(80).flags(SYN)], 0),
+        ("time_wait", vec![to(80).flags(FIN), from(8080).flags(FIN)], 0),
+        ("closing", vec![to(80).flags(FIN)], SECOND),
+        ("reset", vec![to(80).flags(ACK), from(8080).flags(ACK), to(80).flags(RST)], SECOND),
+        ("adopted", vec![to(80).flags(ACK)], SECOND),
+        ("established", vec![to(80).flags(ACK), from(8080).flags(ACK)], 60 * SECOND),
+        ("udp without answer", vec![ask.clone()], SECOND),
+        ("udp", vec![ask.clone(), told], 10 * SECOND),
+        ("icmp", vec![ping], SECOND),
+    ] {
+        for (late, allowed) in [(spared, spared == 0), (spared + 1, true)] {
+            let mut lab = Lab::new();
+            for packet in &packets {
+                lab.step(if packet.build()[12] == 0x81 { LAN_PORT } else { WAN_PORT }, packet);
+            }
+            let victim = lab.node.sessions(lab.now).next().unwrap().forward;
+            lab.now += late;
+            let choices = Choices { evicted: Some(victim), ..Choices::default() };
+            let newcomer = world("198.51.100.8", "203.0.113.10").udp(1, 53).build();
+            let out = lab.node.process(lab.now, WAN_PORT, &newcomer, choices);
+            assert_eq!(out.objections.is_empty(), allowed, "{title} after {late} ns: {out:?}");
+            assert_eq!(out.fate(), Some(Fate::Transmitted));
+            assert_eq!(states(&lab).len(), if allowed { 1 } else { 2 }, "{title} after {late} ns");
+        }
+    }
+}
+
 /// A walk through the TCP states: flags, `true` for the client's side, state afterwards.
 #[test]
 fn tcp_states() {
-    use SessionState::{Closed, Closing, Established, Opening};
-    let walks: [&[(u8, bool, SessionState)]; 10] = [
+    use SessionState::{Adopted, Closing, Established, Opening, Reset, TimeWait};
+    let walks: [&[(u8, bool, SessionState)]; 14] = [
         &[(SYN, true, Opening), (SYN | ACK, false, Opening), (ACK, true, Established), (SYN, true, Established)],
+        // What a client says before the backend answered proves nothing.
+        &[(SYN, true, Opening), (ACK, true, Opening), (SYN | ACK, true, Opening), (ACK, true, Opening)],
         &[(SYN, true, Opening), (ACK, false, Opening), (SYN | ACK, true, Opening), (ACK, true, Established)],
-        &[(ACK, true, Established), (FIN | ACK, true, Closing), (ACK, false, Closing), (FIN, false, Closed)],
-        &[(ACK, true, Established), (FIN, false, Closing), (FIN, false, Closing), (FIN, true, Closed)],
+        &[(ACK, true, Adopted), (SYN, true, Adopted), (ACK, false, Established)],
+        &[(ACK, true, Adopted), (FIN | ACK, true, Closing), (ACK, false, Closing), (FIN, false, TimeWait)],
+        &[(ACK, true, Adopted), (FIN, false, Closing), (FIN, false, Closing), (FIN, true, TimeWait)],
+        // An RST that was none: the session goes on where it was.
         &[
-            (RST, true, Closed),
-            (ACK, true, Closed),
-            (SYN | ACK, true, Closed),
-            (SYN, false, Closed),
-            (SYN, true, Opening),
+            (ACK, true, Adopted),
+            (ACK, false, Established),
+            (RST, true, Reset),
+            (RST, false, Reset),
+            (ACK, true, Established),
         ],
-        &[(SYN, true, Opening), (RST | ACK, false, Closed), (SYN, true, Opening), (ACK, true, Established)],
-        &[(FIN | ACK, true, Closing), (FIN | ACK, false, Closed), (SYN, true, Opening), (FIN, false, Closing)],
+        &[
+            (ACK, true, Adopted),
+            (RST, false, Reset),
+            (ACK, true, Adopted),
+            (RST, true, Reset),
+            (SYN | ACK, false, Established),
+        ],
+        &[(FIN, true, Closing), (RST, true, Reset), (ACK, false, Closing), (RST, true, Reset), (FIN, false, TimeWait)],
+        &[(RST, true, Reset), (ACK, true, Adopted), (RST, true, Reset), (SYN, true, Opening), (ACK, true, Opening)],
+        // A backend refuses, the client tries again.
+        &[
+            (SYN, true, Opening),
+            (RST | ACK, false, Reset),
+            (SYN, true, Opening),
+            (SYN | ACK, false, Opening),
+            (ACK, true, Established),
+        ],
+        // A new connection with the old ports.
+        &[
+            (FIN | ACK, true, Closing),
+            (FIN | ACK, false, TimeWait),
+            (ACK, true, TimeWait),
+            (SYN, true, Opening),
+            (FIN, false, Closing),
+        ],
         &[(SYN | FIN, true, Closing), (ACK, true, Closing)],
-        &[(SYN | RST, true, Closed), (SYN | RST, true, Closed), (FIN | RST, true, Closed), (FIN, false, Closing)],
-        &[(SYN | ACK, true, Established), (SYN, true, Established), (RST, false, Closed)],
+        &[(SYN | RST, true, Reset), (FIN | RST, true, Reset), (ACK, false, Opening)],
     ];
     for (client, vip, backend) in FAMILIES {
         for walk in walks {
@@ -165,14 +227,24 @@ fn timeouts() {
     let syn = |flags| world("198.51.100.7", "203.0.113.10").tcp(4000, 80).flags(flags);
     for (packet, seconds) in [
         (syn(SYN), 30),
-        (syn(ACK), 7440),
+        (syn(ACK), 240),
         (syn(FIN), 240),
-        (syn(RST), 30),
+        (syn(RST), 240),
         (world("198.51.100.7", "203.0.113.10").udp(4000, 53), 300),
         (world("198.51.100.7", "203.0.113.10").echo(1, 1), 60),
     ] {
         let mut lab = Lab::new();
         lab.step(WAN_PORT, &packet);
+        lab.now += seconds * SECOND;
+        assert_eq!(states(&lab).len(), 1, "after {seconds} s");
+        lab.now += 1;
+        assert_eq!(states(&lab).len(), 0, "after more than {seconds} s");
+    }
+    let reply = |flags| server("10.0.20.11", "198.51.100.7").tcp(8080, 4000).flags(flags);
+    for (flags, seconds) in [(ACK, 7440), (FIN, 30)] {
+        let mut lab = Lab::new();
+        lab.step(WAN_PORT, &syn(flags));
+        lab.step(LAN_PORT, &reply(flags));
         lab.now += seconds * SECOND;
         assert_eq!(states(&lab).len(), 1, "after {seconds} s");
         lab.now += 1;

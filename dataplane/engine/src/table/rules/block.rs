@@ -7,6 +7,7 @@ use marchproxy_cpu::prefetch;
 
 use super::RuleKey;
 use super::record::{ANY_INTERFACE, Field, Record};
+use super::sight::{Sight, Wanted};
 
 /// Rules in a block.
 pub const WIDTH: usize = 4;
@@ -37,9 +38,10 @@ pub mod word {
     pub const SRC: usize = 0;
     /// The destination, likewise.
     pub const DST: usize = 2;
-    /// Destination port, source port, protocol and 16 bits of the interface from bit 0, 16, 32 and 40; ports that do not count are 0.
+    /// Destination port, source port, protocol, 16 bits of the interface and DSCP from bit 0, 16, 32, 40 and 56; ports that do not
+    /// count are 0.
     pub const NARROW: usize = 4;
-    /// Protocol, bit 8 for packets with ports; the interface in the upper half.
+    /// Protocol, bit 8 for packets with ports, the rest of the sight above that; the interface in the upper half.
     pub const META: usize = 5;
     /// Source port.
     pub const SPORT: usize = 6;
@@ -58,6 +60,8 @@ pub fn place(field: Field, shift: u32) -> (usize, u32) {
         Field::Sport => (word::NARROW, shift + 16),
         Field::Protocol => (word::NARROW, shift + 32),
         Field::Interface => (word::NARROW, shift + 40),
+        Field::Dscp => (word::NARROW, shift + 56),
+        Field::Vlan => (word::META, shift + Sight::VLAN_SHIFT),
     }
 }
 
@@ -71,8 +75,8 @@ impl Key {
         let shown = u64::from(key.has_ports).wrapping_neg();
         let (sport, dport) = (u64::from(flow.sport) & shown, u64::from(flow.dport) & shown);
         let (protocol, interface) = (u64::from(flow.protocol), u64::from(key.interface));
-        let narrow = (interface & 0xffff) << 40 | protocol << 32 | sport << 16 | dport;
-        let meta = interface << 32 | shown & u64::from(HAS_PORTS) | protocol;
+        let narrow = key.sight.dscp() << 56 | (interface & 0xffff) << 40 | protocol << 32 | sport << 16 | dport;
+        let meta = interface << 32 | key.sight.rest() | shown & u64::from(HAS_PORTS) | protocol;
         Self { words: [src, src_low, dst, dst_low, narrow, meta, sport, dport] }
     }
 }
@@ -103,16 +107,19 @@ pub struct Block {
 
 const _: () = assert!(size_of::<Block>() == 128);
 
-/// Conditions that few rules have: the lower halves of IPv6 addresses and the interface.
+/// Conditions that few rules have: the lower halves of IPv6 addresses, the interface, and what is in a [`Sight`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(align(64))]
 pub struct Extra {
     src: (u64, u32),
     dst: (u64, u32),
+    wanted: Wanted,
     interface: u32,
     /// Index of the rule.
     pub rule: u32,
 }
+
+const _: () = assert!(size_of::<Extra>() == 64);
 
 impl Block {
     /// Matches everything as [`NOTHING`]: the end of a list.
@@ -223,8 +230,8 @@ impl Extra {
             (record.space.range(field).0 as u64, 128 - len.max(64))
         };
         let (src, dst) = (low(Field::Src), low(Field::Dst));
-        let asks = src.1 < 64 || dst.1 < 64 || record.interface != ANY_INTERFACE;
-        asks.then_some(Self { src, dst, interface: record.interface, rule: record.rule })
+        let asks = src.1 < 64 || dst.1 < 64 || record.interface != ANY_INTERFACE || record.wanted != Wanted::ANY;
+        asks.then_some(Self { src, dst, wanted: record.wanted, interface: record.interface, rule: record.rule })
     }
 
     /// Whether a packet that the block accepts meets these, too.
@@ -233,6 +240,7 @@ impl Extra {
         let src = beyond(key.words[word::SRC + 1] ^ self.src.0, u64::from(self.src.1));
         let dst = beyond(key.words[word::DST + 1] ^ self.dst.0, u64::from(self.dst.1));
         let interface = self.interface == ANY_INTERFACE || u64::from(self.interface) == key.words[word::META] >> 32;
-        src | dst == 0 && interface
+        let sight = self.wanted.accepts(key.words[word::NARROW] >> 56, key.words[word::META]);
+        src | dst == 0 && interface && sight
     }
 }

@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use super::block::{Block, EXTRA, Extra, NOTHING, WIDTH};
 use super::cut::Chooser;
 use super::record::{Field, Record, Space, records};
+use super::sight::Wanted;
 use super::tree::{Entry, MAX_BASE, MAX_BLOCKS, PARTS, Root, Tree};
-use crate::tables::RuleSpec;
+use crate::tables::{RuleAction, RuleSpec};
 
 /// What look-ups may cost.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +78,7 @@ struct Builder<'a> {
 }
 
 impl Tree {
-    /// From rules in order.
+    /// From rules in order; those that count are left out.
     pub fn build(specs: &[RuleSpec], limits: Limits) -> Result<Self, Refused> {
         if specs.len() >= NOTHING as usize {
             return Err(Refused {
@@ -95,16 +96,12 @@ impl Tree {
         for family in [false, true] {
             // While building they take about as much as the budget has for what is built.
             let most = limits.bytes / size_of::<Record>();
-            let records = records(specs, family, most).map_err(|too_many| Refused {
-                field: "combinations of prefixes and ports",
-                found: too_many.found.to_string(),
-                allowed: too_many.allowed.to_string(),
-                culprits: vec![too_many.rule as u32],
-            })?;
+            let decide = specs.iter().enumerate().filter(|(_, spec)| spec.action != RuleAction::Count);
+            let records = records(decide, family, most).map_err(|too_many| too_many.refused())?;
             let mut builder = Builder {
                 records: &records,
                 tree,
-                chooser: Chooser::default(),
+                chooser: Chooser::new(&records),
                 limits,
                 leaves: HashMap::new(),
                 extras: std::mem::take(&mut extras),
@@ -308,7 +305,8 @@ impl Builder<'_> {
             list.truncate(kept);
             return;
         }
-        let all = Record { space: Space::ALL, needs_ports: false, interface: super::record::ANY_INTERFACE, rule: 0 };
+        let interface = super::record::ANY_INTERFACE;
+        let all = Record { space: Space::ALL, needs_ports: false, interface, wanted: Wanted::ANY, rule: 0 };
         if let Some(last) = list.iter().position(|&number| record(number).covers(&all, space)) {
             list.truncate(last + 1);
         }

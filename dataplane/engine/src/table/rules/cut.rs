@@ -41,6 +41,8 @@ impl Window {
 /// Finds cuts; keeps its working memory.
 #[derive(Default)]
 pub struct Chooser {
+    /// Fields that some record says anything about.
+    fields: Vec<Field>,
     counts: Vec<i32>,
     weights: Vec<f32>,
     candidates: Vec<Window>,
@@ -61,6 +63,12 @@ fn as_leaf(rules: usize) -> f32 {
 }
 
 impl Chooser {
+    /// For these records.
+    pub fn new(records: &[Record]) -> Self {
+        let said = |field: &Field| records.iter().any(|r| r.space.range(*field) != Space::ALL.range(*field));
+        Self { fields: Field::ALL.into_iter().filter(said).collect(), ..Self::default() }
+    }
+
     /// The best cut for these records, where copies of rules are allowed up to `room` rules in all children together. `None`: a leaf.
     pub fn choose(&mut self, records: &[Record], list: &[u32], room: usize) -> Option<Window> {
         if list.len() <= WIDTH {
@@ -68,8 +76,8 @@ impl Chooser {
         }
         self.candidates.clear();
         let most = (usize::BITS - list.len().leading_zeros()).min(MAX_BITS);
-        for field in Field::ALL {
-            self.propose(records, list, field, most);
+        for at in 0..self.fields.len() {
+            self.propose(records, list, self.fields[at], most);
         }
         let mut best = (as_leaf(list.len()), None);
         let candidates = std::mem::take(&mut self.candidates);

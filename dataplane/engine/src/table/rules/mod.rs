@@ -7,11 +7,15 @@
 //!
 //! `build` bounds the copies of rules that cuts make and counts the cache lines of the longest path; no choice of packets touches
 //! more. Rules that can't be told apart within the budget are refused by name.
+//!
+//! Rules that only count stand beside the trees, in a list that every packet is compared with as a whole; it has its share of the lines.
 
 mod block;
 mod build;
+mod counting;
 mod cut;
 mod record;
+mod sight;
 mod tree;
 
 #[cfg(test)]
@@ -19,15 +23,18 @@ mod tests;
 
 use marchproxy_cpu::prefetch_slice;
 
-use crate::burst::{BURST, Mask};
+use crate::burst::{BURST, Mask, NONE};
 use crate::flow::FlowKey;
-use crate::tables::{Cidr, PortRange, RuleAction, RuleSpec};
+use crate::tables::{Cidr, PortRange, RuleAction, RuleMatch, RuleSpec};
 
 pub use build::{Limits, Refused};
+use counting::Counting;
+pub use sight::Sight;
+use sight::Wanted;
 use tree::Tree;
 
 /// What a packet shows to the rules.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct RuleKey {
     /// Addresses, protocol; ports count only with `has_ports`.
     pub flow: FlowKey,
@@ -35,6 +42,8 @@ pub struct RuleKey {
     pub has_ports: bool,
     /// Interface it was received on (index into the snapshot), [`crate::burst::NONE`] when that is gone.
     pub interface: u32,
+    /// What else rules may ask about; may be the default unless they [look closer](Rules::look_closer).
+    pub sight: Sight,
 }
 
 /// A rule as the snapshot holds it: one cache line.
@@ -51,15 +60,36 @@ pub struct Rule {
     pub mark: Option<u8>,
     /// Counter slot.
     pub counter: u32,
+    /// Its policer (index into the snapshot), or [`crate::burst::NONE`].
+    pub policer: u32,
+    /// Its way (number among the rules that have one, as in [`crate::snapshot::Snapshot::detour`]), or [`crate::burst::NONE`].
+    pub way: u32,
+    /// Of so many packets one is recorded; 0: none.
+    pub log_sample: u32,
+    /// Its number among the rules that sample.
+    pub sampler: u32,
+    /// Its denial ends no session.
+    pub new_only: bool,
 }
 
 const _: () = assert!(size_of::<Rule>() == 64);
+
+impl Rule {
+    /// Whether it does anything to packets beyond what a session's decision holds itself.
+    #[inline]
+    pub fn does_more(&self) -> bool {
+        self.way != NONE || self.log_sample > 0
+    }
+}
 
 /// The rules of a snapshot, in order.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
     rules: Box<[Rule]>,
     tree: Tree,
+    counting: Counting,
+    decide: bool,
+    look_closer: bool,
 }
 
 impl Rules {
@@ -72,6 +102,7 @@ impl Rules {
         if specs.is_empty() {
             return Ok(Self::default());
         }
+        let (mut ways, mut samplers) = (0.., 0..);
         let rules = specs
             .iter()
             .map(|s| Rule {
@@ -80,15 +111,56 @@ impl Rules {
                 action: s.action,
                 mark: s.mark,
                 counter: counter(s),
+                policer: s.policer.map_or(NONE, |policer| policer as u32),
+                way: s.way.and_then(|_| ways.next()).unwrap_or(NONE),
+                log_sample: s.log_sample,
+                sampler: (s.log_sample > 0).then(|| samplers.next()).flatten().unwrap_or(NONE),
+                new_only: s.new_only,
             })
             .collect();
-        Ok(Self { rules, tree: Tree::build(specs, limits)? })
+        let counting = Counting::build(specs, limits)?;
+        let left = Limits { lines: limits.lines - counting.lines, ..limits };
+        Ok(Self {
+            rules,
+            tree: Tree::build(specs, left)?,
+            counting,
+            decide: specs.iter().any(|s| s.action != RuleAction::Count),
+            look_closer: specs.iter().any(|s| Wanted::of(&s.matches) != Wanted::ANY),
+        })
     }
 
-    /// Whether there is no rule at all (then everything is permitted).
+    /// Whether there is no rule at all.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// Whether any rule decides; if none does, everything is permitted.
+    #[inline]
+    pub fn decide(&self) -> bool {
+        self.decide
+    }
+
+    /// Whether any rule looks at a packet's [`Sight`].
+    #[inline]
+    pub fn look_closer(&self) -> bool {
+        self.look_closer
+    }
+
+    /// Whether any rule counts.
+    #[inline]
+    pub fn count(&self) -> bool {
+        !self.counting.is_empty()
+    }
+
+    /// The rules that count a packet about which rule `decided` decides ([`crate::burst::NONE`]: none), as a set.
+    pub fn counting(&self, key: &RuleKey, decided: u32) -> u16 {
+        self.counting.matches(key, decided)
+    }
+
+    /// The rules of such a set.
+    pub fn counted(&self, set: u16) -> impl Iterator<Item = &Rule> {
+        self.counting.rules_of(set).filter_map(|rule| self.get(rule))
     }
 
     /// Index of the first matching rule.
@@ -120,26 +192,29 @@ impl Rules {
 
     /// Memory it takes.
     pub fn bytes(&self) -> usize {
-        self.tree.bytes() + self.rules.len() * size_of::<Rule>()
+        self.tree.bytes() + self.counting.bytes() + self.rules.len() * size_of::<Rule>()
     }
 
     /// Cache lines a look-up touches at most.
     pub fn worst_lines(&self) -> usize {
-        self.tree.lines.into_iter().max().unwrap_or(0)
+        self.tree.lines.into_iter().max().unwrap_or(0) + self.counting.lines
     }
 }
 
-/// The slow twin: try every rule. `why` and the tests use it.
+/// The slow twin: try every rule that decides. `why` and the tests use it.
 pub fn scan(specs: &[RuleSpec], key: &RuleKey) -> Option<usize> {
+    specs.iter().position(|rule| rule.action != RuleAction::Count && meets(key, &rule.matches))
+}
+
+/// Whether a packet meets a rule's conditions.
+pub fn meets(key: &RuleKey, m: &RuleMatch) -> bool {
     let inside = |list: &[Cidr], addr| list.is_empty() || list.iter().any(|c| c.contains(crate::flow::to_ip(addr)));
     let ports = |list: &[PortRange], port| list.is_empty() || key.has_ports && list.iter().any(|r| r.contains(port));
-    specs.iter().position(|rule| {
-        let m = &rule.matches;
-        inside(&m.src, key.flow.src)
-            && inside(&m.dst, key.flow.dst)
-            && m.protocol.is_none_or(|p| p == key.flow.protocol)
-            && ports(&m.src_ports, key.flow.sport)
-            && ports(&m.dst_ports, key.flow.dport)
-            && m.in_interface.is_none_or(|i| i as u32 == key.interface)
-    })
+    inside(&m.src, key.flow.src)
+        && inside(&m.dst, key.flow.dst)
+        && m.protocol.is_none_or(|p| p == key.flow.protocol)
+        && ports(&m.src_ports, key.flow.sport)
+        && ports(&m.dst_ports, key.flow.dport)
+        && m.in_interface.is_none_or(|i| i as u32 == key.interface)
+        && Wanted::of(m).accepts(key.sight.dscp(), key.sight.rest())
 }

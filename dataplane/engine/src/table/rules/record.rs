@@ -1,6 +1,8 @@
 //! Rules as the classifier's builder sees them: one record per combination of a rule's prefixes and port ranges, each condition a range
 //! of one field.
 
+use super::build::Refused;
+use super::sight::Wanted;
 use crate::flow::from_ip;
 use crate::tables::{Cidr, PortRange, RuleSpec};
 
@@ -26,11 +28,16 @@ pub enum Field {
     Protocol,
     /// The lower 16 bits of the receiving interface's index.
     Interface,
+    /// VLAN.
+    Vlan,
+    /// DSCP.
+    Dscp,
 }
 
 impl Field {
     /// All.
-    pub const ALL: [Self; 6] = [Self::Dst, Self::Src, Self::Dport, Self::Sport, Self::Protocol, Self::Interface];
+    pub const ALL: [Self; 8] =
+        [Self::Dst, Self::Src, Self::Dport, Self::Sport, Self::Protocol, Self::Interface, Self::Vlan, Self::Dscp];
 
     /// Bits it has.
     pub const fn width(self) -> u32 {
@@ -38,6 +45,8 @@ impl Field {
             Self::Src | Self::Dst => 128,
             Self::Sport | Self::Dport | Self::Interface => 16,
             Self::Protocol => 8,
+            Self::Vlan => 12,
+            Self::Dscp => 6,
         }
     }
 }
@@ -47,14 +56,16 @@ impl Field {
 pub struct Space {
     /// Source and destination address.
     addresses: [(u128, u128); 2],
-    /// Source port, destination port, protocol, interface.
-    small: [(u16, u16); 4],
+    /// Source port, destination port, protocol, interface, VLAN, DSCP (of several codepoints the lowest and the highest).
+    small: [(u16, u16); 6],
 }
 
 impl Space {
     /// Everything.
-    pub const ALL: Self =
-        Self { addresses: [(0, u128::MAX); 2], small: [(0, u16::MAX), (0, u16::MAX), (0, 255), (0, u16::MAX)] };
+    pub const ALL: Self = Self {
+        addresses: [(0, u128::MAX); 2],
+        small: [(0, u16::MAX), (0, u16::MAX), (0, 255), (0, u16::MAX), (0, 4095), (0, 63)],
+    };
 
     /// The range of a field.
     #[inline]
@@ -78,12 +89,12 @@ impl Space {
         self
     }
 
-    /// Whether everything that is in both `other` and `within` is in this.
+    /// Whether everything that is in both `other` and `within` is in this; DSCP aside, whose ranges say too little.
     pub fn covers(&self, other: &Self, within: &Self) -> bool {
         fn holds<K: Ord + Copy>(own: (K, K), other: (K, K), within: (K, K)) -> bool {
             own.0 <= other.0.max(within.0) && own.1 >= other.1.min(within.1)
         }
-        (0..4).all(|i| holds(self.small[i], other.small[i], within.small[i]))
+        (0..5).all(|i| holds(self.small[i], other.small[i], within.small[i]))
             && (0..2).all(|i| holds(self.addresses[i], other.addresses[i], within.addresses[i]))
     }
 }
@@ -97,6 +108,8 @@ pub struct Record {
     pub needs_ports: bool,
     /// The interface it asks for, or [`ANY_INTERFACE`].
     pub interface: u32,
+    /// What else it asks for.
+    pub wanted: Wanted,
     /// Index of its rule.
     pub rule: u32,
 }
@@ -112,6 +125,7 @@ impl Record {
     pub fn covers(&self, other: &Self, within: &Space) -> bool {
         (!self.needs_ports || other.needs_ports)
             && (self.interface == ANY_INTERFACE || self.interface == other.interface)
+            && self.wanted.covers(&other.wanted)
             && self.space.covers(&other.space, within)
     }
 }
@@ -127,10 +141,26 @@ pub struct TooMany {
     pub allowed: usize,
 }
 
-/// The records of one family in the order of their rules, `most` in all.
-pub fn records(specs: &[RuleSpec], v6: bool, most: usize) -> Result<Vec<Record>, TooMany> {
-    let mut out = Vec::with_capacity(specs.len());
-    for (rule, spec) in specs.iter().enumerate() {
+impl TooMany {
+    /// As a refusal.
+    pub fn refused(&self) -> Refused {
+        Refused {
+            field: "combinations of prefixes and ports",
+            found: self.found.to_string(),
+            allowed: self.allowed.to_string(),
+            culprits: vec![self.rule as u32],
+        }
+    }
+}
+
+/// The records of one family of rules with their indexes, in this order, `most` in all.
+pub fn records<'a>(
+    specs: impl Iterator<Item = (usize, &'a RuleSpec)>,
+    v6: bool,
+    most: usize,
+) -> Result<Vec<Record>, TooMany> {
+    let mut out = Vec::with_capacity(specs.size_hint().1.unwrap_or(0));
+    for (rule, spec) in specs {
         let m = &spec.matches;
         let (src, dst) = (prefixes(&m.src, v6), prefixes(&m.dst, v6));
         let (sport, dport) = (ports(&m.src_ports), ports(&m.dst_ports));
@@ -144,14 +174,20 @@ pub fn records(specs: &[RuleSpec], v6: bool, most: usize) -> Result<Vec<Record>,
         }
         let protocol = m.protocol.map_or((0, 255), |p| (u16::from(p), u16::from(p)));
         let interface = m.in_interface.map_or((0, u16::MAX), |i| (i as u16, i as u16));
+        let wanted = Wanted::of(m);
+        let (vlan, dscp) = (m.vlan.map_or((0, 4095), |vlan| (vlan, vlan)), wanted.dscp_range());
         for &src in &src {
             for &dst in &dst {
                 for &sport in &sport {
                     for &dport in &dport {
                         out.push(Record {
-                            space: Space { addresses: [src, dst], small: [sport, dport, protocol, interface] },
+                            space: Space {
+                                addresses: [src, dst],
+                                small: [sport, dport, protocol, interface, vlan, dscp],
+                            },
                             needs_ports: !m.src_ports.is_empty() || !m.dst_ports.is_empty(),
                             interface: m.in_interface.map_or(ANY_INTERFACE, |i| i as u32),
+                            wanted,
                             rule: rule as u32,
                         });
                     }

@@ -1,4 +1,5 @@
-//! The classifier against the scan: rules of every part, cuts in every field, lists, extra conditions; one packet and bursts.
+//! The classifier against the scan: rules of every part, cuts in every field, lists, extra conditions, rules that count; one packet and
+//! bursts.
 
 use std::net::IpAddr;
 
@@ -7,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::burst::NONE;
 use crate::flow::from_ip;
-use crate::tables::RuleMatch;
+use crate::tables::{FlagMatch, FragmentMatch, RuleMatch};
 
 const WIDE: Limits = Limits { bytes: usize::MAX, lines: usize::MAX };
 const NARROW: Limits = Limits { bytes: 512 << 20, lines: 64 };
@@ -40,21 +41,45 @@ fn spec(matches: RuleMatch) -> RuleSpec {
     RuleSpec { name: String::new(), priority: 0, action: RuleAction::Permit, mark: None, matches, ..Default::default() }
 }
 
+fn fragment() -> impl Strategy<Value = FragmentMatch> {
+    prop::sample::select(vec![FragmentMatch::No, FragmentMatch::Yes, FragmentMatch::First, FragmentMatch::Later])
+}
+
+prop_compose! {
+    /// Flags, VLAN, DSCP, fragment, each in one rule of five.
+    fn closer()(flags in prop::option::weighted(0.2, (any::<u8>(), prop::sample::select(vec![2u8, 0x12, 0xff]))),
+                vlan in prop::option::weighted(0.2, 0u16..4), dscp in prop::collection::btree_set(0u8..64, 0..40),
+                with_dscp in prop::bool::weighted(0.2), fragment in prop::option::weighted(0.2, fragment())) -> RuleMatch {
+        let tcp_flags = flags.map(|(value, mask)| FlagMatch { value: value & mask, mask });
+        let dscp = if with_dscp { dscp.into_iter().collect() } else { Vec::new() };
+        RuleMatch { tcp_flags, vlan, dscp, fragment, ..RuleMatch::default() }
+    }
+}
+
+prop_compose! {
+    fn sight()(vlan in 0u16..5, dscp in 0u8..64, flags in prop::option::of(prop::sample::select(vec![0u8, 2, 0x10, 0x12, 0xff])),
+               fragment in 0u8..6) -> Sight {
+        let whole = Sight::new(vlan, dscp, flags);
+        if fragment < 2 { whole.fragment(fragment == 1) } else { whole }
+    }
+}
+
 prop_compose! {
     fn rule()(src in prop::collection::vec(cidr(), 0..3), dst in prop::collection::vec(cidr(), 0..3),
               protocol in prop::option::of(prop::sample::select(vec![1u8, 6, 17, 58, 255])),
               src_ports in prop::collection::vec(range(), 0..2), dst_ports in prop::collection::vec(range(), 0..3),
-              in_interface in prop::option::of(0usize..3)) -> RuleSpec {
-        spec(RuleMatch { src, dst, protocol, src_ports, dst_ports, in_interface })
+              in_interface in prop::option::of(0usize..3), closer in closer()) -> RuleSpec {
+        spec(RuleMatch { src, dst, protocol, src_ports, dst_ports, in_interface, ..closer })
     }
 }
 
 prop_compose! {
     fn key()(src in address(), dst in address(), protocol in prop::sample::select(vec![0u8, 1, 6, 17, 58, 255]),
              sport in 0u16..14, dport in prop_oneof![0u16..14, Just(u16::MAX)], has_ports: bool,
-             interface in prop_oneof![0u32..4, Just(u32::MAX)]) -> RuleKey {
+             interface in prop_oneof![0u32..4, Just(u32::MAX)], sight in sight()) -> RuleKey {
         let dst = if src.is_ipv4() == dst.is_ipv4() { dst } else { src };
-        RuleKey { flow: FlowKey { src: from_ip(src), dst: from_ip(dst), protocol, sport, dport }, has_ports, interface }
+        let flow = FlowKey { src: from_ip(src), dst: from_ip(dst), protocol, sport, dport };
+        RuleKey { flow, has_ports, interface, sight }
     }
 }
 
@@ -73,6 +98,11 @@ fn agree(specs: &[RuleSpec], rules: &Rules, keys: &[RuleKey]) -> usize {
         for (lane, key) in chunk.iter().enumerate() {
             let expected = scan(specs, key);
             assert_eq!(rules.first_match(key).map(|i| i as usize), expected, "{key:?}");
+            let before = specs.iter().take(expected.unwrap_or(specs.len())).enumerate();
+            let counts = before.filter(|(_, rule)| rule.action == RuleAction::Count && meets(key, &rule.matches));
+            let decided = expected.map_or(NONE, |index| index as u32);
+            let counted: Vec<_> = rules.counting.rules_of(rules.counting(key, decided)).map(|i| i as usize).collect();
+            assert_eq!(counted, counts.map(|(index, _)| index).collect::<Vec<_>>(), "{key:?}");
             let expected = expected.map_or(NONE, |i| i as u32);
             matched += usize::from(expected != NONE);
             let in_burst = if left_out.is_some_and(|l| l.index() == lane) { 77 } else { expected };
@@ -86,6 +116,19 @@ proptest! {
     #[test]
     fn equals_the_scan(specs in prop::collection::vec(rule(), 1..150), keys in prop::collection::vec(key(), 1..60)) {
         let rules = Rules::build(&specs, WIDE, |_| 0).unwrap();
+        agree(&specs, &rules, &keys);
+    }
+
+    #[test]
+    fn counting_leaves_decisions_alone(mut specs in prop::collection::vec(rule(), 1..60),
+                                       which in prop::collection::vec(any::<prop::sample::Index>(), 1..counting::MOST),
+                                       keys in prop::collection::vec(key(), 1..60)) {
+        for index in which {
+            let index = index.index(specs.len());
+            specs[index].action = RuleAction::Count;
+        }
+        let rules = Rules::build(&specs, Limits { lines: 1 << 20, ..WIDE }, |_| 0).unwrap();
+        prop_assert!(rules.count());
         agree(&specs, &rules, &keys);
     }
 }
@@ -131,7 +174,12 @@ impl Random {
         let protocol = [None, Some(6), Some(6), Some(17)][self.below(4) as usize];
         let (src_ports, dst_ports) = (if self.below(8) == 0 { self.ports() } else { Vec::new() }, self.ports());
         let in_interface = (self.below(10) == 0).then(|| self.below(4) as usize);
-        spec(RuleMatch { src, dst, protocol, src_ports, dst_ports, in_interface })
+        let vlan = (self.below(20) == 0).then(|| self.below(4) as u16);
+        let dscp = if self.below(20) == 0 { vec![0, 10, 46] } else { Vec::new() };
+        let syn = protocol == Some(6) && self.below(20) == 0;
+        let tcp_flags = syn.then_some(FlagMatch { value: 2, mask: 0x12 });
+        let fragment = (self.below(40) == 0).then_some(FragmentMatch::No);
+        spec(RuleMatch { src, dst, protocol, src_ports, dst_ports, in_interface, tcp_flags, vlan, dscp, fragment })
     }
 
     /// A packet inside a rule's prefixes, on one of its edges as often as not.
@@ -152,7 +200,9 @@ impl Random {
         let (sport, dport) = (port(&matches.src_ports), port(&matches.dst_ports));
         let protocol = matches.protocol.unwrap_or(6);
         let flow = FlowKey { src, dst, protocol, sport, dport };
-        RuleKey { flow, has_ports: self.below(8) > 0, interface: self.below(4) as u32 }
+        let flags = (protocol == 6).then_some(if self.below(2) == 0 { 2 } else { 0x10 });
+        let sight = Sight::new(self.below(4) as u16, [0, 10, 12, 46][self.below(4) as usize], flags);
+        RuleKey { flow, has_ports: self.below(8) > 0, interface: self.below(4) as u32, sight }
     }
 }
 
@@ -181,10 +231,12 @@ type Make = fn(u32) -> RuleMatch;
 #[test]
 fn rules_that_differ_in_one_field_alone_are_told_apart() {
     let port = |n: u32| vec![PortRange { first: n as u16, last: n as u16 }];
-    let by_field: [(&str, Make); 5] = [
+    let by_field: [(&str, Make); 7] = [
         ("source", |n| RuleMatch { src: v4(0x0a00_0000 + n, 32), ..RuleMatch::default() }),
         ("destination", |n| RuleMatch { dst: v4(0x0a00_0000 + n, 32), ..RuleMatch::default() }),
         ("interface", |n| RuleMatch { in_interface: Some(n as usize), ..RuleMatch::default() }),
+        ("VLAN", |n| RuleMatch { vlan: Some(n as u16 * 16), ..RuleMatch::default() }),
+        ("DSCP and VLAN", |n| RuleMatch { dscp: vec![n as u8 % 64], vlan: Some(n as u16), ..RuleMatch::default() }),
         ("protocol", |n| RuleMatch { protocol: Some(n as u8), ..RuleMatch::default() }),
         ("lower half of IPv6", |n| {
             let addr = IpAddr::V6((0x2001_0db8 << 96 | u128::from(n) << 20).into());
@@ -241,6 +293,52 @@ fn overlap_in_many_fields_is_bounded_or_refused_by_name() {
     assert!(refused.culprits.len() > 100, "{refused:?}");
 }
 
+/// Attack: conditions on TCP flags and fragments are no field to cut by. Many of them that overlap are refused; few of them below each
+/// of many prefixes are not.
+#[test]
+fn overlap_in_flags_and_fragments_is_bounded_or_refused_by_name() {
+    let flags = |n: u32| FlagMatch { value: n as u8, mask: 0xff };
+    let closer = |n: u32, dst| RuleMatch {
+        dst,
+        protocol: Some(6),
+        tcp_flags: Some(flags(n)),
+        fragment: (n % 2 == 0).then_some(FragmentMatch::No),
+        // Lists of DSCP that overlap like a staircase.
+        dscp: (n as u8 % 30..40).collect(),
+        ..RuleMatch::default()
+    };
+    let same: Vec<_> = (0..256).map(|n| spec(closer(n, Vec::new()))).collect();
+    let refused = Rules::build(&same, NARROW, |_| 0).unwrap_err();
+    assert_eq!(refused.field, "cache lines per packet");
+    assert!(refused.culprits.len() > 100, "{refused:?}");
+    let apart: Vec<_> = (0..4000).map(|n| spec(closer(n, v4(0x0b00_0000 + (n / 8 << 8), 24)))).collect();
+    let rules = Rules::build(&apart, NARROW, |_| 0).unwrap();
+    assert!(rules.worst_lines() <= 20 && rules.bytes() < 4 << 20, "{} lines", rules.worst_lines());
+    let mut random = Random(3);
+    let keys: Vec<_> = (0..640).map(|n| random.key(&apart[n * 6].matches)).collect();
+    agree(&apart, &rules, &keys);
+}
+
+/// Rules that count are compared one by one: their lines are part of the budget, and a list that takes too many is refused.
+#[test]
+fn rules_that_count_are_few_and_bounded() {
+    let count = |matches| RuleSpec { action: RuleAction::Count, ..spec(matches) };
+    let port = |n: u16| vec![PortRange { first: n * 2, last: n * 2 }];
+    let few: Vec<_> = (0..16).map(|n| count(RuleMatch { dst_ports: port(n), ..RuleMatch::default() })).collect();
+    let rules = Rules::build(&few, NARROW, |_| 0).unwrap();
+    assert!(rules.worst_lines() >= 8 && rules.worst_lines() < 16, "{}", rules.worst_lines());
+    assert!(!rules.decide(), "nothing decides, so everything is permitted");
+    let many: Vec<_> = (0..17).map(|n| count(RuleMatch { dst_ports: port(n), ..RuleMatch::default() })).collect();
+    let refused = Rules::build(&many, NARROW, |_| 0).unwrap_err();
+    assert_eq!((refused.field, refused.culprits), ("rules that count", vec![16]));
+    let long = vec![
+        spec(RuleMatch::default()),
+        count(RuleMatch { dst_ports: (0..100).flat_map(port).collect(), ..RuleMatch::default() }),
+    ];
+    let refused = Rules::build(&long, NARROW, |_| 0).unwrap_err();
+    assert_eq!((refused.field, refused.culprits), ("cache lines per packet of rules that count", vec![1]));
+}
+
 #[test]
 fn lists_are_multiplied_out_up_to_a_limit() {
     let prefixes = |n: u32| (0..n).flat_map(|i| v4(i << 8, 24)).collect::<Vec<_>>();
@@ -256,7 +354,7 @@ fn lists_are_multiplied_out_up_to_a_limit() {
     let mut nested = prefixes(200);
     nested.extend(v4(0, 8));
     let rule = RuleMatch { src: nested.clone(), dst: nested, dst_ports: touching, ..RuleMatch::default() };
-    assert_eq!(record::records(&[spec(rule)], false, 1).unwrap().len(), 1);
+    assert_eq!(record::records([spec(rule)].iter().enumerate(), false, 1).unwrap().len(), 1);
 }
 
 #[test]

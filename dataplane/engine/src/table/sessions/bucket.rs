@@ -161,6 +161,13 @@ impl Buckets {
         true
     }
 
+    /// Where the places lead that a key may have.
+    pub fn rivals(&self, hash: u64) -> impl Iterator<Item = Hit> {
+        let at = self.candidates(hash);
+        let both = [at.home, at.other].map(|bucket| self.list.get(bucket).map(|bucket| bucket.hits));
+        both.into_iter().flatten().flatten().map(Hit).filter(|hit| hit.is_some())
+    }
+
     /// Takes a key out.
     pub fn remove(&mut self, hash: u64, hit: Hit) {
         let at = self.candidates(hash);

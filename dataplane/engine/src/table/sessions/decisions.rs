@@ -13,7 +13,7 @@ use crate::hash::mix;
 pub struct Decision {
     /// The generation.
     pub generation: u64,
-    /// Counter slot of the deciding rule.
+    /// Counter slot of the deciding rule; [`NONE`] where none decided.
     pub rule: u32,
     /// Counter slot of the service.
     pub service: u32,
@@ -21,15 +21,31 @@ pub struct Decision {
     pub backend: u32,
     /// Policer index in that generation's snapshot.
     pub policer: u32,
+    /// Index of the deciding rule where it [does more](crate::table::rules::Rule::does_more) than this says, else [`NONE`].
+    pub more: u32,
+    /// The rules that count it, as a set.
+    pub counting: u16,
     /// DSCP or [`NO_MARK`].
     pub mark: u8,
-    pub(crate) padding: [u8; 7],
+    pub(crate) padding: u8,
 }
+
+const _: () = assert!(size_of::<Decision>() == 32);
 
 impl Default for Decision {
     /// Of no generation, and nothing to count.
     fn default() -> Self {
-        Self { generation: 0, rule: NONE, service: NONE, backend: NONE, policer: NONE, mark: NO_MARK, padding: [0; 7] }
+        Self {
+            generation: 0,
+            rule: NONE,
+            service: NONE,
+            backend: NONE,
+            policer: NONE,
+            more: NONE,
+            counting: 0,
+            mark: NO_MARK,
+            padding: 0,
+        }
     }
 }
 
@@ -108,6 +124,7 @@ fn hash(decision: &Decision) -> u64 {
     let more = u64::from(decision.backend) << 32 | u64::from(decision.policer);
     mix(
         mix(names ^ 0x9E37_79B9_7F4A_7C15, more ^ 0xD6E8_FEB8_6659_FD93) ^ decision.generation,
-        u64::from(decision.mark) ^ 0xA076_1D64_78BD_642F,
+        (u64::from(decision.more) << 32 | u64::from(decision.counting) << 8 | u64::from(decision.mark))
+            ^ 0xA076_1D64_78BD_642F,
     )
 }

@@ -3,8 +3,12 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::decisions::Decision;
+use super::tallies::{Admission, Counted};
 use crate::flow::{Addr, FlowKey, is_v4};
 use crate::ports::PortSlot;
+use crate::reason::SessionEnd;
+use crate::table::rules::Sight;
+use crate::wire::TCP;
 
 /// Nanoseconds per second.
 pub(super) const SECOND: u64 = 1_000_000_000;
@@ -26,8 +30,8 @@ pub struct Session {
 
 const _: () = assert!(size_of::<Session>() == 64);
 
-/// Bits of [`Session::clock`] below the time: three of code, two of FINs seen. 56 bits of nanoseconds last two years; differences are taken modulo
-/// that, so a node may run longer than this.
+/// Bits of [`Session::clock`] below the time: three of code, then RST seen, the backend answered, and two of FINs seen. 56 bits of nanoseconds last two
+/// years; differences are taken modulo that, so a node may run longer than this.
 const STATUS_BITS: u32 = 8;
 const STATUS: u64 = (1 << STATUS_BITS) - 1;
 
@@ -37,33 +41,52 @@ const UDP: u8 = 1;
 const ECHO: u8 = 2;
 const ECHO_V6: u8 = 3;
 const OPENING: u8 = 4;
-const ESTABLISHED: u8 = 5;
+const OPEN: u8 = 5;
 const CLOSING: u8 = 6;
-const CLOSED: u8 = 7;
+const TIME_WAIT: u8 = 7;
 const CODE: u8 = 7;
-const FINS_SHIFT: u32 = 3;
+/// The last packet was an RST. The code beside it is kept: it counts again when the session goes on.
+const RESET: u8 = 1 << 3;
+const ANSWERED_SHIFT: u32 = 4;
+const ANSWERED: u8 = 1 << ANSWERED_SHIFT;
+const FINS_SHIFT: u32 = 5;
+
+/// The part of a status that says where the session stands.
+const STANDING: u8 = CODE | RESET | ANSWERED;
 
 /// Protocol number by code, an octet each.
 const PROTOCOLS: u64 = u64::from_le_bytes([0, 17, 1, 58, 6, 6, 6, 6]);
 
-const STATES: [State; 8] = [
-    State::Closed,
-    State::Udp,
-    State::Icmp,
-    State::Icmp,
-    State::Opening,
-    State::Established,
-    State::Closing,
-    State::Closed,
-];
+/// By [`STANDING`].
+const STATES: [State; 32] = {
+    let mut states = [State::TimeWait; 32];
+    let mut standing = 0;
+    while standing < 32 {
+        states[standing] = match (standing as u8 & CODE, standing as u8 & RESET != 0, standing as u8 & ANSWERED != 0) {
+            (UDP, ..) => State::Udp,
+            (ECHO | ECHO_V6, ..) => State::Icmp,
+            (FREE, ..) => State::TimeWait,
+            (_, true, _) => State::Reset,
+            (OPENING, ..) => State::Opening,
+            (OPEN, _, false) => State::Adopted,
+            (OPEN, ..) => State::Established,
+            (CLOSING, ..) => State::Closing,
+            _ => State::TimeWait,
+        };
+        standing += 1;
+    }
+    states
+};
 
-/// Timeouts by code, shifted like the clock.
-const TIMEOUTS: [i64; 8] = {
-    let mut shifted = [0; 8];
-    let mut code = 1;
-    while code < 8 {
-        shifted[code] = (STATES[code].timeout() << STATUS_BITS) as i64;
-        code += 1;
+/// Timeouts by [`STANDING`], shifted like the clock. A free entry is idle at once.
+const TIMEOUTS: [i64; 32] = {
+    let mut shifted = [0; 32];
+    let mut standing = 0;
+    while standing < 32 {
+        if standing as u8 & CODE != FREE {
+            shifted[standing] = (STATES[standing].timeout() << STATUS_BITS) as i64;
+        }
+        standing += 1;
     }
     shifted
 };
@@ -77,12 +100,16 @@ pub enum State {
     Icmp,
     /// TCP, client's SYN seen, handshake not finished.
     Opening,
+    /// TCP, taken over in mid-stream, nothing of the backend seen yet.
+    Adopted,
     /// TCP, open.
     Established,
     /// TCP, one side sent FIN.
     Closing,
-    /// TCP, both sides sent FIN, or one RST.
-    Closed,
+    /// TCP, both sides sent FIN.
+    TimeWait,
+    /// TCP, the last packet was an RST.
+    Reset,
 }
 
 impl State {
@@ -92,24 +119,65 @@ impl State {
             Self::Udp => "udp",
             Self::Icmp => "icmp",
             Self::Opening => "opening",
+            Self::Adopted => "adopted",
             Self::Established => "established",
             Self::Closing => "closing",
-            Self::Closed => "closed",
+            Self::TimeWait => "time_wait",
+            Self::Reset => "reset",
         }
     }
 
-    /// Idle time after which the session is gone, in nanoseconds. RFC 4787 REQ-5, RFC 5508 REQ-1, RFC 5382 REQ-5.
+    /// Idle time after which the session is gone, in nanoseconds. RFC 4787 REQ-5, RFC 5508 REQ-1, RFC 5382 REQ-5, RFC 7857 s2.2.
     pub const fn timeout(self) -> u64 {
         SECOND
             * match self {
                 Self::Udp => 300,
                 Self::Icmp => 60,
-                Self::Opening | Self::Closed => 30,
+                Self::Opening | Self::TimeWait => 30,
                 Self::Established => 7440,
-                Self::Closing => 240,
+                Self::Adopted | Self::Closing | Self::Reset => 240,
             }
     }
+
+    /// What the search for a session to give up needs to know of it beforehand.
+    pub(super) const fn kind(self) -> Kind {
+        match self {
+            Self::Opening => Kind::HalfOpen,
+            Self::Closing | Self::TimeWait | Self::Reset => Kind::Ending,
+            Self::Udp | Self::Icmp | Self::Adopted | Self::Established => Kind::Open,
+        }
+    }
 }
+
+/// Sessions by how likely they can be given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    /// Handshake not finished.
+    HalfOpen = 0,
+    /// On its way out.
+    Ending = 1,
+    /// All others.
+    Open = 2,
+}
+
+/// What a session is worth when another one needs its place, least first (`BEHAVIOUR.md` 5, eviction).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Worth {
+    /// Idle too long: nobody's.
+    Expired,
+    /// May be evicted, counted under this.
+    Evictable(SessionEnd),
+    /// May not.
+    Needed,
+}
+
+/// Idle time after which a session that ends or was never answered may be evicted.
+const EVICT_UNPROVEN: u64 = SECOND;
+/// After which an answered one without a connection may.
+const EVICT_ANSWERED: u64 = 10 * SECOND;
+/// After which an established one may.
+const EVICT_ESTABLISHED: u64 = 60 * SECOND;
 
 /// TCP flag bits.
 pub mod tcp {
@@ -143,12 +211,16 @@ pub struct NewSession {
     pub backend_port: u16,
     /// TCP flags of the first packet.
     pub flags: u8,
+    /// DSCP of the first packet.
+    pub dscp: u8,
     /// Where the client is.
     pub place: (PortSlot, u16),
     /// Now.
     pub now: u64,
     /// What was decided about it.
     pub decision: Decision,
+    /// Where it is counted; `Default` is nowhere.
+    pub admission: Admission,
 }
 
 impl NewSession {
@@ -224,7 +296,12 @@ impl Session {
 
     /// Where it stands.
     pub fn state(&self) -> State {
-        STATES[usize::from(self.code())]
+        STATES[self.standing()]
+    }
+
+    /// Whether a packet of the backend was seen.
+    pub fn is_answered(&self) -> bool {
+        self.clock as u8 & ANSWERED != 0
     }
 
     /// Nanoseconds of the last packet, modulo 2^56.
@@ -242,7 +319,7 @@ impl Session {
     /// Whether it has been idle too long.
     #[inline]
     pub fn expired(&self, now: u64) -> bool {
-        self.shifted_idle(now) > TIMEOUTS[usize::from(self.code())]
+        self.shifted_idle(now) > TIMEOUTS[self.standing()]
     }
 
     /// Whether a session lives in the entry.
@@ -285,19 +362,43 @@ impl Session {
         addresses | Addr::from(ports) | Addr::from(self.protocol() ^ key.protocol) == 0
     }
 
-    /// A packet of the session passed. True when its state changed.
+    /// A packet of the session passed. Where that changes its state: whether it was half-open before.
     #[inline]
-    pub(super) fn touch(&mut self, now: u64, direction: Direction, flags: u8) -> bool {
-        let status = (self.clock & STATUS) as u8;
+    pub(super) fn touch(&mut self, now: u64, direction: Direction, flags: u8) -> Option<bool> {
+        let before = self.clock as u8;
+        let status = before | (direction as u8) << ANSWERED_SHIFT;
         self.clock = now << STATUS_BITS | u64::from(status);
-        let code = status & CODE;
         // Nearly all packets: no TCP, or an open session going on.
-        if code < OPENING || (code == ESTABLISHED && flags & (tcp::FIN | tcp::RST) == 0) {
-            return false;
+        if status & CODE < OPENING || (status & (CODE | RESET) == OPEN && flags & (tcp::FIN | tcp::RST) == 0) {
+            return None;
         }
-        let next = next_status(status, direction, flags);
+        let next = next_status(before, direction, flags);
         self.clock = now << STATUS_BITS | u64::from(next);
-        next != status
+        (next != before).then_some(before & (CODE | RESET) == OPENING)
+    }
+
+    /// Whether the handshake is not finished.
+    #[inline]
+    pub(super) fn is_half_open(&self) -> bool {
+        self.clock as u8 & (CODE | RESET) == OPENING
+    }
+
+    /// What it is worth when another session needs its place.
+    pub(super) fn worth(&self, now: u64) -> Worth {
+        if self.expired(now) {
+            return Worth::Expired;
+        }
+        let (idle, answered) = (self.idle(now), self.is_answered());
+        Worth::Evictable(match self.state() {
+            State::Opening => SessionEnd::EvictedHalfOpen,
+            State::TimeWait => SessionEnd::EvictedClosed,
+            State::Closing | State::Reset if idle > EVICT_UNPROVEN => SessionEnd::EvictedClosed,
+            State::Adopted if idle > EVICT_UNPROVEN => SessionEnd::EvictedOneWay,
+            State::Udp | State::Icmp if !answered && idle > EVICT_UNPROVEN => SessionEnd::EvictedOneWay,
+            State::Udp | State::Icmp if idle > EVICT_ANSWERED => SessionEnd::EvictedIdle,
+            State::Established if idle > EVICT_ESTABLISHED => SessionEnd::EvictedIdle,
+            _ => return Worth::Needed,
+        })
     }
 
     #[inline]
@@ -317,6 +418,11 @@ impl Session {
     }
 
     #[inline]
+    fn standing(&self) -> usize {
+        usize::from(self.clock as u8 & STANDING)
+    }
+
+    #[inline]
     fn shifted_idle(&self, now: u64) -> i64 {
         (now << STATUS_BITS).wrapping_sub(self.clock & !STATUS) as i64
     }
@@ -324,9 +430,8 @@ impl Session {
 
 fn first_code(key: &FlowKey, flags: u8) -> u8 {
     match key.protocol {
-        6 if flags & tcp::RST != 0 => CLOSED,
         6 if flags & (tcp::SYN | tcp::ACK) == tcp::SYN => OPENING,
-        6 => ESTABLISHED,
+        6 => OPEN,
         17 => UDP,
         _ if is_v4(key.src) => ECHO,
         _ => ECHO_V6,
@@ -334,23 +439,25 @@ fn first_code(key: &FlowKey, flags: u8) -> u8 {
 }
 
 fn next_status(status: u8, direction: Direction, flags: u8) -> u8 {
-    let (mut code, mut fins) = (status & CODE, status >> FINS_SHIFT);
-    let forward = direction == Direction::Forward;
     if flags & tcp::RST != 0 {
-        return CLOSED | fins << FINS_SHIFT;
+        return status | RESET;
     }
-    if forward && flags & (tcp::SYN | tcp::ACK) == tcp::SYN && code == CLOSED {
-        code = OPENING;
-        fins = 0;
+    let (mut code, mut answered, mut fins) = (status & CODE, status & ANSWERED, status >> FINS_SHIFT);
+    let forward = direction == Direction::Forward;
+    if forward && flags & (tcp::SYN | tcp::ACK) == tcp::SYN && (code == TIME_WAIT || status & RESET != 0) {
+        (code, answered, fins) = (OPENING, 0, 0);
+    }
+    if !forward {
+        answered = ANSWERED;
     }
     if flags & tcp::FIN != 0 {
         fins |= if forward { 1 } else { 2 };
-        code = if fins == 3 { CLOSED } else { CLOSING };
+        code = if fins == 3 { TIME_WAIT } else { CLOSING };
     }
-    if forward && flags & (tcp::SYN | tcp::ACK) == tcp::ACK && code == OPENING {
-        code = ESTABLISHED;
+    if forward && flags & (tcp::SYN | tcp::ACK) == tcp::ACK && code == OPENING && answered != 0 {
+        code = OPEN;
     }
-    code | fins << FINS_SHIFT
+    code | answered | fins << FINS_SHIFT
 }
 
 /// The rest of a session: read and written when it begins, ends, is decided anew or listed.
@@ -363,10 +470,17 @@ pub struct Origin {
     pub created: u64,
     /// Odd: the session is being written. Grows with each use of the entry.
     sequence: u32,
+    /// Where the session is counted, see [`Counted`].
+    service_tally: u32,
+    source_tally: u32,
     /// VLAN the client's packets came on.
     pub client_vlan: u16,
     client_place: u8,
-    padding: [u8; 17],
+    /// TCP flags of the first packet.
+    flags: u8,
+    /// DSCP of the first packet.
+    dscp: u8,
+    padding: [u8; 7],
 }
 
 const _: () = assert!(size_of::<Origin>() == 64);
@@ -375,6 +489,11 @@ impl Origin {
     /// The port the client is behind.
     pub fn client_place(&self) -> PortSlot {
         PortSlot::from_index(usize::from(self.client_place))
+    }
+
+    /// What the first packet showed to rules, its tuple and interface aside.
+    pub fn sight(&self, protocol: u8) -> Sight {
+        Sight::new(self.client_vlan, self.dscp, (protocol == TCP).then_some(self.flags))
     }
 
     /// Whether the session was written whole.
@@ -387,10 +506,16 @@ impl Origin {
         self.sequence |= 1;
     }
 
-    pub(super) fn end(&mut self, new: &NewSession) {
+    pub(super) fn counted(&self) -> Counted {
+        Counted { service: self.service_tally, source: self.source_tally }
+    }
+
+    pub(super) fn end(&mut self, new: &NewSession, counted: Counted) {
+        (self.service_tally, self.source_tally) = (counted.service, counted.source);
         self.created = new.now;
         self.client_vlan = new.place.1;
         self.client_place = new.place.0.index() as u8;
+        (self.flags, self.dscp) = (new.flags, new.dscp);
         self.sequence = self.sequence.wrapping_add(1);
     }
 }

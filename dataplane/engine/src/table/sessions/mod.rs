@@ -4,6 +4,7 @@
 //! - `bucket`: from a tuple's keyed hash to a place, at most 16 of them looked at, so nobody can choose colliding flows;
 //! - `entry`: what every packet needs in one line ([`Session`]), the rest in another ([`Origin`]); plain data in slabs the caller provides;
 //! - `decisions`: what rules and services said, shared by the sessions it is the same for;
+//! - `tallies`: how many sessions services and sources with limits have;
 //! - `known`: which addresses sessions have; `expiry`: when to look at which session.
 
 mod bucket;
@@ -11,6 +12,7 @@ mod decisions;
 mod entry;
 mod expiry;
 mod known;
+mod tallies;
 #[cfg(test)]
 mod tests;
 
@@ -19,30 +21,39 @@ use marchproxy_cpu::{MemoryError, MemoryOptions, MemoryReport, Slab, prefetch_sl
 pub use self::bucket::Bucket;
 pub use self::decisions::Decision;
 pub use self::entry::{Direction, NewSession, Origin, Session, State, tcp};
+pub use self::tallies::{Admission, Limits, MOST_SERVICES, ServiceLimits};
 
 use self::bucket::Buckets;
 use self::decisions::{Decisions, OWN};
+use self::entry::Worth;
 use self::expiry::{Expiry, STEP};
 use self::known::Known;
-use crate::flow::FlowKey;
+use self::tallies::Tallies;
+use crate::flow::{Addr, FlowKey};
 use crate::hash::{hash, mix};
+use crate::reason::{DropReason, SessionEnd};
 
 /// Version of the layout of [`Session`], [`Origin`] and [`Bucket`]; a successor process adopts only its own. What else there is
-/// follows from them, but for shared decisions: an adopted session is decided anew.
-pub const LAYOUT_VERSION: u32 = 2;
+/// follows from them, but for shared decisions and tallies: an adopted session is decided anew, and no longer counted.
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Most entries used: a hit is an entry's number and a direction in 32 bits, and 0 is none.
 const MOST: usize = 1 << 30;
 
-/// Steps of the expiry when there is no free entry for a new session.
-const STEPS_WHEN_FULL: usize = 8;
+/// Most sources with tallies: 4 MiB, touched as they are used.
+const MOST_SOURCES: usize = 1 << 16;
+/// Fewest.
+const FEWEST_SOURCES: usize = 1 << 10;
+
+/// Searches for a session to give up: one finds one, unless what was due turns out to go on.
+const SEARCHES: usize = 4;
 
 /// Why a session was not created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// The reverse key belongs to another live session.
     Conflict,
-    /// No free entry, or no place for a key.
+    /// No free entry, or no place for a key, and nothing to evict.
     Full,
 }
 
@@ -146,10 +157,13 @@ pub struct Sessions {
     /// Addresses that replies come from.
     backends: Known,
     expiry: Expiry,
+    tallies: Tallies,
     free: Vec<u32>,
     secrets: Secrets,
     live: usize,
     created: u64,
+    ended: [u64; SessionEnd::COUNT],
+    victim: Option<FlowKey>,
     changes: u32,
 }
 
@@ -173,6 +187,7 @@ impl Sessions {
         Self {
             decisions: Decisions::new(usable),
             expiry: Expiry::new(usable),
+            tallies: Tallies::new(usable.next_power_of_two().clamp(FEWEST_SOURCES, MOST_SOURCES), secret),
             free: (0..usable as u32).rev().collect(),
             entries,
             origins,
@@ -182,6 +197,8 @@ impl Sessions {
             secrets: Secrets::new(secret),
             live: 0,
             created: 0,
+            ended: [0; SessionEnd::COUNT],
+            victim: None,
             changes: 0,
         }
     }
@@ -200,6 +217,32 @@ impl Sessions {
     /// Sessions created since the start.
     pub fn created(&self) -> u64 {
         self.created
+    }
+
+    /// Sessions ended since the start, by [`SessionEnd::index`].
+    pub fn ended(&self) -> &[u64; SessionEnd::COUNT] {
+        &self.ended
+    }
+
+    /// New sessions whose source had no place among the tallies, and so no limits of its own.
+    pub fn untracked_sources(&self) -> u64 {
+        self.tallies.untracked
+    }
+
+    /// Whether limits let a client begin a session, half-open or not.
+    pub fn admit(
+        &mut self,
+        limits: &ServiceLimits,
+        client: Addr,
+        half_open: bool,
+        now: u64,
+    ) -> Result<Admission, DropReason> {
+        self.tallies.admit(limits, client, half_open, now)
+    }
+
+    /// The client's tuple of the session evicted last: the table's free choice, for who checks that it was allowed.
+    pub fn victim(&self) -> Option<&FlowKey> {
+        self.victim.as_ref()
     }
 
     /// Grows with each insertion and removal; tells whether earlier look-ups still hold.
@@ -283,8 +326,12 @@ impl Sessions {
     #[inline]
     pub fn touch(&mut self, hit: Hit, now: u64, flags: u8) {
         let Some(session) = self.entries.get_mut(hit.entry()) else { return };
-        if session.touch(now, hit.direction(), flags) {
-            self.expiry.set(hit.entry(), now.saturating_add(session.state().timeout()));
+        if let Some(was_half_open) = session.touch(now, hit.direction(), flags) {
+            let (state, is_half_open) = (session.state(), session.is_half_open());
+            self.expiry.set(hit.entry(), now.saturating_add(state.timeout()), state.kind());
+            if was_half_open != is_half_open && self.tallies.counted > 0 {
+                self.tallies.opened(self.origins[hit.entry()].counted(), was_half_open, is_half_open);
+            }
         }
     }
 
@@ -310,7 +357,7 @@ impl Sessions {
         }
     }
 
-    /// Creates a session. Expired sessions in the way are removed.
+    /// Creates a session. Expired sessions in the way are removed, and where there is no room, one that is worth less.
     pub fn create(&mut self, new: &NewSession) -> Result<Hit, Refused> {
         let keys = [new.key, new.reverse_key()];
         // A session whose two directions look the same could not tell them apart.
@@ -326,25 +373,20 @@ impl Sessions {
             if self.get(hit).is_some_and(|s| !s.expired(new.now)) {
                 return Err(Refused::Conflict);
             }
-            self.remove(hit);
+            self.remove(hit, SessionEnd::Expired);
         }
-        for _ in 0..STEPS_WHEN_FULL {
-            if !self.free.is_empty() {
-                break;
-            }
-            self.expire(new.now, STEP);
-        }
-        let Some(&index) = self.free.last() else { return Err(Refused::Full) };
+        let Some(index) = self.take_entry(new.now) else { return Err(Refused::Full) };
         let entry = index as usize;
         let hits = [Hit::new(entry, Direction::Forward), Hit::new(entry, Direction::Reverse)];
-        if !self.buckets.insert(hashes[0].whole, hits[0]) {
+        if !self.insert(hashes[0].whole, hits[0], new.now) {
+            self.free.push(index);
             return Err(Refused::Full);
         }
-        if !self.buckets.insert(hashes[1].whole, hits[1]) {
+        if !self.insert(hashes[1].whole, hits[1], new.now) {
             self.buckets.remove(hashes[0].whole, hits[0]);
+            self.free.push(index);
             return Err(Refused::Full);
         }
-        self.free.pop();
         let decision = self.decisions.take(&new.decision);
         let session = Session::new(new, decision);
         let origin = &mut self.origins[entry];
@@ -353,10 +395,12 @@ impl Sessions {
             origin.decision = new.decision;
         }
         self.entries[entry] = session;
-        origin.end(new);
+        let counted = self.tallies.enter(&new.admission, session.is_half_open(), new.now);
+        origin.end(new, counted);
         self.services.add(hashes[0].destination);
         self.backends.add(hashes[1].source);
-        self.expiry.set(entry, new.now.saturating_add(session.state().timeout()));
+        let state = session.state();
+        self.expiry.set(entry, new.now.saturating_add(state.timeout()), state.kind());
         self.live += 1;
         self.created += 1;
         self.changes = self.changes.wrapping_add(1);
@@ -364,7 +408,7 @@ impl Sessions {
     }
 
     /// Ends a session.
-    pub fn remove(&mut self, hit: Hit) {
+    pub fn remove(&mut self, hit: Hit, why: SessionEnd) {
         let entry = hit.entry();
         let Some(&session) = self.entries.get(entry).filter(|session| session.is_used()) else { return };
         let (forward, reverse) = (self.hashes(&session.forward_key()), self.hashes(&session.reverse_key()));
@@ -373,10 +417,14 @@ impl Sessions {
         self.services.remove(forward.destination);
         self.backends.remove(reverse.source);
         self.decisions.give_back(session.decision);
+        if self.tallies.counted > 0 {
+            self.tallies.leave(self.origins[entry].counted(), session.is_half_open());
+        }
         self.entries[entry].free();
         self.expiry.clear(entry);
         self.free.push(entry as u32);
         self.live -= 1;
+        self.ended[why.index()] += 1;
         self.changes = self.changes.wrapping_add(1);
     }
 
@@ -386,7 +434,7 @@ impl Sessions {
             self.expiry.step(now);
             for entry in self.expiry.due.take() {
                 if self.is_expired(entry as usize, now) {
-                    self.remove(Hit::new(entry as usize, Direction::Forward));
+                    self.remove(Hit::new(entry as usize, Direction::Forward), SessionEnd::Expired);
                 }
             }
         }
@@ -397,7 +445,7 @@ impl Sessions {
     pub fn upkeep(&mut self, now: u64) {
         for entry in self.expiry.idle.take() {
             if self.is_expired(entry as usize, now) {
-                self.remove(Hit::new(entry as usize, Direction::Forward));
+                self.remove(Hit::new(entry as usize, Direction::Forward), SessionEnd::Expired);
             }
         }
         for entry in self.expiry.due.take() {
@@ -436,10 +484,67 @@ impl Sessions {
         let Some(session) = self.at(entry) else { return false };
         let expired = session.expired(now);
         if !expired {
-            let end = now.saturating_sub(session.idle(now)).saturating_add(session.state().timeout());
-            self.expiry.set(entry, end);
+            let state = session.state();
+            let end = now.saturating_sub(session.idle(now)).saturating_add(state.timeout());
+            self.expiry.set(entry, end, state.kind());
         }
         expired
+    }
+
+    /// A free entry, made free if need be.
+    fn take_entry(&mut self, now: u64) -> Option<u32> {
+        if self.free.is_empty() {
+            self.make_room(now);
+        }
+        self.free.pop()
+    }
+
+    /// Gives a key a place, made free if need be.
+    fn insert(&mut self, hash: u64, hit: Hit, now: u64) -> bool {
+        self.buckets.insert(hash, hit) || self.make_place(hash, now) && self.buckets.insert(hash, hit)
+    }
+
+    /// Gives up the session that is worth least of some.
+    #[cold]
+    fn make_room(&mut self, now: u64) {
+        for _ in 0..SEARCHES {
+            let some = self.expiry.give_up(now);
+            if self.give_up_least(some.iter().map(|&entry| entry as usize), now) {
+                return;
+            }
+            // What seemed due and is not says so the next time.
+            let again = some.len() == 1;
+            for entry in some {
+                self.is_expired(entry as usize, now);
+            }
+            if !again {
+                return;
+            }
+        }
+    }
+
+    /// Gives up the session that is worth least of those in the places that a key may have.
+    #[cold]
+    fn make_place(&mut self, hash: u64, now: u64) -> bool {
+        let rivals: arrayvec::ArrayVec<usize, 16> = self.buckets.rivals(hash).map(Hit::entry).take(16).collect();
+        self.give_up_least(rivals.into_iter(), now)
+    }
+
+    /// Of sessions worth the same, the one idle the longest. False when all are needed.
+    fn give_up_least(&mut self, entries: impl Iterator<Item = usize>, now: u64) -> bool {
+        let used = entries.filter_map(|entry| Some((entry, self.at(entry)?)));
+        let worth = used.map(|(entry, session)| (session.worth(now), std::cmp::Reverse(session.idle(now)), entry));
+        let Some((worth, _, entry)) = worth.min() else { return false };
+        let why = match worth {
+            Worth::Expired => SessionEnd::Expired,
+            Worth::Evictable(why) => {
+                self.victim = self.at(entry).map(Session::forward_key);
+                why
+            }
+            Worth::Needed => return false,
+        };
+        self.remove(Hit::new(entry, Direction::Forward), why);
+        true
     }
 
     #[inline]

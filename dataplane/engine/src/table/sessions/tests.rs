@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 fn new(client: u32, port: u16, now: u64) -> NewSession {
     NewSession {
+        dscp: 0,
         key: FlowKey { src: v4(client), dst: v4(1), protocol: 17, sport: port, dport: 53 },
         backend: v4(2 + client % 3),
         backend_port: 5353,
@@ -16,6 +17,7 @@ fn new(client: u32, port: u16, now: u64) -> NewSession {
         place: (PortSlot::default(), 0),
         now,
         decision: Decision { rule: client % 5, ..Decision::default() },
+        admission: Admission::default(),
     }
 }
 
@@ -49,11 +51,14 @@ fn tcp_states_follow_the_specification() {
     };
     assert_eq!(step(Direction::Reverse, SYN | ACK), State::Opening);
     assert_eq!(step(Direction::Forward, ACK), State::Established);
+    assert_eq!(step(Direction::Reverse, RST), State::Reset);
+    assert_eq!(step(Direction::Forward, ACK), State::Established);
     assert_eq!(step(Direction::Reverse, FIN | ACK), State::Closing);
-    assert_eq!(step(Direction::Forward, FIN | ACK), State::Closed);
+    assert_eq!(step(Direction::Forward, FIN | ACK), State::TimeWait);
     assert_eq!(step(Direction::Forward, SYN), State::Opening);
+    assert_eq!(step(Direction::Forward, ACK), State::Opening, "the backend has not answered this one");
     assert_eq!(step(Direction::Forward, FIN | ACK), State::Closing);
-    assert_eq!(step(Direction::Reverse, RST), State::Closed);
+    assert_eq!(step(Direction::Reverse, RST), State::Reset);
 }
 
 #[test]
@@ -69,6 +74,92 @@ fn a_full_table_refuses_and_recovers() {
     });
     assert_eq!((made, refused), (64, Some(Refused::Full)));
     assert!(table.create(&new(2, 1, State::Udp.timeout() + 1)).is_ok(), "expired entries make room");
+}
+
+/// A TCP session in a state, by the flags of its packets; `true` for the client's.
+fn tcp(table: &mut Sessions, client: u32, now: u64, packets: &[(bool, u8)]) -> Hit {
+    let mut first = new(client, 1, now);
+    (first.key.protocol, first.flags) = (6, packets[0].1);
+    let hit = table.create(&first).unwrap();
+    for &(forward, flags) in &packets[1..] {
+        let direction = if forward { Direction::Forward } else { Direction::Reverse };
+        table.touch(Hit::new(hit.entry(), direction), now, flags);
+    }
+    hit
+}
+
+#[test]
+fn the_least_valuable_session_makes_room() {
+    use tcp::{ACK, FIN, SYN};
+    let mut table = Sessions::heap(5, 7);
+    tcp(&mut table, 1, 0, &[(true, ACK), (false, ACK)]);
+    tcp(&mut table, 2, 0, &[(true, FIN | ACK), (false, FIN | ACK)]);
+    tcp(&mut table, 3, 0, &[(true, SYN)]);
+    table.create(&new(4, 1, 0)).unwrap();
+    tcp(&mut table, 5, 0, &[(true, SYN), (false, SYN | ACK)]);
+    // Each in turn; the newcomers are UDP and busy.
+    let mut evicted = Vec::new();
+    let mut now = 2 * SECOND;
+    for client in 10..14 {
+        table.create(&new(client, 1, now)).unwrap();
+        evicted.push(table.victim().unwrap().src as u8);
+        check(&table);
+    }
+    assert_eq!(evicted, [3, 5, 2, 4]);
+    assert_eq!(table.create(&new(20, 1, now)), Err(Refused::Full), "one is established, the others are fresh");
+    for client in 10..14u32 {
+        let first = new(client, 1, now);
+        let hit = table.find(&first.reverse_key(), table.hash(&first.reverse_key()), now);
+        now += SECOND;
+        table.touch(hit, now, 0);
+    }
+    now += 2 * SECOND;
+    assert_eq!(table.create(&new(20, 1, now)), Err(Refused::Full), "answered, and idle for less than 10 s");
+    now = 61 * SECOND;
+    table.create(&new(20, 1, now)).unwrap();
+    assert_eq!(table.victim().unwrap().src as u8, 1, "idle the longest");
+    let ended = table.ended();
+    assert_eq!(ended[SessionEnd::EvictedHalfOpen.index()..], [2, 1, 1, 1]);
+    check(&table);
+}
+
+#[test]
+fn half_open_sessions_last_for_a_round() {
+    let mut table = Sessions::heap(100, 7);
+    for client in 0..350u32 {
+        tcp(&mut table, client, u64::from(client), &[(true, tcp::SYN)]);
+        let victim = table.victim().map(|key| key.src & 0xffff);
+        if client >= 200 {
+            assert_eq!(victim, Some(u128::from(client) - 100), "the one that has waited longest");
+        }
+    }
+}
+
+#[test]
+fn a_full_bucket_evicts_among_its_own() {
+    let slabs = Slabs { entries: Slab::heap(64), origins: Slab::heap(64), buckets: Slab::heap(1) };
+    let mut table = Sessions::new(slabs, 5);
+    for client in 0..40 {
+        tcp(&mut table, client, 0, &[(true, tcp::SYN)]);
+        check(&table);
+    }
+    assert_eq!((table.len(), table.ended()[SessionEnd::EvictedHalfOpen.index()]), (4, 36));
+}
+
+#[test]
+fn what_seemed_due_and_goes_on_does_not_end_the_search() {
+    let mut table = Sessions::heap(8, 7);
+    // Their words are due after 300 s, their last packets are not.
+    let busy: Vec<Hit> = (0..3u32).map(|client| table.create(&new(client, 1, 0)).unwrap()).collect();
+    let now = State::Udp.timeout() + 2 * SECOND;
+    for hit in busy {
+        table.touch(hit, now, 0);
+    }
+    for client in 3..8 {
+        tcp(&mut table, client, now, &[(true, tcp::SYN)]);
+    }
+    table.create(&new(9, 1, now)).unwrap();
+    assert_eq!(table.ended()[SessionEnd::EvictedHalfOpen.index()], 1);
 }
 
 #[test]
@@ -136,7 +227,7 @@ fn keys_live_away_from_full_homes_and_are_found_there() {
         } else {
             let (client, port) = made.swap_remove(random as usize % made.len());
             let key = new(client, port, 0).key;
-            table.remove(table.find(&key, table.hash(&key), 0));
+            table.remove(table.find(&key, table.hash(&key), 0), SessionEnd::Expired);
         }
         away += table.buckets.away().0;
         check(&table);
@@ -155,10 +246,11 @@ fn a_full_bucket_refuses_and_stays_as_it_was() {
     }
     assert_eq!(table.create(&new(1, 4, 0)), Err(Refused::Full));
     check(&table);
-    let hit = table.create(&new(1, 5, State::Udp.timeout() + 1));
-    assert_eq!(hit, Err(Refused::Full), "no place for a key, though there are entries");
-    table.expire(State::Udp.timeout() + 1, 16);
+    // One that is idle makes place.
     assert!(table.create(&new(1, 5, State::Udp.timeout() + 1)).is_ok());
+    check(&table);
+    assert!(table.create(&new(1, 6, State::Udp.timeout() + 1)).is_ok());
+    assert_eq!((table.len(), table.ended()[SessionEnd::Expired.index()]), (4, 2));
     check(&table);
 }
 
@@ -197,7 +289,7 @@ fn addresses_without_sessions_are_known_to_be_strangers() {
     let taken = strangers.filter(|key| table.hash_known(key).1).count();
     assert!(taken < 100, "{taken} of 10,000 strangers looked up");
     for hit in hits {
-        table.remove(hit);
+        table.remove(hit, SessionEnd::Expired);
     }
     assert!(!table.hash_known(&key).1, "with its last session an address is forgotten");
     check(&table);
@@ -217,7 +309,7 @@ fn equal_decisions_are_kept_once_and_given_back() {
     table.decide(hits[499], &other);
     assert_eq!(table.decisions.len(), 1);
     for hit in hits {
-        table.remove(hit);
+        table.remove(hit, SessionEnd::Expired);
     }
     assert_eq!(table.decisions.len(), 0);
 }
@@ -239,7 +331,7 @@ fn more_decisions_than_places_are_kept_by_their_sessions() {
             assert_eq!(table.decision(hit.entry()), Some(&decision(n ^ 1)));
         }
         for hit in hits {
-            table.remove(hit);
+            table.remove(hit, SessionEnd::Expired);
         }
         assert_eq!(table.decisions.len(), 0);
     }
@@ -291,11 +383,12 @@ fn a_state_that_ends_sooner_is_noticed_sooner() {
     first.key.protocol = 6;
     first.flags = tcp::ACK;
     let hit = table.create(&first).unwrap();
+    table.touch(Hit::new(hit.entry(), Direction::Reverse), 0, tcp::ACK);
     assert_eq!(table.get(hit).unwrap().state(), State::Established);
     table.touch(hit, SECOND, tcp::RST);
-    table.expire(SECOND + State::Closed.timeout(), 16);
+    table.expire(SECOND + State::Reset.timeout(), 16);
     assert_eq!(table.len(), 1);
-    table.expire(SECOND + State::Closed.timeout() + 1, 16);
+    table.expire(SECOND + State::Reset.timeout() + 1, 16);
     assert_eq!(table.len(), 0);
 }
 
@@ -314,8 +407,8 @@ fn an_entry_that_is_written_is_recognised() {
 fn protocols_follow_from_the_status() {
     let mut table = Sessions::heap(64, 1);
     for (protocol, v6, state) in [
-        (6, false, State::Established),
-        (6, true, State::Established),
+        (6, false, State::Adopted),
+        (6, true, State::Adopted),
         (17, false, State::Udp),
         (17, true, State::Udp),
         (1, false, State::Icmp),
@@ -385,7 +478,7 @@ proptest! {
                 Op::Remove(c, p) => {
                     let key = new(c, p, now).key;
                     let hit = table.find(&key, table.hash(&key), now);
-                    if hit.is_some() { table.remove(hit); }
+                    if hit.is_some() { table.remove(hit, SessionEnd::Expired); }
                     twin.remove(&(c, p));
                 }
                 Op::Pass(time) => now += time,
