@@ -102,7 +102,10 @@ const FIELDS: &[(&str, &[&str])] = &[
         ],
     ),
     (WORD_OR_NUMBER, &["Rule.mark", "Match.protocol", "Match.vlan", "Priority.dscp"]),
-    (WORDS, &["Interface.addresses", "Match.src", "Match.dst", "Match.tcp_flags", "Service.address"]),
+    (
+        WORDS,
+        &["Interface.addresses", "Match.src", "Match.dst", "Match.tcp_flags", "Service.address", "Service.source_pool"],
+    ),
     (WORDS_OR_NUMBERS, &["Match.src_ports", "Match.dst_ports", "Match.dscp", "Service.ports"]),
     (
         LIST,

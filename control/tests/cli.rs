@@ -205,6 +205,13 @@ async fn nobody_there_ends_with_2_unless_a_node_is() {
     assert_eq!(direct.err, "");
     ctl.run(&["session", "list", "--socket", &path]).await.ends(0).says("1 of 1 sessions");
     ctl.run(&["neighbour", "list", "--socket", &path]).await.ends(1).complains("no neighbour table yet");
+    ctl.run(&["trace", "--socket", &path]).await.ends(0).says("#1 ").says("1 packets, 0 missed");
+    // The end of a stream without its last word.
+    ctl.run(&["trace", "--match", "vlan 1", "--socket", &path]).await.ends(2).complains("broke off");
+    let kept = ctl.file("kept.pcapng", "old");
+    let refused = ctl.run(&["capture", "--at", "rx", "-w", &kept, "--socket", &path]).await;
+    refused.ends(1).complains("one at a time");
+    assert_eq!(common::read(Path::new(&kept)), "old", "a refused capture leaves the file alone");
     ctl.run(&["stats", "--socket", "/nowhere.sock"])
         .await
         .ends(2)
@@ -248,6 +255,20 @@ fn local_node(socket: &Path) -> tokio::task::JoinHandle<()> {
         ) -> Result<Response<v1::NeighboursResponse>, Status> {
             let A::Error(why) = common::answer(Q::Neighbours(request.into_inner())) else { unreachable!() };
             Err(Status::failed_precondition(why))
+        }
+
+        type TraceStream = tokio_stream::Iter<std::vec::IntoIter<Result<v1::Observation, Status>>>;
+        type CaptureStream = Self::TraceStream;
+
+        async fn trace(&self, request: Request<v1::TraceRequest>) -> Result<Response<Self::TraceStream>, Status> {
+            let items = common::traced(&request.get_ref().r#match).into_iter();
+            let items: Vec<_> = items.map(|item| Ok(v1::Observation { item: Some(item) })).collect();
+            Ok(Response::new(tokio_stream::iter(items)))
+        }
+
+        async fn capture(&self, _: Request<v1::CaptureRequest>) -> Result<Response<Self::CaptureStream>, Status> {
+            let refused = Status::invalid_argument("a trace or capture runs on this node already; one at a time");
+            Ok(Response::new(tokio_stream::iter(vec![Err(refused)])))
         }
 
         async fn nodes(&self, _: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {
@@ -304,6 +325,83 @@ async fn questions_go_through_control() {
     assert_eq!(why.ends(0).json()["verdict"], "dropped");
     ctl.run(&["session", "list"]).await.ends(0).says("1 of 1 sessions");
     ctl.run(&["neighbour", "list"]).await.ends(1).complains("no neighbour table yet");
+    node.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packets_are_followed_and_captured_through_control() {
+    let rig = Rig::start().await;
+    let ctl = Ctl::admin(&rig);
+    ctl.run(&["trace"]).await.ends(2).complains("no node of cluster default is connected");
+    let edge = rig.enrol("node", "edge-1").await;
+    let node = FakeNode::attach(&rig, &edge, fresh()).await.unwrap();
+    let cancelled = node.cancelled.clone();
+    let node = node.run();
+    rig.until_node("edge-1", |info| info.connected).await;
+
+    let traced = ctl.run(&["trace", "--match", "tcp dport 23", "--count", "1"]).await;
+    traced.ends(0).complains("tracing on edge-1: up to 1 packets, 30 s; ctrl-C ends it");
+    traced.says("#1 22:13:20.000000005 worker 0, wan: 198.51.100.7:4242 > 203.0.113.10:23 tcp SYN (60 octets)");
+    traced.says("    parse  interface wan0  46 octets, ttl 64\n    rule   rule rest       permit\n    to the slow path: no_route");
+    traced.says("#1 slow path: dropped: no_route  No route leads to the destination.");
+    traced.says("1 packets, 0 missed, ended by count");
+    let json = ctl.run(&["trace", "--json"]).await;
+    let lines: Vec<Value> = json.ends(0).out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["begun"]["node"], &lines[1]["packet"]["reason"]), (&"edge-1".into(), &"no_route".into()));
+    assert_eq!((&lines[2]["slow_path"]["number"], &lines[3]["end"]["ended"]), (&1.into(), &"count".into()));
+
+    // Wrong here, without asking anybody; and short of what was wanted.
+    let wrong = ctl.run(&["trace", "--match", "tcp and scr 10.0.0.1"]).await;
+    wrong.ends(1).complains("match: at character 9: found \"scr\", allowed: src, dst");
+    wrong.complains("\n  tcp and scr 10.0.0.1\n          ^");
+    ctl.run(&["trace", "--match", "vlan 2"]).await.ends(3).complains("7 packets came faster");
+    ctl.run(&["trace", "--count", "0"]).await.ends(1).complains("1..=10000");
+    ctl.run(&["capture", "--at", "nat", "-w", "x"]).await.ends(1).complains("rx, post-nat, tx, drop");
+    ctl.run(&["capture", "--at", "rx", "-w", "/nowhere/x.pcapng"])
+        .await
+        .ends(1)
+        .complains("cannot write /nowhere/x.pcapng");
+
+    // ctrl-C reaches the node.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_marchctl"));
+    command.env_clear().env("HOME", &ctl.home).args(["trace", "--match", "vlan 1"]).args(&ctl.options);
+    let mut child = command.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut said = std::io::BufReader::new(child.stderr.take().unwrap());
+    std::io::BufRead::read_line(&mut said, &mut String::new()).unwrap();
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("ended by ctrl-C"));
+    tokio::time::timeout(common::PATIENCE, cancelled.acquire()).await.expect("cancelled in time").unwrap().forget();
+    ctl.run(&["trace"]).await.ends(0);
+
+    let file = ctl.home.join("drops.pcapng").display().to_string();
+    ctl.run(&["capture", "--at", "drop", "-w", &file])
+        .await
+        .ends(0)
+        .says("drops.pcapng: 2 packets, 0 missed, ended by count");
+    let json = ctl.run(&["capture", "--at", "drop", "-w", &file, "--json"]).await;
+    assert_eq!((&json.ends(0).json()["packets"], &json.json()["missed"]), (&2.into(), &0.into()));
+    let bytes = std::fs::read(&file).unwrap();
+    let comment = b"drop: dropped: rule_deny; rule no-dns: deny; worker 0, generation 1";
+    assert!(bytes.windows(comment.len()).any(|part| part == comment));
+    // Standard output, and somebody else's reader where there is one.
+    let piped = Command::new("sh")
+        .arg("-c")
+        .arg(format!(
+            "{} capture --at drop -w - {} | cmp - {file}",
+            env!("CARGO_BIN_EXE_marchctl"),
+            ctl.options.join(" ")
+        ))
+        .env("HOME", &ctl.home)
+        .output()
+        .unwrap();
+    assert!(piped.status.success(), "{piped:?}");
+    if let Ok(read) = Command::new("tcpdump").args(["-nr", &file]).output() {
+        let text = String::from_utf8(read.stdout).unwrap();
+        assert_eq!(text.matches("198.51.100.7.53 > 203.0.113.10.54: ").count(), 2, "{text} {:?}", read.stderr);
+    }
     node.abort();
 }
 

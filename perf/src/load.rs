@@ -87,7 +87,7 @@ pub enum Kind {
     Data,
     /// The first packet of a TCP connection.
     Syn,
-    /// A fragment with this offset in octets; more follow.
+    /// A fragment with this offset in octets: the first of its packet, or the last.
     Fragment(u16),
 }
 
@@ -110,11 +110,11 @@ impl Template {
         let wanted = size.draw(rng) - FCS;
         let packet = Packet::eth(src, dst).ip(tuple.src, tuple.dst);
         let packet = match kind {
-            Kind::Fragment(offset) => packet.fragment(offset, true, tuple.sport),
+            Kind::Fragment(offset) => packet.fragment(offset, offset == 0, tuple.sport),
             _ => packet,
         };
         let packet = match (kind, tuple.protocol) {
-            // A later fragment has no transport header; its payload is a multiple of eight octets.
+            // The last fragment has no transport header; data of the first is a multiple of eight octets.
             (Kind::Fragment(1..), protocol) => packet.protocol(protocol).payload([0; 8]),
             (_, ICMP | ICMPV6) => packet.echo(tuple.sport, 1),
             (_, TCP) => packet.tcp(tuple.sport, tuple.dport).flags(if kind == Kind::Syn { SYN } else { ACK }),
@@ -178,6 +178,11 @@ impl Template {
         let l4 = l4.filter(|_| matches!(protocol, TCP | UDP));
         let (sport, dport) = l4.map_or((0, 0), |at| (be16(bytes, at), be16(bytes, at + 2)));
         Some(FlowKey { src, dst, protocol, sport, dport })
+    }
+
+    /// Octets behind the IP header without options and, in IPv6, a fragment header.
+    pub fn fragment_octets(&self) -> u16 {
+        self.len - (ETHERNET + if self.is_v6() { 48 } else { 20 }) as u16
     }
 
     /// Whether it is IPv6.

@@ -1,6 +1,10 @@
 //! OperateService: questions relayed to nodes.
 
+use std::pin::Pin;
+
 use marchproxy_proto::v1;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::auth::Caller;
@@ -33,6 +37,16 @@ impl OperateApi {
     }
 }
 
+type Observed = Pin<Box<dyn Stream<Item = Result<v1::Observation, Status>> + Send>>;
+
+impl OperateApi {
+    /// Relays a trace or capture, item by item; the node ends it when the caller goes away.
+    async fn follow(&self, caller: &Caller, node: &str, question: Question) -> Result<Response<Observed>, Status> {
+        let (first, rest) = self.control.hub.observe(&caller.identity.cluster, node, question).await?;
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(first)).chain(ReceiverStream::new(rest)))))
+    }
+}
+
 #[tonic::async_trait]
 impl v1::operate_service_server::OperateService for OperateApi {
     async fn stats(&self, request: Request<v1::StatsRequest>) -> Result<Response<v1::StatsResponse>, Status> {
@@ -47,6 +61,21 @@ impl v1::operate_service_server::OperateService for OperateApi {
         let asked = request.into_inner();
         let pick = |answer| if let Answer::Why(why) = answer { Some(why) } else { None };
         self.relay(&caller, asked.node.clone(), Question::Why(asked), pick).await
+    }
+
+    type TraceStream = Observed;
+    type CaptureStream = Observed;
+
+    async fn trace(&self, request: Request<v1::TraceRequest>) -> Result<Response<Observed>, Status> {
+        let caller = Caller::of(&request)?;
+        let asked = request.into_inner();
+        self.follow(&caller, &asked.node.clone(), Question::Trace(asked)).await
+    }
+
+    async fn capture(&self, request: Request<v1::CaptureRequest>) -> Result<Response<Observed>, Status> {
+        let caller = Caller::of(&request)?;
+        let asked = request.into_inner();
+        self.follow(&caller, &asked.node.clone(), Question::Capture(asked)).await
     }
 
     async fn sessions(&self, request: Request<v1::SessionsRequest>) -> Result<Response<v1::SessionsResponse>, Status> {

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendSpec, Cidr, InterfaceSpec, NextHopSpec, PortSpec, RouteAction as Action, RouteSpec, RuleAction, RuleMatch,
+    BackendSpec, InterfaceSpec, NextHopSpec, PortSpec, RouteAction as Action, RouteSpec, RuleAction, RuleMatch,
     RuleSpec, RuleTables, RuleWay, ServiceSpec,
 };
 
-use crate::model::{BackendState, Model, RouteAction, Way};
+use crate::model::{Model, RouteAction, Way};
 
 /// Stands in for rules that all belong to other nodes: where a document has rules, what none permits is denied.
 const NO_RULE_HERE: &str = "no-rule-for-this-node";
@@ -155,7 +155,7 @@ fn rules(
                 None => continue,
             },
         };
-        let (src, dst) = (set(&rule.matches.src), set(&rule.matches.dst));
+        let (src, dst) = (set_of(&rule.matches.src), set_of(&rule.matches.dst));
         rules.push(RuleSpec {
             name: rule.name.clone(),
             priority: rule.priority,
@@ -187,18 +187,16 @@ fn services(model: &Model, policer_index: &[usize]) -> Vec<ServiceSpec> {
         .services
         .iter()
         .map(|service| {
-            let mut addresses = service.addresses.clone();
-            addresses.sort_unstable();
+            let addresses = set_of(&service.addresses);
             let mut backends: Vec<BackendSpec> = service
                 .backends
                 .iter()
-                .filter(|backend| backend.state != BackendState::Down)
                 .map(|backend| BackendSpec {
                     name: backend.name.clone(),
                     address: backend.address,
                     port: backend.port,
                     weight: backend.weight,
-                    draining: backend.state == BackendState::Draining,
+                    state: backend.state,
                 })
                 .collect();
             backends.sort_by(|a, b| a.name.cmp(&b.name));
@@ -208,6 +206,10 @@ fn services(model: &Model, policer_index: &[usize]) -> Vec<ServiceSpec> {
                 protocol: service.protocol,
                 ports: service.ports.clone(),
                 source_affinity: service.source_affinity,
+                mode: service.mode,
+                stateless: service.stateless,
+                source_pool: set_of(&service.source_pool),
+                on_backend_loss: service.on_backend_loss,
                 backends,
                 policer: service.policer.map(|policer| policer_index[policer]),
                 mark: service.mark,
@@ -219,8 +221,8 @@ fn services(model: &Model, policer_index: &[usize]) -> Vec<ServiceSpec> {
     services
 }
 
-fn set(prefixes: &[Cidr]) -> Vec<Cidr> {
-    let mut set = prefixes.to_vec();
+fn set_of<T: Copy + Ord>(list: &[T]) -> Vec<T> {
+    let mut set = list.to_vec();
     set.sort_unstable();
     set.dedup();
     set

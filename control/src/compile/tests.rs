@@ -1,8 +1,8 @@
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    FlagMatch, FragmentMatch, PolicerAction, PortRange, RouteAction, RuleAction, RuleMatch, RuleWay, ServiceProtocol,
-    Urpf,
+    BackendState, FlagMatch, FragmentMatch, PolicerAction, PortRange, RouteAction, RuleAction, RuleMatch, RuleWay,
+    ServiceProtocol, Urpf,
 };
 use marchproxy_proto::tables;
 use proptest::prelude::*;
@@ -161,12 +161,22 @@ fn services_with_policer_mark_and_backends() {
 
     assert_eq!(names(&tables.services, |service| &service.name), ["ping", "web"]);
     let (ping, web) = (&tables.services[0], &tables.services[1]);
-    assert_eq!((ping.protocol, ping.ports.len(), ping.backends.len()), (ServiceProtocol::Icmp, 0, 0));
+    assert_eq!(
+        (ping.protocol, ping.ports.len(), ping.backends[0].state),
+        (ServiceProtocol::Icmp, 0, BackendState::Down)
+    );
     assert_eq!((web.policer, web.mark, web.source_affinity), (Some(1), Some(34), true));
     assert_eq!(web.addresses, ["203.0.113.1", "203.0.113.2"].map(|ip| ip.parse::<IpAddr>().unwrap()));
     assert_eq!(web.ports, [PortRange { first: 80, last: 81 }]);
-    let backends: Vec<_> = web.backends.iter().map(|b| (b.name.as_str(), b.port, b.weight, b.draining)).collect();
-    assert_eq!(backends, [("x", None, 1, true), ("y", Some(8080), 7, false)]);
+    let backends: Vec<_> = web.backends.iter().map(|b| (b.name.as_str(), b.port, b.weight, b.state)).collect();
+    assert_eq!(
+        backends,
+        [
+            ("w", None, 1, BackendState::Down),
+            ("x", None, 1, BackendState::Draining),
+            ("y", Some(8080), 7, BackendState::Up)
+        ]
+    );
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub use objects::{
 };
 pub use text::{ParseError, RenderError, parse, to_json, to_yaml};
 pub use types::Model;
-pub(crate) use types::{BackendState, RouteAction, Way};
+pub(crate) use types::{RouteAction, Way};
 pub use validate::validate;
 pub use violation::{Violation, Warning};
 

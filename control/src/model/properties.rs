@@ -145,7 +145,7 @@ fn services() -> impl Strategy<Value = Vec<Service>> {
     let backend = (word(), word(), of(any::<u32>()), of(any::<u32>()), word())
         .prop_map(|(name, address, port, weight, state)| Backend { name, address, port, weight, state });
     let fields = (
-        (word(), vec(word(), 0..3), word(), vec(word(), 0..3), word()),
+        (word(), vec(word(), 0..3), word(), vec(word(), 0..3), (word(), word(), word(), vec(word(), 0..3))),
         of(any::<u32>()),
         of(health),
         vec(backend, 0..3),
@@ -154,7 +154,14 @@ fn services() -> impl Strategy<Value = Vec<Service>> {
     );
     vec(
         fields.prop_map(
-            |((name, address, protocol, ports, mode), source_affinity_s, health, backends, qos, limits)| Service {
+            |(
+                (name, address, protocol, ports, (mode, sessions, on_backend_loss, source_pool)),
+                source_affinity_s,
+                health,
+                backends,
+                qos,
+                limits,
+            )| Service {
                 name,
                 address,
                 protocol,
@@ -165,6 +172,9 @@ fn services() -> impl Strategy<Value = Vec<Service>> {
                 backends,
                 qos,
                 limits,
+                sessions,
+                on_backend_loss,
+                source_pool,
             },
         ),
         0..3,

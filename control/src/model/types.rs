@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    Cidr, PolicerSpec, PortRange, RuleAction, RuleMatch, ServiceLimitsSpec, ServiceProtocol, Urpf,
+    BackendLoss, BackendState, Cidr, PolicerSpec, PortRange, RuleAction, RuleMatch, ServiceLimitsSpec, ServiceMode,
+    ServiceProtocol, Urpf,
 };
 
 /// A validated document.
@@ -109,6 +110,10 @@ pub(crate) struct Service {
     pub protocol: ServiceProtocol,
     pub ports: Vec<PortRange>,
     pub source_affinity: bool,
+    pub mode: ServiceMode,
+    pub stateless: bool,
+    pub source_pool: Vec<IpAddr>,
+    pub on_backend_loss: BackendLoss,
     pub backends: Vec<Backend>,
     pub policer: Option<usize>,
     pub mark: Option<u8>,
@@ -122,13 +127,4 @@ pub(crate) struct Backend {
     pub port: Option<u16>,
     pub weight: u16,
     pub state: BackendState,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BackendState {
-    Up,
-    /// Keeps its sessions, gets no new ones.
-    Draining,
-    /// As if it were not there.
-    Down,
 }

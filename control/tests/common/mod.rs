@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use marchproxy_control::api::{Control, Listener, Settings, serve};
@@ -13,12 +14,13 @@ use marchproxy_proto::v1::node_service_client::NodeServiceClient;
 use marchproxy_proto::v1::operate_service_client::OperateServiceClient;
 use marchproxy_proto::{tables, v1};
 use tempfile::TempDir;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Status, Streaming};
 use v1::from_node::Message as From;
+use v1::operate_call::Request as Q;
 use v1::to_node::Message as To;
 
 /// Long enough for a busy machine, short enough to notice.
@@ -227,6 +229,10 @@ pub struct FakeNode {
     /// Groups that crossed the wire since it attached.
     pub received: usize,
     pub generation: u64,
+    /// The last trace.
+    pub waiting: u64,
+    /// A permit for each trace that was cancelled.
+    pub cancelled: Arc<Semaphore>,
 }
 
 impl FakeNode {
@@ -238,7 +244,15 @@ impl FakeNode {
         let (to, outbound) = mpsc::channel(16);
         to.send(v1::FromNode { message: Some(From::Hello(hello)) }).await.unwrap();
         let from = NodeServiceClient::new(channel).attach(ReceiverStream::new(outbound)).await?.into_inner();
-        Ok(FakeNode { to, from, groups: HashMap::new(), received: 0, generation: 0 })
+        Ok(FakeNode {
+            to,
+            from,
+            groups: HashMap::new(),
+            received: 0,
+            generation: 0,
+            waiting: 0,
+            cancelled: Arc::new(Semaphore::new(0)),
+        })
     }
 
     /// The next message, or why there is none.
@@ -318,9 +332,27 @@ impl FakeNode {
                         self.fetch(&offer).await;
                         self.ack(&offer).await;
                     }
+                    To::Call(v1::OperateCall { id, request: Some(Q::Trace(asked)) }) => {
+                        self.waiting = id;
+                        for item in traced(&asked.r#match) {
+                            self.send(observed(id, item)).await;
+                        }
+                    }
+                    To::Call(v1::OperateCall { id, request: Some(Q::Capture(asked)) }) => {
+                        for item in captured(&asked) {
+                            self.send(observed(id, item)).await;
+                        }
+                    }
                     To::Call(call) => {
                         let reply = v1::OperateReply { id: call.id, response: call.request.map(answer) };
                         self.send(From::Reply(reply)).await;
+                    }
+                    To::Cancel(cancel) => {
+                        let ended = v1::observation::Item::End(v1::ObservationEnd::default());
+                        assert_eq!(cancel.id, self.waiting);
+                        // A word too late, which must do no harm.
+                        self.send(observed(cancel.id, ended)).await;
+                        self.cancelled.add_permits(1);
                     }
                     To::Welcome(_) | To::Group(_) => {}
                 }
@@ -347,7 +379,83 @@ pub fn answer(question: v1::operate_call::Request) -> v1::operate_reply::Respons
         }),
         Q::Sessions(_) => A::Sessions(v1::SessionsResponse { sessions: vec![v1::Session::default()], total: 1 }),
         Q::Neighbours(_) => A::Error("no neighbour table yet".into()),
+        Q::Trace(_) | Q::Capture(_) => A::Error("its answer is a stream".into()),
     }
+}
+
+fn observed(id: u64, item: v1::observation::Item) -> From {
+    let observation = v1::Observation { item: Some(item) };
+    From::Reply(v1::OperateReply { id, response: Some(v1::operate_reply::Response::Observation(observation)) })
+}
+
+/// What a trace of the node that is not one shows. Filtered by `vlan 1` it never ends, by `vlan 2` it misses some.
+pub fn traced(filter: &str) -> Vec<v1::observation::Item> {
+    use v1::observation::Item;
+    let begun = Item::Begun(v1::ObservationBegun {
+        node: "edge-1".into(),
+        ports: vec!["lan".into(), "wan".into()],
+        generation: 1,
+    });
+    let step = |stage: &str, object: &str, detail: &str| v1::WhyStep {
+        stage: stage.into(),
+        object: object.into(),
+        detail: detail.into(),
+    };
+    let packet = Item::Packet(v1::ObservedPacket {
+        number: 1,
+        at: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 5 }),
+        thread: "worker 0".into(),
+        port: "wan".into(),
+        length: 60,
+        frame: "198.51.100.7:4242 > 203.0.113.10:23 tcp SYN".into(),
+        fate: "punted".into(),
+        reason: "no_route".into(),
+        end: "to the slow path: no_route".into(),
+        steps: vec![step("parse", "interface wan0", "46 octets, ttl 64"), step("rule", "rule rest", "permit")],
+        ..Default::default()
+    });
+    let slow = Item::SlowPath(v1::SlowPathEnd {
+        number: 1,
+        fate: "dropped".into(),
+        reason: "no_route".into(),
+        reason_description: "No route leads to the destination.".into(),
+    });
+    match filter {
+        "vlan 1" => vec![begun],
+        "vlan 2" => vec![begun, Item::End(v1::ObservationEnd { packets: 0, missed: 7, ended: "timeout".into() })],
+        _ => vec![begun, packet, slow, Item::End(v1::ObservationEnd { packets: 1, missed: 0, ended: "count".into() })],
+    }
+}
+
+/// What a capture of it holds: two frames, the second cut.
+pub fn captured(asked: &v1::CaptureRequest) -> Vec<v1::observation::Item> {
+    use v1::observation::Item;
+    let mut items = traced("");
+    items.truncate(1);
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0];
+    // 198.51.100.7 to 203.0.113.10, UDP 53 to 54, no data.
+    frame.extend([
+        0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0x6c, 0x93, 198, 51, 100, 7, 203, 0, 113, 10, 0, 53, 0, 54, 0, 8, 0, 0,
+    ]);
+    for number in 1..=2u32 {
+        let octets = frame[..frame.len().min(asked.snaplen as usize)].to_vec();
+        items.push(Item::Packet(v1::ObservedPacket {
+            number: number.into(),
+            at: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: number as i32 }),
+            thread: "worker 0".into(),
+            port: "wan".into(),
+            generation: 1,
+            length: frame.len() as u32,
+            fate: "dropped".into(),
+            reason: "rule_deny".into(),
+            end: "dropped: rule_deny".into(),
+            steps: vec![v1::WhyStep { stage: "rule".into(), object: "rule no-dns".into(), detail: "deny".into() }],
+            octets,
+            ..Default::default()
+        }));
+    }
+    items.push(Item::End(v1::ObservationEnd { packets: 2, missed: 0, ended: "count".into() }));
+    items
 }
 
 /// A node that says nothing about what it runs.

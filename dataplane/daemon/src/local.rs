@@ -3,14 +3,16 @@
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use marchproxy_proto::v1;
 use marchproxy_proto::v1::operate_call::Request as Question;
 use marchproxy_proto::v1::operate_reply::Response as Answer;
 use marchproxy_proto::v1::operate_service_server::{OperateService, OperateServiceServer};
-use tokio::sync::watch;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use crate::runtime::Runtime;
@@ -43,6 +45,18 @@ pub enum SocketError {
     },
 }
 
+/// Packets of a trace or capture on their way to the asker; behind that many the workers' lenses fill up, and packets are missed.
+const OBSERVED: usize = 64;
+
+/// A question whose answer is a stream.
+#[derive(Debug)]
+pub enum Watched {
+    /// What stages decide.
+    Trace(v1::TraceRequest),
+    /// Copies.
+    Capture(v1::CaptureRequest),
+}
+
 /// Answers questions about this node.
 #[derive(Clone, Debug)]
 pub struct Operate {
@@ -69,9 +83,44 @@ impl Operate {
             Some(Question::Why(request)) => self.runtime.why(&request).map(Answer::Why),
             Some(Question::Sessions(request)) => self.runtime.sessions(&request).map(Answer::Sessions),
             Some(Question::Neighbours(request)) => self.runtime.neighbours(&request).map(Answer::Neighbours),
+            Some(Question::Trace(_) | Question::Capture(_)) => Err("its answer is a stream; please report this".into()),
             None => Err("this release does not know the question; update marchproxy-dataplane".to_owned()),
         };
         answer.unwrap_or_else(Answer::Error)
+    }
+
+    /// Starts a trace or capture on a thread of its own. It ends when the receiver goes away.
+    pub fn watch(&self, watched: Watched) -> mpsc::Receiver<Result<v1::Observation, String>> {
+        let (outlet, items) = mpsc::channel(OBSERVED);
+        let runtime = self.runtime.clone();
+        tokio::task::spawn_blocking(move || {
+            let done = match &watched {
+                Watched::Trace(request) => runtime.trace(request, &outlet),
+                Watched::Capture(request) => runtime.capture(request, &outlet),
+            };
+            if let Err(error) = done {
+                // Whoever went away does not want to know.
+                let _ = outlet.blocking_send(Err(error));
+            }
+        });
+        items
+    }
+
+    /// The items of a trace or capture as gRPC wants them.
+    fn observed(&self, watched: Watched) -> Observed {
+        let node = self.node.clone();
+        Box::pin(ReceiverStream::new(self.watch(watched)).map(move |item| match item {
+            Ok(mut observation) => {
+                name(&mut observation, &node);
+                Ok(observation)
+            }
+            Err(error) => Err(Status::invalid_argument(error)),
+        }))
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &Arc<str> {
+        &self.node
     }
 
     fn stats_now(&self) -> v1::StatsResponse {
@@ -97,8 +146,31 @@ impl Operate {
     }
 }
 
+/// What tonic sends to the asker.
+type Observed = Pin<Box<dyn Stream<Item = Result<v1::Observation, Status>> + Send>>;
+
+/// Puts the node's name where one is asked for.
+pub(crate) fn name(observation: &mut v1::Observation, node: &str) {
+    if let Some(v1::observation::Item::Begun(begun)) = &mut observation.item {
+        node.clone_into(&mut begun.node);
+    }
+}
+
 #[tonic::async_trait]
 impl OperateService for Operate {
+    type TraceStream = Observed;
+    type CaptureStream = Observed;
+
+    async fn trace(&self, request: Request<v1::TraceRequest>) -> Result<Response<Observed>, Status> {
+        self.for_us(&request.get_ref().node)?;
+        Ok(Response::new(self.observed(Watched::Trace(request.into_inner()))))
+    }
+
+    async fn capture(&self, request: Request<v1::CaptureRequest>) -> Result<Response<Observed>, Status> {
+        self.for_us(&request.get_ref().node)?;
+        Ok(Response::new(self.observed(Watched::Capture(request.into_inner()))))
+    }
+
     async fn stats(&self, request: Request<v1::StatsRequest>) -> Result<Response<v1::StatsResponse>, Status> {
         self.for_us(&request.get_ref().node)?;
         self.blocking(|this| Ok(this.stats_now())).await

@@ -54,6 +54,7 @@ const fn family(
 const PORT: &[&str] = &["port", "device"];
 const WORKER: &[&str] = &["worker", "core"];
 const STAGE: &[&str] = &["worker", "core", "stage"];
+const NAT_POOL: &[&str] = &["address", "protocol"];
 const OBJECT: &[&str] = &["kind", "name"];
 
 const FAMILIES: &[Family] = &[
@@ -125,7 +126,7 @@ const FAMILIES: &[Family] = &[
         "worker_handed_off_packets",
         Kind::Counter,
         WORKER,
-        "Packets passed to the worker that owns their session.",
+        "Packets passed to the worker that owns their session, or their fragments.",
         |o| workers(o, |w| w.handed_off as f64),
     ),
     family("worker_rule_samples", Kind::Counter, WORKER, "Packets recorded because a rule has a log_sample.", |o| {
@@ -138,6 +139,36 @@ const FAMILIES: &[Family] = &[
         "Packets that a log_sample asked for and that were too many to record.",
         |o| workers(o, |w| w.samples_lost as f64),
     ),
+    family(
+        "worker_fragmented_packets",
+        Kind::Gauge,
+        WORKER,
+        "Packets of which fragments came and others may still come; 4,096 are known at most.",
+        |o| workers(o, |w| w.fragmented as f64),
+    ),
+    family(
+        "worker_fragments_held",
+        Kind::Gauge,
+        WORKER,
+        "Fragments that wait for the first of their packet; 512 may.",
+        |o| workers(o, |w| w.fragments_held as f64),
+    ),
+    family(
+        "worker_fragments_released",
+        Kind::Counter,
+        WORKER,
+        "Fragments that waited for the first of their packet and went on.",
+        |o| workers(o, |w| w.fragments_released as f64),
+    ),
+    family("nat_ports_in_use", Kind::Gauge, NAT_POOL, "Ports of a source pool's address that sessions have.", |o| {
+        nat_pools(o, |p| p.in_use as f64)
+    }),
+    family("nat_ports", Kind::Gauge, NAT_POOL, "Ports of a source pool's address that sessions may have.", |o| {
+        nat_pools(o, |p| p.capacity as f64)
+    }),
+    family("nat_ports_short", Kind::Gauge, NAT_POOL, "1 when 80 % or more of the ports are in use.", |o| {
+        nat_pools(o, |p| flag(p.in_use * 100 >= p.capacity * 80))
+    }),
     family("stage_calls", Kind::Counter, STAGE, "Bursts a stage handled.", |o| stages(o, |s| s.calls as f64)),
     family("stage_packets", Kind::Counter, STAGE, "Packets in those bursts.", |o| stages(o, |s| s.packets as f64)),
     family("stage_cycles_per_packet", Kind::Gauge, STAGE, "Sampled cost of a stage.", |o| {
@@ -289,6 +320,10 @@ fn worker(stats: &v1::WorkerStats) -> Vec<String> {
 
 fn workers(o: &Observation, value: impl Fn(&v1::WorkerStats) -> f64) -> Vec<Sample> {
     o.stats.workers.iter().map(|stats| (worker(stats), value(stats))).collect()
+}
+
+fn nat_pools(o: &Observation, value: impl Fn(&v1::NatPool) -> f64) -> Vec<Sample> {
+    o.stats.nat_pools.iter().map(|pool| (vec![pool.address.clone(), pool.protocol.clone()], value(pool))).collect()
 }
 
 fn stages(o: &Observation, value: impl Fn(&v1::StageStats) -> f64) -> Vec<Sample> {

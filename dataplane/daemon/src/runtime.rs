@@ -48,6 +48,9 @@ pub struct Running {
     pub settled: bool,
 }
 
+/// Where the packets of a trace or capture go, one by one. Closed when nobody wants them any more; an error is the last item.
+pub type Outlet = tokio::sync::mpsc::Sender<Result<v1::Observation, String>>;
+
 /// The node behind agent, local socket and metrics. Calls may block for some milliseconds: not from async code directly.
 pub trait Runtime: Send + Sync + 'static {
     /// `dpdk`, or `none` in a build without.
@@ -62,6 +65,10 @@ pub trait Runtime: Send + Sync + 'static {
     fn stats(&self) -> v1::StatsResponse;
     /// Runs a described packet through the live tables.
     fn why(&self, request: &v1::WhyRequest) -> Result<v1::WhyResponse, String>;
+    /// Shows live packets and what each stage decided about them, until there are enough, time is up, or the outlet closes.
+    fn trace(&self, request: &v1::TraceRequest, outlet: &Outlet) -> Result<(), String>;
+    /// Copies live packets at one point of their way; ends as a trace does.
+    fn capture(&self, request: &v1::CaptureRequest, outlet: &Outlet) -> Result<(), String>;
     /// Sessions.
     fn sessions(&self, request: &v1::SessionsRequest) -> Result<v1::SessionsResponse, String>;
     /// Up to so many packets that rules sampled, a line each.

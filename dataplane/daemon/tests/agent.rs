@@ -210,6 +210,53 @@ async fn without_control_the_last_good_tables_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn traces_are_relayed_item_by_item_and_end_when_nobody_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut control = FakeControl::start("127.0.0.1:0", None, false).await;
+    let running = Running::start(config(dir.path(), control.address, true));
+    let mut stream = control.attached().await;
+    stream.hello().await;
+    let trace = |id, text: &str, count| {
+        let request = v1::TraceRequest { r#match: text.into(), count, ..Default::default() };
+        ToNode::Call(v1::OperateCall { id, request: Some(operate_call::Request::Trace(request)) })
+    };
+    stream.send(trace(1, "", 1)).await;
+    let mut items = Vec::new();
+    for _ in 0..3 {
+        let FromNode::Reply(reply) = stream.next().await else { panic!("no reply") };
+        let Some(operate_reply::Response::Observation(observation)) = reply.response else { panic!("{reply:?}") };
+        assert_eq!(reply.id, 1);
+        items.push(observation.item.unwrap());
+    }
+    let [v1::observation::Item::Begun(begun), v1::observation::Item::Packet(_), v1::observation::Item::End(_)] =
+        &items[..]
+    else {
+        panic!("{items:?}")
+    };
+    assert_eq!(begun.node, "edge-1");
+    stream.send(trace(2, "scr", 1)).await;
+    let FromNode::Reply(reply) = stream.next().await else { panic!("no reply") };
+    let refused = operate_reply::Response::Error("match: at character 1: found \"scr\"".into());
+    assert_eq!((reply.id, reply.response), (2, Some(refused)));
+
+    // Cancelled, or the stream's end: both free the node.
+    let gone = || std::mem::take(&mut *running.node.listener_gone.lock().unwrap());
+    stream.send(trace(3, "", 2)).await;
+    stream.next().await;
+    stream.next().await;
+    assert!(!gone());
+    stream.send(ToNode::Cancel(v1::OperateCancel { id: 3 })).await;
+    eventually("cancelled", gone).await;
+    stream.send(trace(4, "", 2)).await;
+    stream.next().await;
+    stream.next().await;
+    assert!(!gone());
+    drop(stream);
+    eventually("ended with the stream", gone).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn questions_are_relayed_and_heartbeats_sent() {
     let dir = tempfile::tempdir().unwrap();
     let mut control = FakeControl::start("127.0.0.1:0", None, false).await;

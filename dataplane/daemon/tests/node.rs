@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
 
+mod looking;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -99,7 +101,7 @@ fn settings(workers: usize) -> Settings {
 }
 
 struct Rig {
-    node: Node<Wires>,
+    node: Arc<Node<Wires>>,
     world: Arc<World>,
     version: u64,
 }
@@ -107,7 +109,7 @@ struct Rig {
 impl Rig {
     fn new(workers: usize) -> Self {
         let world = Arc::new(World::default());
-        let node = Node::start(Wires(world.clone()), &settings(workers)).unwrap();
+        let node = Arc::new(Node::start(Wires(world.clone()), &settings(workers)).unwrap());
         Self { node, world, version: 0 }
     }
 
@@ -252,7 +254,6 @@ fn a_service_makes_sessions_that_can_be_listed_and_asked_about() {
         address: "198.18.2.2".parse().unwrap(),
         port: Some(8080),
         weight: 1,
-        draining: false,
         ..Default::default()
     };
     let service = ServiceSpec {

@@ -2,6 +2,7 @@
 //! the tests and control's dry run all call it; it never runs on a worker.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 
 use crate::burst::{Egress, NONE};
 use crate::flow::{Addr, from_ip};
@@ -16,8 +17,11 @@ use crate::table::filter::AddressFilter;
 use crate::table::policer::{MAX_BURST_OCTETS, PolicerTable};
 use crate::table::rules::{Limits, Refused, Rules};
 use crate::table::services::{Service, Services};
-use crate::table::sessions::{Limits as SessionLimits, MOST_SERVICES, ServiceLimits};
-use crate::tables::{LimitsSpec, NextHopSpec, RouteAction, RuleMatch, RuleTables, RuleWay, ServiceSpec, Urpf};
+use crate::table::sessions::{Limits as SessionLimits, MOST_POOLS, MOST_SERVICES, ServiceLimits};
+use crate::tables::{
+    LimitsSpec, NextHopSpec, RouteAction, RuleMatch, RuleTables, RuleWay, ServiceMode, ServiceProtocol, ServiceSpec,
+    Urpf,
+};
 use crate::wire::TCP;
 
 /// What a snapshot may cost.
@@ -119,7 +123,10 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
         })
         .collect();
     snapshot.services = Services::build(&tables.services, services);
-    snapshot.backends = backends(&snapshot.services, previous);
+    snapshot.backends =
+        with_past(snapshot.services.iter().flat_map(Service::backends).map(|b| b.address), &previous.backends);
+    let pools = tables.services.iter().flat_map(|spec| &spec.source_pool).map(|ip| from_ip(*ip));
+    snapshot.pools = with_past(pools, &previous.pools);
     policers(tables, &mut snapshot.policer_slots, &mut snapshot.policers, &mut counters, budget)?;
     snapshot.policer_names = tables.policers.iter().map(|p| p.name.clone()).collect();
     within_budget(&snapshot, tables, budget)?;
@@ -152,12 +159,12 @@ fn limits(tables: &RuleTables, slots: &mut Slots, budget: &Budget) -> Result<Vec
     tables.services.iter().map(one).collect()
 }
 
-/// Most backend addresses remembered beyond the current ones.
-const MAX_PAST_BACKENDS: usize = 1 << 16;
+/// Most addresses remembered beyond the current ones.
+const MAX_PAST: usize = 1 << 16;
 
-fn backends(services: &Services, previous: &Snapshot) -> Vec<Addr> {
-    let past = previous.backends.iter().copied().take(MAX_PAST_BACKENDS);
-    let mut all: Vec<Addr> = services.iter().flat_map(Service::backends).map(|b| b.address).chain(past).collect();
+/// Addresses by which sessions may be found: of this generation, and of earlier ones, whose sessions may live on. Sorted.
+fn with_past(now: impl Iterator<Item = Addr>, past: &[Addr]) -> Vec<Addr> {
+    let mut all: Vec<Addr> = now.chain(past.iter().copied().take(MAX_PAST)).collect();
     all.sort_unstable();
     all.dedup();
     all
@@ -249,6 +256,16 @@ fn check(tables: &RuleTables) -> Result<(), BuildError> {
             });
         }
     }
+    tables.services.iter().try_for_each(mode)?;
+    let pools: HashSet<&IpAddr> = tables.services.iter().flat_map(|service| &service.source_pool).collect();
+    if pools.len() > MOST_POOLS {
+        return Err(BuildError::OverBudget {
+            object: "services".into(),
+            field: "source_pool",
+            found: format!("{} addresses in all", pools.len()),
+            allowed: MOST_POOLS.to_string(),
+        });
+    }
     for p in &tables.policers {
         if p.cbs_bytes > MAX_BURST_OCTETS || p.ebs_bytes > MAX_BURST_OCTETS {
             return Err(BuildError::Invalid {
@@ -319,6 +336,40 @@ fn fib_numbers(tables: &RuleTables) -> BTreeMap<u32, u32> {
     used.collect::<std::collections::BTreeSet<_>>().into_iter().zip(0..).collect()
 }
 
+/// What a service's mode asks of it and its backends.
+fn mode(service: &ServiceSpec) -> Result<(), BuildError> {
+    let invalid = |field, found, allowed: &str| {
+        let object = format!("service {}", service.name);
+        Err(BuildError::Invalid { object, field, found, allowed: allowed.to_owned() })
+    };
+    if service.stateless && !service.mode.is_direct() {
+        return invalid("sessions", format!("none with mode {}", service.mode.label()), "none in direct modes only");
+    }
+    if service.mode == ServiceMode::FullNat {
+        let has = |v6| service.source_pool.iter().any(|pool: &IpAddr| pool.is_ipv6() == v6);
+        if service.protocol == ServiceProtocol::Icmp {
+            return invalid("protocol", "icmp with mode full_nat".into(), "tcp or udp: ICMP has no ports");
+        }
+        if let Some(address) = service.addresses.iter().find(|address| !has(address.is_ipv6())) {
+            let found = format!("no address of the family of {address}");
+            return invalid("source_pool", found, "at least one for each family of the service's addresses");
+        }
+    } else if !service.source_pool.is_empty() {
+        return invalid(
+            "source_pool",
+            format!("one with mode {}", service.mode.label()),
+            "one with mode full_nat only",
+        );
+    }
+    if service.mode.is_direct()
+        && let Some(backend) = service.backends.iter().find(|b| b.port.is_some())
+    {
+        let found = format!("a port of backend {} with mode {}", backend.name, service.mode.label());
+        return invalid("backends.port", found, "none where packets keep their ports");
+    }
+    Ok(())
+}
+
 fn ports(tables: &RuleTables, snapshot: &mut Snapshot) -> Result<(), BuildError> {
     let names: Vec<_> = tables.ports.iter().map(|p| p.name.clone()).collect();
     snapshot.port_slots.make_room(&names, MAX_PORTS as u32);
@@ -350,6 +401,7 @@ fn interfaces(tables: &RuleTables, snapshot: &mut Snapshot) {
             urpf: spec.urpf,
             addresses: spec.addresses.iter().map(|c| (from_ip(c.addr), c.len)).collect(),
             fib: fib_of[&spec.table],
+            table: spec.table,
         });
         for cidr in &spec.addresses {
             snapshot.own.push(from_ip(cidr.addr));

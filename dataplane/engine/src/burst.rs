@@ -2,11 +2,15 @@
 
 use crate::flow::FlowKey;
 use crate::io::{PacketBuf, PacketVec};
-use crate::ledger::{Backend, Ledger, Punted};
+use crate::ledger::{Backend, Errand, HandedOff, Ledger, Punted};
 use crate::ports::PortSlot;
 use crate::reason::{DropReason, PuntReason};
 use crate::received::Received;
+use crate::stage::direct;
+use crate::stage::fragment::said_by;
 use crate::stage::parse::Head;
+use crate::table::policer::Colour;
+use crate::tables::ServiceMode;
 
 /// Packets a burst holds. 32 keeps packets and columns of a burst inside L1 (grout and VPP measured the same knee).
 pub const BURST: usize = 32;
@@ -65,6 +69,17 @@ impl Mask {
         self.0 &= !(1 << lane.index());
     }
 
+    /// Removes a lane; those behind it move up.
+    pub fn close(&mut self, lane: Lane) {
+        let before = (1 << lane.index()) - 1;
+        self.0 = self.0 & before | self.0 >> 1 & !before;
+    }
+
+    /// The first lane.
+    pub fn next(self) -> Option<Lane> {
+        (self.0 != 0).then(|| Lane(self.0.trailing_zeros() as u8))
+    }
+
     /// The lanes in this set that are not in `other`.
     #[inline]
     #[must_use]
@@ -77,6 +92,13 @@ impl Mask {
     #[must_use]
     pub const fn and(self, other: Mask) -> Mask {
         Mask(self.0 & other.0)
+    }
+
+    /// The lanes in one of both.
+    #[inline]
+    #[must_use]
+    pub const fn xor(self, other: Mask) -> Mask {
+        Mask(self.0 ^ other.0)
     }
 
     /// Adds a lane if `member`, without a branch.
@@ -111,6 +133,8 @@ pub enum Fate {
     Punt(PuntReason),
     /// Goes to the worker that owns its session.
     HandOff(u8),
+    /// Goes to the worker that sees all fragments of its packet.
+    Reassemble(u8),
     /// Leaves on the egress port.
     Transmit,
 }
@@ -130,7 +154,11 @@ pub struct Verdict {
     pub mark: u8,
     /// Rewriting to do.
     pub rewrite: Rewrite,
+    /// What the policer said.
+    pub colour: Option<Colour>,
 }
+
+const _: () = assert!(size_of::<Verdict>() == 8);
 
 /// Which addresses and ports a packet gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,10 +166,52 @@ pub enum Rewrite {
     /// None.
     #[default]
     None,
-    /// Destination becomes `target` and `port`.
-    Destination,
     /// Source becomes `target` and `port`.
     Source,
+    /// Destination becomes `target` and `port`.
+    Destination,
+    /// Both: destination becomes `target` and `port`, source `source` and `source_port`.
+    Both,
+    /// None, but the packet goes to the neighbour `target`. Once its way is found it is like any other: [`None`](Self::None).
+    Station,
+    /// An IP tunnel to `target`.
+    Ipip,
+    /// A UDP tunnel to `target`.
+    Gue,
+}
+
+impl Rewrite {
+    /// Whether the packet is routed on `target`.
+    #[inline]
+    pub const fn leads_to_target(self) -> bool {
+        !matches!(self, Self::None | Self::Source)
+    }
+
+    /// Whether the packet keeps its addresses all the same.
+    #[inline]
+    pub const fn is_direct(self) -> bool {
+        matches!(self, Self::Station | Self::Ipip | Self::Gue)
+    }
+
+    /// Whether something goes in front of the packet.
+    #[inline]
+    pub const fn is_tunnel(self) -> bool {
+        matches!(self, Self::Ipip | Self::Gue)
+    }
+}
+
+impl From<ServiceMode> for Rewrite {
+    /// Of the client's packets.
+    #[inline]
+    fn from(mode: ServiceMode) -> Self {
+        match mode {
+            ServiceMode::Nat => Self::Destination,
+            ServiceMode::FullNat => Self::Both,
+            ServiceMode::DsrMac => Self::Station,
+            ServiceMode::DsrIpip => Self::Ipip,
+            ServiceMode::DsrGue => Self::Gue,
+        }
+    }
 }
 
 impl Verdict {
@@ -154,7 +224,7 @@ impl Verdict {
 
 impl Default for Verdict {
     fn default() -> Self {
-        Self { policer: NONE, mark: NO_MARK, rewrite: Rewrite::None }
+        Self { policer: NONE, mark: NO_MARK, rewrite: Rewrite::None, colour: None }
     }
 }
 
@@ -191,6 +261,10 @@ pub struct Columns {
     pub port: [u16; BURST],
     /// Number of the way that a rule set, or [`NONE`]; only in generations that have ways (balance).
     pub way: [u32; BURST],
+    /// Address the rewriting puts in as source, where it changes both ends (balance).
+    pub source: [u128; BURST],
+    /// Its port.
+    pub source_port: [u16; BURST],
     /// Next hop (route).
     pub egress: [Egress; BURST],
     /// What becomes of it (any).
@@ -212,6 +286,10 @@ pub struct Burst<B> {
     pub judged: Mask,
     /// Lanes of ICMP errors that may be about a session (parse).
     pub errors: Mask,
+    /// Lanes of fragments (parse).
+    pub fragments: Mask,
+    /// Lanes of IPv4 packets that have to be cut to leave (route).
+    pub too_long: Mask,
     /// The columns.
     pub columns: Box<Columns>,
 }
@@ -225,6 +303,8 @@ impl<B: PacketBuf> Default for Burst<B> {
             v6: Mask::default(),
             judged: Mask::default(),
             errors: Mask::default(),
+            fragments: Mask::default(),
+            too_long: Mask::default(),
             columns: Box::new(Columns {
                 head: [Head::default(); BURST],
                 key: [FlowKey::default(); BURST],
@@ -235,6 +315,8 @@ impl<B: PacketBuf> Default for Burst<B> {
                 target: [0; BURST],
                 port: [0; BURST],
                 way: [NONE; BURST],
+                source: [0; BURST],
+                source_port: [0; BURST],
                 egress: [Egress::default(); BURST],
                 fate: [Fate::Active; BURST],
                 received: [Received::default(); BURST],
@@ -262,6 +344,8 @@ impl<B: PacketBuf> Burst<B> {
         self.v6 = Mask::default();
         self.judged = Mask::default();
         self.errors = Mask::default();
+        self.fragments = Mask::default();
+        self.too_long = Mask::default();
         rest
     }
 
@@ -306,6 +390,35 @@ impl<B: PacketBuf> Burst<B> {
         self.settle(lane, Fate::Punt(reason));
     }
 
+    /// Takes a lane's packet out, for a holder that keeps it. The lanes behind move up by one, with what parse found about them: nothing
+    /// later than that may have been written.
+    #[cold]
+    pub fn take(&mut self, lane: Lane) -> Option<B> {
+        let at = lane.index();
+        if at >= self.packets.len() {
+            return None;
+        }
+        for mask in [&mut self.active, &mut self.v6, &mut self.fragments, &mut self.errors] {
+            mask.close(lane);
+        }
+        let Columns { head, key, fate, .. } = &mut *self.columns;
+        head.copy_within(at + 1.., at);
+        key.copy_within(at + 1.., at);
+        fate.copy_within(at + 1.., at);
+        Some(self.packets.remove(at))
+    }
+
+    /// Sends what is finished and too long for its way to where it is cut.
+    #[cold]
+    pub fn cut_too_long(&mut self) {
+        for lane in self.too_long.lanes() {
+            let fate = &mut self.columns.fate[lane.index()];
+            if matches!(fate, Fate::Transmit | Fate::Punt(PuntReason::Neighbour)) {
+                *fate = Fate::Punt(PuntReason::Fragment);
+            }
+        }
+    }
+
     /// Decides a lane.
     #[inline]
     pub fn settle(&mut self, lane: Lane, fate: Fate) {
@@ -318,7 +431,7 @@ impl<B: PacketBuf> Burst<B> {
     where
         K: Backend<Buf = B>,
     {
-        let (port, columns) = (self.port, &*self.columns);
+        let (port, fragments, columns) = (self.port, self.fragments, &*self.columns);
         for (index, packet) in self.packets.drain(..).enumerate() {
             // Never more than BURST of them.
             let index = index % BURST;
@@ -326,13 +439,26 @@ impl<B: PacketBuf> Burst<B> {
             match columns.fate[index] {
                 Fate::Transmit => ledger.transmit(packet, egress(out.interface).0),
                 Fate::Drop(reason) => ledger.drop(packet, reason),
-                Fate::HandOff(worker) => ledger.hand_off(packet, port, usize::from(worker)),
+                Fate::HandOff(worker) => {
+                    let errand = if fragments.contains(Lane(index as u8)) {
+                        Errand::Resolved(said_by(&columns.head[index], &columns.key[index]))
+                    } else {
+                        Errand::Session
+                    };
+                    ledger.hand_off(HandedOff { packet, port, errand }, usize::from(worker));
+                }
+                Fate::Reassemble(worker) => {
+                    ledger.hand_off(HandedOff { packet, port, errand: Errand::Reassembly }, usize::from(worker));
+                }
                 Fate::Punt(reason) => {
                     let waits = reason == PuntReason::Neighbour;
                     let received = waits.then(|| columns.received[index].on(port));
                     let (port, vlan, mtu) = match reason {
-                        PuntReason::Neighbour => egress(out.interface),
-                        PuntReason::MtuExceeded => (port, columns.head[index].vlan, egress(out.interface).2),
+                        PuntReason::Neighbour | PuntReason::Fragment => egress(out.interface),
+                        PuntReason::MtuExceeded => {
+                            let mtu = direct::told_mtu(columns, index, egress(out.interface).2);
+                            (port, columns.head[index].vlan, mtu)
+                        }
                         _ => (port, columns.head[index].vlan, 0),
                     };
                     ledger.punt(Punted { packet, reason, port, vlan, next_hop: out.next_hop, mtu, received });

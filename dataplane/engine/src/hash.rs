@@ -13,6 +13,8 @@ pub const ECMP_SEED: u64 = 0x4543_4D50_4861_7368;
 pub const ECMP_SLOTS: usize = 1024;
 /// Seed of a next hop's identity ("ECMPHops").
 pub const ECMP_HOP_SEED: u64 = 0x4543_4D50_486F_7073;
+/// Seed of the entropy of tunnels ("TunnelFl").
+pub const TUNNEL_SEED: u64 = 0x5475_6E6E_656C_466C;
 /// Seed of a backend's first ring position ("RingOffs").
 pub const RING_OFFSET_SEED: u64 = 0x5269_6E67_4F66_6673;
 /// Seed of a backend's step through the ring ("RingSkip").

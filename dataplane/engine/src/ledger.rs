@@ -7,10 +7,12 @@ use arrayvec::ArrayVec;
 use rtrb::{Consumer, Producer};
 
 use crate::io::{PacketBuf, PacketPool, PacketVec, RxQueue, TxQueue};
+use crate::observe::{End, Lens};
 use crate::ports::PortSlot;
 use crate::reason::{ConsumeReason, DropReason, PuntReason};
 use crate::received::Received;
 use crate::stats::{MAX_PORTS, ThreadStats, Totals};
+use crate::table::fragments::Known;
 
 /// What a backend provides, as one bundle of types.
 pub trait Backend: 'static {
@@ -27,17 +29,18 @@ pub trait Backend: 'static {
 /// A packet on its way to the slow path.
 #[derive(Debug)]
 pub struct Punted<B> {
-    /// The packet: as received, except for [`PuntReason::Neighbour`], where only the destination MAC is missing.
+    /// The packet: as received, except for [`PuntReason::Neighbour`] and [`PuntReason::Fragment`], where it is finished but for the
+    /// destination MAC.
     pub packet: B,
     /// Why.
     pub reason: PuntReason,
-    /// Where it was received (all reasons but `Neighbour`) or must leave (`Neighbour`).
+    /// Where it was received (all reasons but `Neighbour` and `Fragment`) or must leave (these).
     pub port: PortSlot,
     /// VLAN there, [`crate::ports::UNTAGGED`] for none.
     pub vlan: u16,
-    /// The next hop (`Neighbour`).
+    /// The next hop (`Neighbour`, `Fragment`).
     pub next_hop: u128,
-    /// The egress MTU (`MtuExceeded`).
+    /// The egress MTU (`MtuExceeded`, `Fragment`).
     pub mtu: u16,
     /// What the packet was like when it was received (`Neighbour`).
     pub received: Option<Received>,
@@ -52,13 +55,33 @@ pub struct Injected<B> {
     pub port: PortSlot,
 }
 
-/// A packet on its way to the worker that owns its session, as received.
+/// A packet on its way to another worker, as received.
 #[derive(Debug)]
 pub struct HandedOff<B> {
     /// The packet.
     pub packet: B,
     /// Where it was received.
     pub port: PortSlot,
+    /// What for.
+    pub errand: Errand,
+}
+
+/// Why a packet goes to another worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// That one owns its session.
+    Session,
+    /// It is a fragment, and that one sees all of its packet.
+    Reassembly,
+    /// That one owns its session, and this is what the first fragment says.
+    Resolved(Known),
+}
+
+impl Errand {
+    /// Both are for the same, whatever first fragments say.
+    pub fn is_like(self, other: Self) -> bool {
+        std::mem::discriminant(&self) == std::mem::discriminant(&other)
+    }
 }
 
 /// A transmit queue and the packets that wait for the end of the turn (or for room in the driver).
@@ -80,6 +103,8 @@ pub struct Ledger<K: Backend> {
     injects: Consumer<Injected<K::Buf>>,
     /// By worker; `None` for oneself.
     peers: Vec<Option<Producer<HandedOff<K::Buf>>>>,
+    /// Whoever looks at packets.
+    lens: Option<Box<Lens>>,
 }
 
 impl<K: Backend> Ledger<K> {
@@ -93,6 +118,7 @@ impl<K: Backend> Ledger<K> {
             punts,
             injects,
             peers: Vec::new(),
+            lens: None,
         }
     }
 
@@ -101,6 +127,17 @@ impl<K: Backend> Ledger<K> {
     pub fn with_peers(mut self, peers: Vec<Option<Producer<HandedOff<K::Buf>>>>) -> Self {
         self.peers = peers;
         self
+    }
+
+    /// Who looks at packets, if anybody does.
+    #[inline]
+    pub(crate) fn lens_mut(&mut self) -> Option<&mut Lens> {
+        self.lens.as_deref_mut()
+    }
+
+    /// Somebody else looks at packets from now on, or nobody; returns who did.
+    pub(crate) fn exchange_lens(&mut self, lens: Option<Box<Lens>>) -> Option<Box<Lens>> {
+        std::mem::replace(&mut self.lens, lens)
     }
 
     /// The counters it writes.
@@ -146,6 +183,15 @@ impl<K: Backend> Ledger<K> {
         self.stats.drops[reason.index()].add(1);
     }
 
+    /// Ends a packet that all stages let pass, and for which there was no room or way behind them.
+    #[cold]
+    fn drop_late(&mut self, packet: K::Buf, reason: DropReason, out: Option<PortSlot>) {
+        if let Some(lens) = &mut self.lens {
+            lens.aside(packet.data(), None, End::Dropped(reason), out);
+        }
+        self.drop(packet, reason);
+    }
+
     /// Ends a packet that was meant for us.
     pub fn consume(&mut self, packet: K::Buf, reason: ConsumeReason) {
         drop(packet);
@@ -157,7 +203,7 @@ impl<K: Backend> Ledger<K> {
     #[inline]
     pub fn transmit(&mut self, packet: K::Buf, port: PortSlot) {
         let Some(Some(tx)) = self.tx.get_mut(port.index()) else {
-            self.drop(packet, DropReason::TxPortGone);
+            self.drop_late(packet, DropReason::TxPortGone, Some(port));
             return;
         };
         if tx.pending.is_full() {
@@ -166,7 +212,7 @@ impl<K: Backend> Ledger<K> {
         let octets = packet.octets() as u64;
         match tx.pending.try_push(packet) {
             Ok(()) => tx.octets += octets,
-            Err(full) => self.drop(full.element(), DropReason::TxQueueFull),
+            Err(full) => self.drop_late(full.element(), DropReason::TxQueueFull, Some(port)),
         }
     }
 
@@ -178,21 +224,21 @@ impl<K: Backend> Ledger<K> {
                 self.totals.given += 1;
                 self.stats.punts[reason.index()].add(1);
             }
-            Err(rtrb::PushError::Full(punted)) => self.drop(punted.packet, DropReason::PuntQueueFull),
+            Err(rtrb::PushError::Full(punted)) => self.drop_late(punted.packet, DropReason::PuntQueueFull, None),
         }
     }
 
     /// Passes a packet to another worker.
-    pub fn hand_off(&mut self, packet: K::Buf, port: PortSlot, worker: usize) {
+    pub fn hand_off(&mut self, handed: HandedOff<K::Buf>, worker: usize) {
         let Some(Some(peer)) = self.peers.get_mut(worker) else {
-            return self.drop(packet, DropReason::HandoffQueueFull);
+            return self.drop_late(handed.packet, DropReason::HandoffQueueFull, None);
         };
-        match peer.push(HandedOff { packet, port }) {
+        match peer.push(handed) {
             Ok(()) => {
                 self.totals.given += 1;
                 self.stats.handed_off.add(1);
             }
-            Err(rtrb::PushError::Full(handed)) => self.drop(handed.packet, DropReason::HandoffQueueFull),
+            Err(rtrb::PushError::Full(handed)) => self.drop_late(handed.packet, DropReason::HandoffQueueFull, None),
         }
     }
 
@@ -206,14 +252,17 @@ impl<K: Backend> Ledger<K> {
         for taken in 0..limit {
             let Ok(injected) = self.injects.pop() else { return taken };
             self.totals.taken += 1;
+            if let Some(lens) = &mut self.lens {
+                lens.aside(injected.packet.data(), None, End::Sent, Some(injected.port));
+            }
             self.transmit(injected.packet, injected.port);
         }
         limit
     }
 
-    /// Ends a turn: hands waiting frames to the drivers and publishes the totals.
-    pub fn end_turn(&mut self) {
-        let mut held = 0;
+    /// Ends a turn: hands waiting frames to the drivers and publishes the totals. `held` packets are elsewhere on this worker.
+    pub fn end_turn(&mut self, held: usize) {
+        let mut held = held as u64;
         for &port in &self.attached {
             if let Some(Some(tx)) = self.tx.get_mut(port.index())
                 && !tx.pending.is_empty()
@@ -245,7 +294,7 @@ impl<K: Backend> Ledger<K> {
             self.totals.taken += 1;
             self.drop(injected.packet, DropReason::Shutdown);
         }
-        self.end_turn();
+        self.end_turn(0);
     }
 }
 

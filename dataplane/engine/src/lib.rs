@@ -13,6 +13,7 @@ pub mod hash;
 pub mod io;
 pub mod ledger;
 pub mod memory;
+pub mod observe;
 pub mod packet;
 pub mod pipeline;
 pub mod ports;

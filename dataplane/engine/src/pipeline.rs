@@ -7,11 +7,14 @@ use rtrb::Producer;
 
 use crate::burst::Burst;
 use crate::ledger::{Backend, Ledger};
+use crate::observe;
 use crate::ports::{PortFacts, PortSlot, UNTAGGED};
 use crate::sampling::{Sample, Sampling};
 use crate::snapshot::Snapshot;
-use crate::stage::{balance, finish, parse, route, rule, session, steer, urpf};
+use crate::stage::fragment::Arrival;
+use crate::stage::{balance, finish, fragment, parse, route, rule, session, steer, urpf};
 use crate::stats::{STAGES, ThreadStats};
+use crate::table::fragments::Fragments;
 use crate::table::neighbours::NeighbourTable;
 use crate::table::policer::Policer;
 use crate::table::sessions::Sessions;
@@ -32,6 +35,8 @@ pub struct Pipeline {
     bursts: u32,
     /// [`Sessions::changes`] whose ends the statistics show.
     published: u32,
+    /// The address of a source pool whose counters are next.
+    pool_shown: usize,
     /// This worker's number and how many there are.
     seat: (usize, usize),
 }
@@ -75,7 +80,18 @@ impl Pipeline {
     ) -> Self {
         let policers = vec![Policer::EMPTY; policers].into_boxed_slice();
         let sampling = Sampling::new(None);
-        Self { sessions, policers, neighbours, facts, stats, sampling, bursts: 0, published: 0, seat: (0, 1) }
+        Self {
+            sessions,
+            policers,
+            neighbours,
+            facts,
+            stats,
+            sampling,
+            bursts: 0,
+            published: 0,
+            pool_shown: 0,
+            seat: (0, 1),
+        }
     }
 
     /// Gives it a ring for the packets that rules sample.
@@ -89,29 +105,38 @@ impl Pipeline {
     #[must_use]
     pub fn with_seat(mut self, me: usize, workers: usize) -> Self {
         self.seat = (me, workers);
+        self.sessions.seat(me, workers);
         self
     }
 
-    /// Takes one burst from receive to the ledger under one generation. `handed` says that another worker passed it on: then it stays here.
+    /// Takes one burst from receive to the ledger under one generation. What waits in fragments stays in `fragments`.
+    #[expect(clippy::too_many_arguments, reason = "a burst, what it meets, and where it goes")]
     pub fn process<K: Backend>(
         &mut self,
         burst: &mut Burst<K::Buf>,
         snapshot: &Snapshot,
         generation: u64,
         now: u64,
-        handed: bool,
+        arrival: Arrival<'_>,
+        fragments: &mut Fragments<K::Buf>,
         ledger: &mut Ledger<K>,
     ) {
         const { assert!(STAGES.len() == 7) };
         self.bursts = self.bursts.wrapping_add(1);
         let mut clock = Clock::start(&self.stats, self.bursts.is_multiple_of(SAMPLE_EVERY));
         let packets = burst.len();
+        if let Some(lens) = ledger.lens_mut() {
+            lens.begin(burst);
+        }
         parse::process(burst, snapshot, &self.facts);
-        if !handed {
+        if !arrival.is_handed_over() {
             urpf::process(burst, snapshot);
         }
         let (me, workers) = self.seat;
-        if workers > 1 && !handed {
+        if !burst.fragments.is_empty() {
+            fragment::process(burst, snapshot, arrival, fragments, self.seat, now, ledger);
+        }
+        if workers > 1 && arrival.may_move() {
             steer::process(burst, snapshot, me, workers);
         }
         clock.stage(packets);
@@ -145,6 +170,13 @@ impl Pipeline {
             now,
         };
         finish::process(burst, &mut context);
+        if !burst.too_long.is_empty() {
+            burst.cut_too_long();
+        }
+        if let Some(lens) = ledger.lens_mut() {
+            let handed = arrival.is_handed_over();
+            lens.end(burst, &observe::Context { snapshot, generation, sessions: &self.sessions, handed });
+        }
         clock.stage(packets);
         let packets = burst.len();
         burst.drain(ledger, |interface| {
@@ -167,5 +199,6 @@ impl Pipeline {
             }
             self.stats.sources_untracked.set(self.sessions.untracked_sources());
         }
+        self.pool_shown = self.sessions.show_pool(self.pool_shown, &self.stats.pools);
     }
 }

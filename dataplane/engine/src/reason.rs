@@ -65,20 +65,38 @@ reasons! {
         L4Malformed = "l4_malformed",
         /// Multicast or broadcast IP that nobody here listens to.
         Multicast = "multicast",
-        /// A fragment for a service or for one of our addresses: that needs reassembly, which is not built yet.
+        /// A fragment for one of our addresses: only whole packets are answered.
         FragmentUnsupported = "fragment_unsupported",
         /// The interface checks sources, and this one is not reached that way (or by no route at all).
         Urpf = "urpf",
+        /// A fragment without data, whose length is no multiple of eight though others follow, or that ends beyond 65,535 octets.
+        FragmentMalformed = "fragment_malformed",
+        /// A fragment that cuts through a TCP, UDP or ICMP header, as attacks on filters do (RFC 1858, 3128).
+        FragmentTiny = "fragment_tiny",
+        /// The same fragment came before.
+        FragmentDuplicate = "fragment_duplicate",
+        /// A fragment overlaps or contradicts another one: all of the packet is dropped (RFC 5722).
+        FragmentOverlap = "fragment_overlap",
+        /// A packet in more fragments than are followed: all of it is dropped.
+        FragmentTooMany = "fragment_too_many",
+        /// A later fragment whose first one did not come in time.
+        FragmentFirstMissing = "fragment_first_missing",
+        /// A later fragment gave way to newer ones: too many wait for their first one.
+        FragmentHoldFull = "fragment_hold_full",
+        /// A later fragment gave way because too many packets come in fragments.
+        FragmentTableFull = "fragment_table_full",
         /// A rule with action deny matched.
         RuleDeny = "rule_deny",
         /// A rule with action reject matched; the sender was told, rate permitting.
         RuleReject = "rule_reject",
-        /// Addressed to a service whose backends are all absent or draining.
+        /// Addressed to a service whose backends are all absent, draining or down.
         NoBackend = "no_backend",
         /// Its service has as many sessions, half-open sessions or new sessions per second as it may have.
         SessionLimitService = "session_limit_service",
         /// Its source has as many sessions, half-open sessions or new sessions per second with the service as one may have.
         SessionLimitSource = "session_limit_source",
+        /// All ports of the service's source pool are in use (full NAT).
+        NatPortsExhausted = "nat_ports_exhausted",
         /// The session table has no room for the new session, and no session that may be evicted for it.
         SessionTableFull = "session_table_full",
         /// The reply tuple of the new session is already taken by another session of the same client port.
@@ -91,10 +109,14 @@ reasons! {
         RouteReject = "route_reject",
         /// The time to live or hop limit ran out.
         TtlExceeded = "ttl_exceeded",
-        /// Longer than the egress MTU and may not be (or is not yet) fragmented.
+        /// The service's backend (dsr_mac) is no neighbour: a route leads to it, where its MAC address is wanted.
+        BackendNotOnLink = "backend_not_on_link",
+        /// Longer than the egress MTU (less the tunnel's headers) and may not be fragmented.
         MtuExceeded = "mtu_exceeded",
         /// A policer coloured it red (or yellow) and its action is drop.
         PolicerDrop = "policer_drop",
+        /// The pool had no buffers for the fragments of a packet that is longer than the egress MTU.
+        FragmentNoBuffer = "fragment_no_buffer",
         /// The next hop did not answer ARP or ND in time.
         NeighbourUnreachable = "neighbour_unreachable",
         /// Too many packets wait for this next hop's address, or for all of them.
@@ -160,6 +182,10 @@ impl DropReason {
             | R::IpOptions
             | R::Multicast => DropClass::Policy,
             R::SessionTableFull
+            | R::FragmentHoldFull
+            | R::FragmentTableFull
+            | R::FragmentNoBuffer
+            | R::NatPortsExhausted
             | R::NeighbourHoldFull
             | R::PuntQueueFull
             | R::InjectQueueFull
@@ -187,6 +213,8 @@ reasons! {
         RuleReject = "rule_reject",
         /// Longer than the egress MTU: ICMP fragmentation needed / packet too big is due.
         MtuExceeded = "mtu_exceeded",
+        /// Longer than the egress MTU and may be fragmented: it is cut.
+        Fragment = "fragment",
         /// The next hop's MAC address is not known yet: the packet waits.
         Neighbour = "neighbour",
     }

@@ -8,8 +8,8 @@ use crate::wire::put;
 
 /// Octets of an IP header that finishing may change.
 const NETWORK: usize = 40;
-/// Octets of an upper-layer header that finishing may change: TCP's checksum ends there.
-const TRANSPORT: usize = 18;
+/// Octets of an upper-layer header that finishing may change: a TCP header with options, of which a tunnel may lower the MSS.
+const TRANSPORT: usize = 60;
 
 /// The headers of a packet before it was finished.
 #[derive(Clone, Copy, Debug)]
@@ -32,13 +32,14 @@ impl Default for Received {
 }
 
 impl Received {
-    /// Of a frame whose L2 header is the finished one already and whose packet, from `l3` on, is as received.
-    pub fn of(frame: &[u8], l3: usize, head: &Head, key: &FlowKey) -> Self {
-        let l4 = head.l4 - u16::from(head.l3) + l3 as u16;
-        let head = Head { l3: l3 as u8, l4, ..*head };
+    /// Of a packet, from its IP header on, that will begin at `l3` in the finished frame.
+    pub fn of(packet: &[u8], l3: usize, head: &Head, key: &FlowKey) -> Self {
+        // A later fragment's upper layer is nowhere, and stays so.
+        let upper = head.l4 - u16::from(head.l3);
+        let head = Head { l3: l3 as u8, l4: upper.saturating_add(l3 as u16), ..*head };
         let mut received = Self { head, key: *key, ..Self::default() };
-        copy(&mut received.network, frame.get(l3..).unwrap_or(&[]));
-        copy(&mut received.transport, frame.get(usize::from(l4)..).unwrap_or(&[]));
+        copy(&mut received.network, packet);
+        copy(&mut received.transport, packet.get(usize::from(upper)..).unwrap_or(&[]));
         received
     }
 
@@ -48,7 +49,7 @@ impl Received {
         Self { port, ..self }
     }
 
-    /// Makes the packet in a finished frame as it was received. Its L2 header stays.
+    /// Makes the packet in a finished frame as it was received. What is in front of it stays: L2 header, headers of a tunnel.
     pub fn restore(&self, frame: &mut [u8]) {
         let (l3, l4) = (usize::from(self.head.l3), usize::from(self.head.l4));
         let (network, transport) =
@@ -69,17 +70,14 @@ mod tests {
 
     #[test]
     fn short_packets_are_restored_whole() {
-        for len in [20, 27, 28, 40, 57, 58, 100] {
+        for len in [20, 27, 28, 40, 57, 79, 80, 120] {
             let packet: Vec<u8> = (0..len).collect();
             let head = Head { l3: 18, l4: 38, ..Head::default() };
             let frame = [&[0xff; 14], &packet[..]].concat();
-            let received = Received::of(&frame, 14, &head, &FlowKey::default());
+            let received = Received::of(&packet, 14, &head, &FlowKey::default());
             let mut finished = frame.clone();
-            finished[14..].iter_mut().take(40).for_each(|octet| *octet = 0xee);
-            if len > 40 {
-                // Nothing behind the transport header changes.
-                finished[14 + 40..].copy_from_slice(&packet[40..]);
-            }
+            // Nothing behind the transport header changes.
+            finished[14..].iter_mut().take(80).for_each(|octet| *octet = 0xee);
             received.restore(&mut finished);
             assert_eq!(finished, frame, "{len}");
         }

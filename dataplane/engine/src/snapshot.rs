@@ -42,6 +42,8 @@ pub struct Snapshot {
     pub(crate) special: AddressFilter,
     /// Addresses of backends, sorted: of this generation and, because their sessions may live on, of earlier ones.
     pub(crate) backends: Vec<Addr>,
+    /// Addresses of source pools, likewise.
+    pub(crate) pools: Vec<Addr>,
     /// The rules.
     pub rules: Rules,
     /// Ways that rules set, in the order of the rules.
@@ -103,6 +105,8 @@ pub struct Interface {
     pub addresses: Vec<(Addr, u8)>,
     /// Index into the snapshot's tables.
     pub(crate) fib: u32,
+    /// The number of its table in the document.
+    pub table: u32,
 }
 
 impl Interface {
@@ -223,10 +227,15 @@ impl Snapshot {
         self.by_port.get(port, vlan)
     }
 
-    /// Whether packets are only routed: without rules and services nothing is decided about them.
+    /// Whether packets are only routed: without rules and services nothing is decided about them, and nobody looks at ports.
     #[inline]
     pub fn only_routes(&self) -> bool {
         self.rules.is_empty() && self.services.is_empty()
+    }
+
+    /// The number of the table an interface's packets are routed by.
+    pub fn table_of(&self, interface: u32) -> u32 {
+        self.interface(interface).map_or(0, |interface| interface.table)
     }
 
     /// Whether the port is part of this generation.
@@ -251,6 +260,17 @@ impl Snapshot {
     #[inline]
     pub fn is_backend(&self, addr: Addr) -> bool {
         self.backends.binary_search(&addr).is_ok()
+    }
+
+    /// The addresses that full NAT takes or took sources from, sorted.
+    pub fn pools(&self) -> &[Addr] {
+        &self.pools
+    }
+
+    /// Whether full NAT gives or gave sources of this address to sessions.
+    #[inline]
+    pub fn is_pool(&self, addr: Addr) -> bool {
+        self.pools.binary_search(&addr).is_ok()
     }
 
     /// Whether it is the directed broadcast address of a connected prefix.

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::reason::{ConsumeReason, DropReason, LookupResult, PuntReason, SessionEnd};
+use crate::table::sessions::MOST_POOLS;
 
 /// Ports a node may have.
 pub const MAX_PORTS: usize = 64;
@@ -153,6 +154,15 @@ pub struct PortCounters {
     pub tx: PacketsBytes,
 }
 
+/// Ports in use of one address of a source pool, as one worker sees it.
+#[derive(Debug, Default)]
+pub struct PoolCounters {
+    /// The address's halves, high first; 0 is none.
+    pub address: [Counter; 2],
+    /// Of TCP and UDP.
+    pub used: [Counter; 2],
+}
+
 /// Calls, packets and sampled cycles of one stage.
 #[derive(Debug, Default)]
 pub struct StageCounters {
@@ -186,6 +196,8 @@ pub struct ThreadStats {
     pub stages: [StageCounters; STAGES.len()],
     /// By counter slot of the snapshot's objects.
     pub objects: Box<[ObjectCounters]>,
+    /// Ports of full NAT by the worker's place for an address.
+    pub pools: Box<[PoolCounters]>,
     /// Live sessions.
     pub sessions: Counter,
     /// Sessions created since the start.
@@ -202,6 +214,12 @@ pub struct ThreadStats {
     pub samples: Counter,
     /// Packets that were to be recorded when the ring for it was full.
     pub samples_lost: Counter,
+    /// Packets of which fragments came and others may still come.
+    pub fragmented: Counter,
+    /// Fragments that wait for their first one.
+    pub fragments_held: Counter,
+    /// Fragments that waited for their first one and went on.
+    pub fragments_released: Counter,
     /// ICMP errors and resets not sent because of the rate limit.
     pub icmp_rate_limited: Counter,
     /// ICMP errors about translated packets that were translated and sent on.
@@ -225,6 +243,7 @@ impl ThreadStats {
             ports: (0..MAX_PORTS).map(|_| PortCounters::default()).collect(),
             stages: std::array::from_fn(|_| StageCounters::default()),
             objects: (0..objects).map(|_| ObjectCounters::default()).collect(),
+            pools: (0..MOST_POOLS).map(|_| PoolCounters::default()).collect(),
             sessions: Counter::default(),
             sessions_created: Counter::default(),
             lookups: std::array::from_fn(|_| Counter::default()),
@@ -233,6 +252,9 @@ impl ThreadStats {
             handed_off: Counter::default(),
             samples: Counter::default(),
             samples_lost: Counter::default(),
+            fragmented: Counter::default(),
+            fragments_held: Counter::default(),
+            fragments_released: Counter::default(),
             icmp_rate_limited: Counter::default(),
             icmp_errors_translated: Counter::default(),
             originate_failed: Counter::default(),

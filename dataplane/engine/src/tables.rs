@@ -277,7 +277,7 @@ impl RuleAction {
     }
 }
 
-/// A service: virtual addresses balanced over backends, mode NAT (destination rewritten there, source rewritten back).
+/// A service: virtual addresses balanced over backends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceSpec {
     /// Unique.
@@ -290,7 +290,16 @@ pub struct ServiceSpec {
     pub ports: Vec<PortRange>,
     /// Same backend for one source address (no ports in the Maglev hash).
     pub source_affinity: bool,
-    /// Sorted by name. For every family of `addresses` at least one.
+    /// How packets get to the backends.
+    pub mode: ServiceMode,
+    /// No sessions: every packet takes the backend that the ring has for it. Only where replies do not pass here.
+    pub stateless: bool,
+    /// What becomes of established sessions whose backend is down or gone.
+    pub on_backend_loss: BackendLoss,
+    /// Where full NAT takes sources from: for every family of `addresses` at least one, sorted; no interface's own address, no service's,
+    /// no backend's. Empty in other modes.
+    pub source_pool: Vec<IpAddr>,
+    /// Sorted by name. For every family of `addresses` at least one; in tunnels every backend serves both families.
     pub backends: Vec<BackendSpec>,
     /// Index into [`RuleTables::policers`]; meters client-to-backend packets of the service together.
     pub policer: Option<usize>,
@@ -332,6 +341,59 @@ pub struct LimitsSpec {
     pub sessions: Option<u32>,
 }
 
+/// How packets get to the backends of a service, and replies to its clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum ServiceMode {
+    /// The destination is rewritten on the way there, the source on the way back, which leads through here.
+    #[default]
+    Nat,
+    /// As `Nat`, and the source becomes an address and port of the service's pool, so that replies come back by themselves.
+    FullNat,
+    /// The packet goes to the backend's MAC address as it is; the backend has the service's address and answers itself.
+    DsrMac,
+    /// The packet goes through an IP tunnel (RFC 2003, RFC 2473) to the backend, which answers itself.
+    DsrIpip,
+    /// The packet goes through a UDP tunnel (GUE variant 1) to the backend, which answers itself.
+    DsrGue,
+}
+
+impl ServiceMode {
+    /// All of them, by their number.
+    pub const ALL: [ServiceMode; 5] = [Self::Nat, Self::FullNat, Self::DsrMac, Self::DsrIpip, Self::DsrGue];
+
+    /// The name in documents.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::FullNat => "full_nat",
+            Self::DsrMac => "dsr_mac",
+            Self::DsrIpip => "dsr_ipip",
+            Self::DsrGue => "dsr_gue",
+        }
+    }
+
+    /// Whether replies go to the client directly: then only the client's packets pass here, and keep their addresses and ports.
+    pub const fn is_direct(self) -> bool {
+        matches!(self, Self::DsrMac | Self::DsrIpip | Self::DsrGue)
+    }
+
+    /// Whether packets are wrapped: then backends may be of another family than the service.
+    pub const fn is_tunnel(self) -> bool {
+        matches!(self, Self::DsrIpip | Self::DsrGue)
+    }
+}
+
+/// What becomes of established sessions whose backend is down or no longer one of the service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BackendLoss {
+    /// They stay where they are.
+    #[default]
+    Keep,
+    /// They end with their next packet, which gets another backend like a first one.
+    Rebalance,
+}
+
 /// Protocol of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ServiceProtocol {
@@ -363,19 +425,31 @@ pub struct BackendSpec {
     pub name: String,
     /// Where packets go.
     pub address: IpAddr,
-    /// Destination port there; `None` keeps the client's. Always `None` for ICMP.
+    /// Destination port there; `None` keeps the client's. Always `None` for ICMP and where replies go directly.
     pub port: Option<u16>,
     /// Share of new sessions, 1..=1000.
     pub weight: u16,
-    /// Gets no new sessions; established ones stay.
-    pub draining: bool,
+    /// What it takes.
+    pub state: BackendState,
+}
+
+/// What a backend takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BackendState {
+    /// New sessions.
+    #[default]
+    Up,
+    /// No new sessions; its own go on.
+    Draining,
+    /// No new sessions; it is out of service.
+    Down,
 }
 
 impl Default for BackendSpec {
     /// Weight 1; without a name or address it is no backend yet.
     fn default() -> Self {
         let address = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
-        Self { name: String::new(), address, port: None, weight: 1, draining: false }
+        Self { name: String::new(), address, port: None, weight: 1, state: BackendState::Up }
     }
 }
 

@@ -3,14 +3,15 @@
 
 use std::fmt::Write;
 
-use crate::burst::{Egress, Fate, NONE};
+use crate::burst::{Egress, Fate, NO_MARK, NONE, Rewrite};
 use crate::flow::{FlowKey, is_v4, to_ip};
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::{Detour, Route, Snapshot};
-use crate::stage::{route, urpf};
+use crate::stage::{direct, route, urpf};
 use crate::table::rules::{Rule, RuleKey, Sight};
 use crate::table::services::Service;
-use crate::tables::{RuleAction, Urpf};
+use crate::table::sessions::State;
+use crate::tables::{RuleAction, ServiceMode, Urpf};
 use crate::wire::{TCP, UDP};
 use crate::worker::Listed;
 
@@ -27,8 +28,21 @@ pub struct Question {
     pub ttl: u8,
     /// VLAN, DSCP, TCP flags, fragment.
     pub sight: Sight,
-    /// The live session of the tuple, if the caller found one, and whether the packet is a reply in it.
-    pub session: Option<(Listed, bool)>,
+    /// The generation that answers.
+    pub generation: u64,
+    /// The live session of the tuple, if the caller found one.
+    pub session: Option<Live>,
+}
+
+/// A live session and the packet's place in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Live {
+    /// The session.
+    pub listed: Listed,
+    /// Whether the packet comes from the backend.
+    pub reply: bool,
+    /// Time of the worker that has it.
+    pub now: u64,
 }
 
 /// One decision on the way.
@@ -87,7 +101,7 @@ impl From<Fate> for Verdict {
         match fate {
             Fate::Drop(reason) => Self::Dropped(reason),
             Fate::Punt(reason) => Self::Punted(reason),
-            Fate::Active | Fate::Transmit | Fate::HandOff(_) => Self::Forwarded,
+            Fate::Active | Fate::Transmit | Fate::HandOff(_) | Fate::Reassemble(_) => Self::Forwarded,
         }
     }
 }
@@ -119,10 +133,12 @@ fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>) -> Res
         step("parse", format!("address {}", to_ip(key.dst)), "is an address of this node".into());
         return Err(Fate::Punt(PuntReason::Local));
     }
-    let (destination, rule) = match question.session {
-        Some((listed, reply)) => established(snapshot, &listed, reply, question, &mut step)?,
+    let Course { destination, mode, rule } = match &question.session {
+        Some(live) => established(snapshot, live, question, &mut step)?,
         None => new_flow(snapshot, question, &mut step)?,
     };
+    // Packets to a backend that answers by itself go the backend's way.
+    let rule = rule.filter(|_| !mode.is_direct());
     let egress = if let Some(Detour::NextHop { egress, .. }) = way(snapshot, rule, key) {
         step("route", format!("rule {}", rule.map_or("", |r| &r.name)), "next hop set".into());
         *egress
@@ -131,15 +147,41 @@ fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>) -> Res
     };
     let Some(out) = snapshot.interface(egress.interface) else { return Err(Fate::Drop(DropReason::TxPortGone)) };
     step("route", format!("interface {}", out.name), format!("next hop {}", to_ip(egress.next_hop)));
+    let rewrite = Rewrite::from(mode);
+    if rewrite == Rewrite::Station && egress.next_hop != destination {
+        step("route", "next hop".into(), "dsr_mac wants the backend itself as a neighbour".into());
+        return Err(Fate::Drop(DropReason::BackendNotOnLink));
+    }
+    if rewrite.is_tunnel() {
+        let source = direct::source(out, !is_v4(destination));
+        step("route", format!("tunnel {}", mode.label()), format!("{} > {}", to_ip(source), to_ip(destination)));
+    }
     if question.ttl <= 1 {
         step("route", "ttl".into(), format!("{} on arrival", question.ttl));
         return Err(Fate::Punt(PuntReason::TtlExceeded));
     }
-    if question.length > out.mtu {
-        step("route", format!("mtu {}", out.mtu), format!("packet of {} octets", question.length));
-        return Err(Fate::Punt(PuntReason::MtuExceeded));
+    let overhead = direct::overhead(rewrite, destination);
+    if usize::from(question.length) + usize::from(overhead) > usize::from(out.mtu) {
+        let (then, reason) = match (overhead, is_v4(key.dst)) {
+            (0, true) => (": cut into fragments (with DF: mtu_exceeded)".to_owned(), Fate::Punt(PuntReason::Fragment)),
+            (0, false) => (String::new(), Fate::Punt(PuntReason::MtuExceeded)),
+            (_, true) => (
+                format!(" and {overhead} of the tunnel (with DF: mtu_exceeded by ICMP)"),
+                Fate::Drop(DropReason::MtuExceeded),
+            ),
+            (_, false) => (format!(" and {overhead} of the tunnel"), Fate::Punt(PuntReason::MtuExceeded)),
+        };
+        step("route", format!("mtu {}", out.mtu), format!("packet of {} octets{then}", question.length));
+        return Err(reason);
     }
     Ok(())
+}
+
+/// Where a packet goes, and how.
+struct Course<'a> {
+    destination: u128,
+    mode: ServiceMode,
+    rule: Option<&'a Rule>,
 }
 
 type Steps<'a> = &'a mut dyn FnMut(&'static str, String, String);
@@ -240,42 +282,88 @@ fn rule_details(snapshot: &Snapshot, rule: &Rule) -> String {
 /// A packet of a session: what rules say is what they said, or will say when the first packet of this generation comes.
 fn established<'a>(
     snapshot: &'a Snapshot,
-    listed: &Listed,
-    reply: bool,
+    live: &Live,
     question: &Question,
     step: Steps<'_>,
-) -> Result<(u128, Option<&'a Rule>), Fate> {
-    let Listed { session, origin, .. } = listed;
-    let direction = if reply { "reply" } else { "established" };
-    let (backend, port, state) = (to_ip(session.backend()), session.backend_port(), session.state().label());
-    step(
-        "session",
-        format!("session {}", to_ip(session.client())),
-        format!("{direction} to backend {backend}:{port}, {state}"),
+) -> Result<Course<'a>, Fate> {
+    let Live { listed: Listed { session, decision, origin, source, .. }, reply, now } = live;
+    let old = decision.generation != question.generation;
+    let seconds = |nanos: u64| nanos as f64 / 1e9;
+    let mut details = format!(
+        "{}, state {}, age {:.1} s, idle {:.1} s, decided by generation {}",
+        if *reply { "reply" } else { "client's packet" },
+        session.state().label(),
+        seconds(now.saturating_sub(origin.created)),
+        seconds(session.idle(*now)),
+        decision.generation,
     );
+    if old {
+        let _ = write!(details, ": re-decided at its next packet by generation {}", question.generation);
+    }
+    let end = |address, port| endpoint(address, port, session.state());
+    step("session", format!("session of {}", end(session.client(), session.client_port())), details);
     let interface = snapshot.interface_at(origin.client_place(), origin.client_vlan).unwrap_or(NONE);
     let (flow, sight) = (session.forward_key(), origin.sight(session.protocol()));
     let key = RuleKey { flow, has_ports: matches!(flow.protocol, TCP | UDP), interface, sight };
     let rule = ruled(snapshot, &key, true, step)?;
-    // What rules set goes with the client's packets only.
-    Ok(if reply { (question.key.dst, None) } else { (session.backend(), rule) })
+    let service = if old {
+        snapshot.services.lookup(session.service(), session.protocol(), session.service_port())
+    } else {
+        snapshot.services.iter().find(|service| service.counter == decision.service)
+    };
+    let Some(service) = service else {
+        let gone = "its service is gone: the session ends, the packet stands alone";
+        step("service", format!("address {}", to_ip(session.service())), gone.into());
+        return new_flow(snapshot, question, step);
+    };
+    step("service", format!("service {}", service.name), service_details(snapshot, service, rule));
+    let backend = service.backend_at(session.backend(), session.backend_port(), session.service_port());
+    let name = backend.map_or("gone from the service, kept", |backend| backend.name.as_str());
+    let bound = format!("{}, bound to the session", end(session.backend(), session.backend_port()));
+    step("service", format!("backend {name}"), bound);
+    if !old && let Some(policer) = snapshot.policer_name(decision.policer) {
+        let applies = if *reply { "not for replies" } else { "meters it" };
+        step("policer", format!("policer {policer}"), applies.into());
+    }
+    if !old && decision.mark != NO_MARK {
+        step("mark", format!("dscp {}", decision.mark), "of rule or service".into());
+    }
+    if let Some(source) = source {
+        step("session", "full_nat".into(), format!("source {} port {}", to_ip(source.address), source.port));
+    }
+    if !service.mode.is_direct() {
+        let (which, target, port) = if *reply {
+            ("source", session.service(), session.service_port())
+        } else {
+            ("destination", session.backend(), session.backend_port())
+        };
+        step("session", format!("rewrite {which}"), end(target, port));
+    }
+    // What rules set goes with the client's packets only. A session whose service changed its mode ends with its next packet, so the mode is
+    // the service's.
+    let mode = service.mode;
+    Ok(match (reply, source) {
+        (false, _) => Course { destination: session.backend(), mode, rule },
+        (true, Some(_)) => Course { destination: session.client(), mode, rule: None },
+        (true, None) => Course { destination: question.key.dst, mode: ServiceMode::Nat, rule: None },
+    })
 }
 
-fn new_flow<'a>(
-    snapshot: &'a Snapshot,
-    question: &Question,
-    step: Steps<'_>,
-) -> Result<(u128, Option<&'a Rule>), Fate> {
+/// Echo sessions have no ports.
+fn endpoint(address: u128, port: u16, state: State) -> String {
+    match to_ip(address) {
+        ip if state == State::Icmp => ip.to_string(),
+        ip => std::net::SocketAddr::new(ip, port).to_string(),
+    }
+}
+
+fn new_flow<'a>(snapshot: &'a Snapshot, question: &Question, step: Steps<'_>) -> Result<Course<'a>, Fate> {
     let Question { key, sight, interface, .. } = question;
     let has_ports = matches!(key.protocol, TCP | UDP) && !sight.is_later();
     let rule_key = RuleKey { flow: *key, has_ports, interface: *interface, sight: *sight };
     let rule = ruled(snapshot, &rule_key, false, step)?;
     if !snapshot.services.is_address(key.dst) {
-        return Ok((key.dst, rule));
-    }
-    if sight.is_fragment() {
-        step("service", format!("address {}", to_ip(key.dst)), "fragments are not balanced".into());
-        return Err(Fate::Drop(DropReason::FragmentUnsupported));
+        return Ok(Course { destination: key.dst, mode: ServiceMode::Nat, rule });
     }
     let Some(service) = snapshot.services.lookup(key.dst, key.protocol, key.dport) else {
         step(
@@ -293,12 +381,15 @@ fn new_flow<'a>(
         return Err(Fate::Drop(DropReason::NoBackend));
     };
     let port = backend.port.unwrap_or(key.dport);
+    let pool = service.pool(key).len();
+    let pool = if pool > 0 { format!(", source of one of {pool} addresses") } else { String::new() };
+    let session = if service.stateless { "no session" } else { "new session" };
     step(
         "service",
         format!("backend {}", backend.name),
-        format!("{} port {port}, new session", to_ip(backend.address)),
+        format!("{} port {port}, {}{pool}, {session}", to_ip(backend.address), service.mode.label()),
     );
-    Ok((backend.address, rule))
+    Ok(Course { destination: backend.address, mode: service.mode, rule })
 }
 
 fn service_details(snapshot: &Snapshot, service: &Service, rule: Option<&Rule>) -> String {
@@ -357,7 +448,10 @@ mod tests {
         let ip = |text: &str| from_ip(text.parse().unwrap());
         let key = FlowKey { src: ip("10.0.0.9"), dst: ip("192.0.2.9"), protocol: TCP, sport: 1, dport: 80 };
         let sight = Sight::new(0, 0, Some(flags));
-        let answer = why(&snapshot(rules), &Question { interface: 0, key, length: 64, ttl: 64, sight, session: None });
+        let answer = why(
+            &snapshot(rules),
+            &Question { interface: 0, key, length: 64, ttl: 64, sight, generation: 1, session: None },
+        );
         let steps = answer.steps.into_iter().skip(1).map(|s| format!("{}: {}", s.object, s.detail)).collect();
         (format!("{} {}", answer.verdict.label(), answer.verdict.reason()).trim().to_owned(), steps)
     }

@@ -1,19 +1,23 @@
 //! The worker loop of one core: poll every port, run the pipeline, transmit. It owns its ports' queues, its sessions and its buckets
 //! and shares nothing that is written per packet.
 
+use arrayvec::ArrayVec;
 use marchproxy_rcu::Reader;
 use rtrb::{Consumer, Producer};
 
 use crate::burst::{BURST, Burst};
 use crate::flow::FlowKey;
 use crate::io::RxQueue;
-use crate::ledger::{Backend, HandedOff, Ledger};
+use crate::ledger::{Backend, Errand, HandedOff, Ledger};
+use crate::observe::Lens;
 use crate::pipeline::Pipeline;
 use crate::ports::PortSlot;
 use crate::reason::DropReason;
 use crate::snapshot::Snapshot;
+use crate::stage::fragment::Arrival;
 use crate::stats::{MAX_PORTS, ThreadStats};
-use crate::table::sessions::{Decision, Origin, Session, Sessions};
+use crate::table::fragments::{Fragments, Known};
+use crate::table::sessions::{Decision, Origin, Session, Sessions, Source};
 
 /// Packets taken from the inject ring in one turn.
 const INJECTS_PER_TURN: usize = 64;
@@ -36,6 +40,8 @@ pub enum Command<K: Backend> {
     RemovePort(PortSlot),
     /// Fill a page of the session list.
     Sessions(Box<SessionPage>),
+    /// Look at packets through this lens, or no more; the one before comes back.
+    Observe(Option<Box<Lens>>),
 }
 
 /// A worker's answer.
@@ -44,6 +50,8 @@ pub enum Reply<K: Backend> {
     Port(PortSlot, Option<(K::Rx, K::Tx)>),
     /// A filled page.
     Sessions(Box<SessionPage>),
+    /// The lens that was used until now, and what it saw.
+    Observed(Option<Box<Lens>>),
 }
 
 /// A page of the session list; the asker provides the memory.
@@ -69,6 +77,8 @@ pub struct Listed {
     pub decision: Decision,
     /// How it began.
     pub origin: Origin,
+    /// What the backend sees in place of the client (full NAT).
+    pub source: Option<Source>,
 }
 
 impl SessionPage {
@@ -92,6 +102,8 @@ pub struct Worker<K: Backend> {
     ledger: Ledger<K>,
     ports: Vec<(PortSlot, K::Rx)>,
     burst: Burst<K::Buf>,
+    /// Packets that come in fragments.
+    fragments: Fragments<K::Buf>,
     commands: Consumer<Command<K>>,
     replies: Producer<Reply<K>>,
     page: Option<Box<SessionPage>>,
@@ -110,7 +122,10 @@ impl<K: Backend> Worker<K> {
         commands: Consumer<Command<K>>,
         replies: Producer<Reply<K>>,
     ) -> Self {
+        // The hash of any tuple under the sessions' secret is as secret.
+        let secret = pipeline.sessions.hash(&FlowKey::default());
         Self {
+            fragments: Fragments::new(secret),
             reader,
             pipeline,
             ledger,
@@ -146,6 +161,9 @@ impl<K: Backend> Worker<K> {
         if !self.commands.is_empty() || self.page.is_some() {
             self.between_bursts(now);
         }
+        if let Some(lens) = self.ledger.lens_mut() {
+            lens.tick(now);
+        }
         let mut packets = self.ledger.take_injected(INJECTS_PER_TURN);
         for index in 0..self.inbox.len() {
             // As many bursts from each worker as it hands over in a turn, one of each port: with fewer a busy worker's rings would only grow.
@@ -161,7 +179,10 @@ impl<K: Backend> Worker<K> {
             packets += self.poll(index, now);
         }
         self.pipeline.upkeep(now);
-        self.ledger.end_turn();
+        if self.fragments.is_stirred() {
+            self.forget_fragments(now);
+        }
+        self.ledger.end_turn(self.fragments.held());
         Turn { packets }
     }
 
@@ -188,9 +209,10 @@ impl<K: Backend> Worker<K> {
                 self.ledger.drop(handed.packet, DropReason::Shutdown);
             }
         }
+        self.fragments.release(&mut |packet, reason| self.ledger.drop(packet, reason));
         self.ledger.release();
         let queues = self.ports.drain(..).map(|(port, rx)| (port, rx, self.ledger.detach(port))).collect();
-        self.ledger.end_turn();
+        self.ledger.end_turn(0);
         queues
     }
 
@@ -202,33 +224,83 @@ impl<K: Backend> Worker<K> {
             return 0;
         }
         self.ledger.received(port, self.burst.receive());
-        self.process(port, now, false);
+        self.process(port, now, Arrival::Device);
         received
     }
 
     /// One burst of packets that another worker received on one port.
     fn take_handed_off(&mut self, index: usize, now: u64) -> usize {
         let Some(ring) = self.inbox.get_mut(index) else { return 0 };
-        let Ok(&HandedOff { port, .. }) = ring.peek() else { return 0 };
+        let Ok(&HandedOff { port, errand, .. }) = ring.peek() else { return 0 };
         let received = self.burst.receive();
-        while received.len() < self.room && ring.peek().is_ok_and(|next| next.port == port) {
+        let mut known = ArrayVec::<Known, BURST>::new();
+        while received.len() < self.room
+            && ring.peek().is_ok_and(|next| next.port == port && next.errand.is_like(errand))
+        {
             let Ok(handed) = ring.pop() else { break };
             received.push(handed.packet);
+            if let Errand::Resolved(said) = handed.errand {
+                known.push(said);
+            }
         }
         let taken = received.len();
         self.ledger.taken(taken);
-        self.process(port, now, true);
+        let arrival = match errand {
+            Errand::Session => Arrival::Session,
+            Errand::Reassembly => Arrival::Reassembly,
+            Errand::Resolved(_) => Arrival::Resolved(&known),
+        };
+        self.process(port, now, arrival);
         taken
     }
 
+    /// The burst that was received, and then what had waited for its fragments.
     #[inline]
-    fn process(&mut self, port: PortSlot, now: u64, handed: bool) {
+    fn process(&mut self, port: PortSlot, now: u64, arrival: Arrival<'_>) {
         let rest = self.burst.begin(port);
-        let (snapshot, generation) = (self.reader.current(), self.reader.generation());
-        self.pipeline.process(&mut self.burst, snapshot, generation, now, handed, &mut self.ledger);
+        self.run(now, arrival);
         // A queue that gave more than it was asked for: the rest must not be lost.
         for packet in rest.into_iter().flatten() {
             self.ledger.drop(packet, DropReason::PortNotConfigured);
+        }
+        if self.fragments.is_ready() {
+            self.run_released(now);
+        }
+    }
+
+    #[inline]
+    fn run(&mut self, now: u64, arrival: Arrival<'_>) {
+        let (snapshot, generation) = (self.reader.current(), self.reader.generation());
+        let (burst, fragments) = (&mut self.burst, &mut self.fragments);
+        self.pipeline.process(burst, snapshot, generation, now, arrival, fragments, &mut self.ledger);
+    }
+
+    /// Packets in fragments whose time is up, and the counters of those there are.
+    #[cold]
+    fn forget_fragments(&mut self, now: u64) {
+        self.fragments.expire(now, &mut |packet, reason| self.ledger.drop(packet, reason));
+        self.fragments.settle_down();
+        let stats = self.ledger.stats();
+        stats.fragmented.set(self.fragments.len() as u64);
+        stats.fragments_held.set(self.fragments.held() as u64);
+    }
+
+    /// Later fragments whose first one came, in order, burst by burst. They release no others, so this ends.
+    #[cold]
+    fn run_released(&mut self, now: u64) {
+        let mut known = ArrayVec::<Known, BURST>::new();
+        while let Some(port) = self.fragments.next_port() {
+            let packets = self.burst.receive();
+            while known.len() < BURST && self.fragments.next_port() == Some(port) {
+                let Some(released) = self.fragments.take() else { break };
+                packets.push(released.packet);
+                known.push(released.known);
+            }
+            self.ledger.stats().fragments_released.add(known.len() as u64);
+            // Never more than BURST of them, so there is no rest.
+            let _ = self.burst.begin(port);
+            self.run(now, Arrival::Released(&known));
+            known.clear();
         }
     }
 
@@ -253,6 +325,16 @@ impl<K: Backend> Worker<K> {
                 let _ = self.replies.push(Reply::Port(port, queues));
             }
             Ok(Command::Sessions(page)) => self.fill_page(page, now),
+            Ok(Command::Observe(mut lens)) => {
+                if let Some(lens) = &mut lens {
+                    lens.begin_visit(now);
+                }
+                let mut before = self.ledger.exchange_lens(lens);
+                if let Some(before) = &mut before {
+                    before.tick(now);
+                }
+                let _ = self.replies.push(Reply::Observed(before));
+            }
             Err(_) => {}
         }
     }
@@ -287,7 +369,12 @@ impl<K: Backend> Worker<K> {
 }
 
 /// The live session of an entry, if there is one.
-fn listed(sessions: &Sessions, entry: usize, now: u64) -> Option<Listed> {
+pub(crate) fn listed(sessions: &Sessions, entry: usize, now: u64) -> Option<Listed> {
     let session = *sessions.at(entry).filter(|s| !s.expired(now))?;
-    Some(Listed { session, decision: *sessions.decision(entry)?, origin: *sessions.origin(entry)? })
+    Some(Listed {
+        session,
+        decision: *sessions.decision(entry)?,
+        origin: *sessions.origin(entry)?,
+        source: sessions.source(entry),
+    })
 }

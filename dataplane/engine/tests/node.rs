@@ -73,6 +73,42 @@ fn balances_both_ways_after_resolving() {
     }
 }
 
+/// Fragments whose first one never comes take what is set aside for them; whole packets and packets in fragments go on.
+#[test]
+fn a_flood_of_fragments_harms_nobody_else() {
+    let mut lab = Lab::new();
+    common::introduce_everybody(&mut lab.node, lab.now);
+    let wan = port_mac(1);
+    for (client, vip) in [("192.0.2.7", "203.0.113.10"), ("2001:db8::7", "2001:db8:1::10")] {
+        for round in 0..100u16 {
+            for n in 0..100 {
+                let server = if client.contains(':') { "fd00:20::11" } else { "10.0.20.11" };
+                let flood = Packet::eth(CLIENT, wan).ip(ip(client), ip(server));
+                let flood = flood.fragment(1480, false, round * 100 + n).protocol(17).payload([0; 32]);
+                lab.node.receive("wan", &flood.build());
+            }
+            let part =
+                |offset, more| Packet::eth(CLIENT, wan).ip(ip(client), ip(vip)).fragment(offset, more, 60_000 + round);
+            lab.node.receive("wan", &part(24, false).protocol(6).payload([1; 9]).build());
+            let first = part(0, true).tcp(1000 + round, 80).flags(2).payload([0; 4]).build();
+            let whole = Packet::eth(CLIENT, wan).ip(ip(client), ip(vip)).tcp(3000 + round, 80).flags(2).build();
+            lab.node.receive("wan", &first);
+            assert_eq!(lab.step("wan", &whole).len(), 3, "the packet in two fragments and the whole one");
+            assert!(lab.node.totals().held <= 512);
+        }
+    }
+    // One place was left by the last packet that became whole.
+    assert_eq!(lab.node.totals().held, 511);
+    assert_eq!(lab.node.drops(DropReason::FragmentHoldFull), 20_000 - 511);
+    lab.now += 3_000_000_000;
+    lab.node.run(lab.now);
+    for _ in 0..20 {
+        lab.node.worker.turn(lab.now);
+    }
+    assert_eq!((lab.node.totals().held, lab.node.totals().residue()), (0, 0));
+    assert_eq!(lab.node.drops(DropReason::FragmentFirstMissing), 511);
+}
+
 #[test]
 fn a_denied_port_is_counted() {
     let mut lab = Lab::new();

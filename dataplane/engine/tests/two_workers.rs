@@ -18,7 +18,7 @@ use marchproxy_engine::slow::{SlowPath, WorkerLink};
 use marchproxy_engine::stats::{ThreadStats, Totals};
 use marchproxy_engine::table::neighbours::NeighbourTable;
 use marchproxy_engine::table::sessions::Sessions;
-use marchproxy_engine::tables::PolicerSpec;
+use marchproxy_engine::tables::{PolicerSpec, RuleTables, ServiceMode};
 use marchproxy_engine::testkit::port_mac;
 use marchproxy_engine::worker::{Command, Worker};
 
@@ -35,7 +35,11 @@ impl Pair {
     }
 
     fn with_burst(burst: usize) -> Self {
-        let snapshot = build(&tables(), None, &Budget { workers: 2, ..Budget::default() }).unwrap();
+        Self::running(&tables(), burst)
+    }
+
+    fn running(tables: &RuleTables, burst: usize) -> Self {
+        let snapshot = build(tables, None, &Budget { workers: 2, ..Budget::default() }).unwrap();
         let slots: Vec<_> = snapshot.ports().map(|(slot, _)| slot).collect();
         let (_publisher, mut readers) = marchproxy_rcu::channel(snapshot, 3);
         let (facts, neighbours) = (PortFacts::default(), NeighbourTable::default());
@@ -173,6 +177,44 @@ fn icmp_errors_on_any_queue_find_their_session() {
     assert!(translated.iter().sum::<u64>() == 80 && translated.iter().all(|&n| n > 10), "{translated:?}");
 }
 
+/// Fragments come in on any queue in any order, meet on one worker, and go on where their session is.
+#[test]
+fn fragments_on_any_queue_find_each_other_and_their_session() {
+    let mut pair = Pair::new();
+    for (n, (port, frame)) in introductions().into_iter().enumerate() {
+        pair.wires[n % 2][usize::from(port == "wan")].put(MemoryBuf::new(&frame));
+    }
+    pair.run();
+    pair.sent(0);
+    for (client, vip) in [("192.0.2.7", "203.0.113.10"), ("2001:db8::7", "2001:db8:1::10")] {
+        for n in 0..100u16 {
+            let part =
+                |offset, more| Packet::eth(CLIENT, port_mac(1)).ip(ip(client), ip(vip)).fragment(offset, more, n);
+            let first = part(0, true).tcp(1000 + n, 80).flags(16).payload([1; 4]).build();
+            let middle = part(24, true).protocol(6).payload([2; 8]).build();
+            let last = part(32, false).protocol(6).payload([3; 5]).build();
+            let order = match n % 3 {
+                0 => [&first, &middle, &last],
+                1 => [&last, &first, &middle],
+                _ => [&middle, &last, &first],
+            };
+            for (at, frame) in order.into_iter().enumerate() {
+                pair.wires[(usize::from(n) / 3 + at) % 2][1].put(MemoryBuf::new(frame));
+            }
+            if n % 7 == 0 {
+                pair.run();
+            }
+        }
+        pair.run();
+        let sent = pair.sent(0);
+        assert_eq!(sent.len(), 300);
+        assert!(sent.iter().all(|frame| !describe(frame).contains(vip)), "all are translated");
+    }
+    let sessions: Vec<_> = pair.workers.iter().map(|w| w.pipeline().sessions.len()).collect();
+    assert_eq!(sessions.iter().sum::<usize>(), 200, "one per packet, on its owner: {sessions:?}");
+    assert_eq!(pair.totals().held, 0);
+}
+
 #[test]
 fn a_turn_takes_as_much_as_it_was_told_to() {
     for (asked, taken) in [(0, 1), (1, 1), (7, 7), (32, 32), (64, 32)] {
@@ -235,4 +277,49 @@ fn a_policer_in_use_wants_one_worker() {
     let error = build(&tables, None, &Budget { workers: 2, ..Budget::default() }).unwrap_err().to_string();
     assert!(error.contains("service web") && error.contains("policer") && error.contains("2 workers"), "{error}");
     assert!(build(&tables, None, &Budget::default()).is_ok());
+}
+
+/// Replies of full NAT go to a pool's port, which names the worker that gave it out.
+#[test]
+fn ports_of_pools_lead_to_their_worker() {
+    let mut tables = tables();
+    tables.services[0].mode = ServiceMode::FullNat;
+    tables.services[0].source_pool = vec![ip("10.0.20.200"), ip("fd00:20::200")];
+    let mut pair = Pair::running(&tables, 32);
+    for (n, (port, frame)) in introductions().into_iter().enumerate() {
+        pair.wires[n % 2][usize::from(port == "wan")].put(MemoryBuf::new(&frame));
+    }
+    pair.run();
+    assert_eq!(pair.sent(0).len() + pair.sent(1).len(), 6);
+    for (client, vip, pool, l4) in
+        [("192.0.2.7", "203.0.113.10", "10.0.20.200", 38), ("2001:db8::7", "2001:db8:1::10", "fd00:20::200", 58)]
+    {
+        for n in 0..100u16 {
+            let syn = Packet::eth(CLIENT, port_mac(1)).ip(ip(client), ip(vip)).tcp(1000 + n, 80).flags(2).build();
+            pair.wires[usize::from(n % 3 == 0)][1].put(MemoryBuf::new(&syn));
+        }
+        pair.run();
+        let forwarded = pair.sent(0);
+        assert_eq!(forwarded.len(), 100);
+        let mut ports = std::collections::HashSet::new();
+        for (n, frame) in forwarded.iter().enumerate() {
+            let text = describe(frame);
+            assert!(text.contains(pool), "{text}");
+            let backend = ["10.0.20.11", "10.0.20.12", "fd00:20::11", "fd00:20::12"];
+            let backend = backend.into_iter().find(|b| text.contains(*b)).unwrap();
+            let port = u16::from_be_bytes([frame[l4], frame[l4 + 1]]);
+            assert!(ports.insert(port), "{port} twice");
+            let reply = Packet::eth(SERVER, port_mac(0)).vlan(20).ip(ip(backend), ip(pool)).tcp(8080, port);
+            pair.wires[n % 2][0].put(MemoryBuf::new(&reply.flags(0x12).build()));
+        }
+        pair.run();
+        let replies = pair.sent(1);
+        assert_eq!(replies.len(), 100);
+        assert!(replies.iter().all(|frame| describe(frame).contains(vip) && describe(frame).contains(client)));
+    }
+    for worker in &pair.workers {
+        let (pools, _) = worker.pipeline().sessions.pools();
+        let used: u32 = pools.iter().map(|pool| pool.used[0]).sum();
+        assert_eq!(used as usize, worker.pipeline().sessions.len(), "a port each");
+    }
 }

@@ -80,13 +80,16 @@ pub fn plan(params: &Params) -> Result<Plan, Error> {
         let dst = addresses::inside(rng, &addresses::fragments(v6));
         Tuple { src: addresses::public(rng, v6), dst, protocol, sport: number as u16, dport: 53 }
     };
-    let fragments: Vec<_> = (0..ODD_FLOWS)
-        .map(|n| {
-            let tuple = odd(n / 2, UDP, &mut rng);
-            from_wan(&tuple, Kind::Fragment(if n % 2 == 0 { 0 } else { 1480 }), params, &mut rng)
+    // Each packet comes in two fragments, one after the other, so that nothing waits.
+    let fragments: Vec<_> = (0..ODD_FLOWS / 2)
+        .flat_map(|n| {
+            let tuple = odd(n, UDP, &mut rng);
+            let first = from_wan(&tuple, Kind::Fragment(0), params, &mut rng);
+            let last = from_wan(&tuple, Kind::Fragment(first.fragment_octets()), params, &mut rng);
+            [first, last]
         })
         .collect();
-    load.add(FRAGMENTS, fragments);
+    load.add_in_turn(FRAGMENTS, fragments);
     let echoes: Vec<_> = (0..ODD_FLOWS)
         .map(|n| {
             let tuple = odd(n, ICMP, &mut rng);

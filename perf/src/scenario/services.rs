@@ -37,7 +37,6 @@ pub fn specs(params: &Params, policed: bool) -> (Vec<ServiceSpec>, Vec<PolicerSp
         address: topology::backend(service * params.backends + number, number % 2 == 1),
         port: Some(BACKEND_PORT),
         weight: 1,
-        draining: false,
         ..Default::default()
     };
     let service = |number: usize| ServiceSpec {

@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendSpec, Cidr, FlagMatch, FragmentMatch, InterfaceSpec, LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec,
-    PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay,
-    ServiceLimitsSpec, ServiceProtocol, ServiceSpec, Urpf,
+    BackendLoss, BackendSpec, BackendState, Cidr, FlagMatch, FragmentMatch, InterfaceSpec, LimitsSpec, NextHopSpec,
+    PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec,
+    RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec, Urpf,
 };
 
 use super::TableError;
 use crate::v1::{
     Group, TableBackend, TableColour, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort,
-    TablePortRange, TablePrefix, TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_colour,
-    table_interface, table_rule,
+    TablePortRange, TablePrefix, TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_backend,
+    table_colour, table_interface, table_rule, table_service,
 };
 
 type Result<T> = std::result::Result<T, TableError>;
@@ -49,7 +49,7 @@ pub fn from_groups(groups: &[Group]) -> Result<RuleTables> {
         match &group.kind {
             Some(Kind::Routes(group)) => extend(&mut tables.routes, &group.routes, |wire| route(wire, &interfaces))?,
             Some(Kind::Rules(group)) => {
-                extend(&mut tables.rules, &group.rules, |wire| rule(wire, &interfaces, &policers))?
+                extend(&mut tables.rules, &group.rules, |wire| rule(wire, &interfaces, &policers))?;
             }
             Some(Kind::Services(group)) => {
                 extend(&mut tables.services, &group.services, |wire| service(wire, &policers))?;
@@ -301,12 +301,28 @@ fn service(wire: &TableService, policers: &Names) -> Result<ServiceSpec> {
     sorted(&addresses, |address| *address, |address| format!("{object}, address {address}"))?;
     let backends = wire.backends.iter().map(|wire| backend(wire, &object, protocol)).collect::<Result<Vec<_>>>()?;
     sorted(&backends, |backend| &backend.name, |backend| format!("{object}, backend {}", backend.name))?;
+    let mode = mode(wire.mode, &object)?;
+    let source_pool =
+        wire.source_pool.iter().map(|octets| address(octets, &object, "source_pool")).collect::<Result<Vec<_>>>()?;
+    sorted(&source_pool, |address| *address, |address| format!("{object}, source_pool {address}"))?;
+    if wire.stateless && !mode.is_direct() {
+        let found = format!("none with mode {}", mode.label());
+        return Err(TableError::new(object, "sessions", found, "none in direct modes only"));
+    }
+    if let Some(backend) = backends.iter().find(|backend| backend.port.is_some() && mode.is_direct()) {
+        let object = format!("{object}, backend {}", backend.name);
+        return Err(TableError::new(object, "port", "a port", format!("none with mode {}", mode.label())));
+    }
     Ok(ServiceSpec {
         name: wire.name.clone(),
         addresses,
         protocol,
         ports,
         source_affinity: wire.source_affinity,
+        mode,
+        stateless: wire.stateless,
+        source_pool,
+        on_backend_loss: if wire.rebalances { BackendLoss::Rebalance } else { BackendLoss::Keep },
         backends,
         policer: match wire.policer.as_str() {
             "" => None,
@@ -343,8 +359,28 @@ fn backend(wire: &TableBackend, service: &str, protocol: ServiceProtocol) -> Res
         address: address(&wire.address, &object, "address")?,
         port: port.map(|port| port as u16),
         weight: within(wire.weight, 1, 1000, &object, "weight")? as u16,
-        draining: wire.draining,
+        state: state(wire.state, &object)?,
     })
+}
+
+fn mode(wire: i32, object: &str) -> Result<ServiceMode> {
+    match table_service::Mode::try_from(wire) {
+        Ok(table_service::Mode::Nat) => Ok(ServiceMode::Nat),
+        Ok(table_service::Mode::FullNat) => Ok(ServiceMode::FullNat),
+        Ok(table_service::Mode::DsrMac) => Ok(ServiceMode::DsrMac),
+        Ok(table_service::Mode::DsrIpip) => Ok(ServiceMode::DsrIpip),
+        Ok(table_service::Mode::DsrGue) => Ok(ServiceMode::DsrGue),
+        Err(_) => Err(TableError::new(object, "mode", wire, "nat, full_nat, dsr_mac, dsr_ipip or dsr_gue")),
+    }
+}
+
+fn state(wire: i32, object: &str) -> Result<BackendState> {
+    match table_backend::State::try_from(wire) {
+        Ok(table_backend::State::Up) => Ok(BackendState::Up),
+        Ok(table_backend::State::Draining) => Ok(BackendState::Draining),
+        Ok(table_backend::State::Down) => Ok(BackendState::Down),
+        Err(_) => Err(TableError::new(object, "state", wire, "up, draining or down")),
+    }
 }
 
 fn policer(wire: &TablePolicer) -> Result<PolicerSpec> {

@@ -3,16 +3,17 @@
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendSpec, Cidr, FragmentMatch, InterfaceSpec, LimitsSpec, PolicerAction, PolicerSpec, PortRange, PortSpec,
-    RouteAction, RouteSpec, RuleAction, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceProtocol, ServiceSpec,
-    Urpf,
+    BackendLoss, BackendSpec, BackendState, Cidr, FragmentMatch, InterfaceSpec, LimitsSpec, PolicerAction, PolicerSpec,
+    PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec,
+    ServiceMode, ServiceProtocol, ServiceSpec, Urpf,
 };
 
 use super::{OBJECTS_PER_GROUP, TableError};
 use crate::v1::{
     Group, InterfaceGroup, PolicerGroup, PortGroup, RouteGroup, RuleGroup, ServiceGroup, TableBackend, TableColour,
     TableFlags, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort, TablePortRange, TablePrefix,
-    TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_colour, table_interface, table_rule,
+    TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_backend, table_colour, table_interface,
+    table_rule, table_service,
 };
 
 /// A border stands behind one key in so many, on average.
@@ -200,6 +201,10 @@ fn service(tables: &RuleTables, spec: &ServiceSpec) -> Result<TableService, Tabl
         backends: spec.backends.iter().map(backend).collect(),
         policer,
         mark: spec.mark.map(u32::from),
+        mode: mode(spec.mode).into(),
+        stateless: spec.stateless,
+        source_pool: spec.source_pool.iter().copied().map(octets).collect(),
+        rebalances: spec.on_backend_loss == BackendLoss::Rebalance,
         limits: spec.limits.as_ref().map(service_limits),
     })
 }
@@ -217,6 +222,16 @@ fn limits(spec: &LimitsSpec) -> TableLimits {
     TableLimits { new_per_s: spec.new_per_s, half_open: spec.half_open, sessions: spec.sessions }
 }
 
+fn mode(mode: ServiceMode) -> table_service::Mode {
+    match mode {
+        ServiceMode::Nat => table_service::Mode::Nat,
+        ServiceMode::FullNat => table_service::Mode::FullNat,
+        ServiceMode::DsrMac => table_service::Mode::DsrMac,
+        ServiceMode::DsrIpip => table_service::Mode::DsrIpip,
+        ServiceMode::DsrGue => table_service::Mode::DsrGue,
+    }
+}
+
 fn protocol(protocol: ServiceProtocol) -> u32 {
     // ICMP goes by its IPv4 number for both families.
     protocol.number(false).into()
@@ -228,7 +243,15 @@ fn backend(spec: &BackendSpec) -> TableBackend {
         address: octets(spec.address),
         port: spec.port.map(u32::from),
         weight: spec.weight.into(),
-        draining: spec.draining,
+        state: state(spec.state).into(),
+    }
+}
+
+fn state(state: BackendState) -> table_backend::State {
+    match state {
+        BackendState::Up => table_backend::State::Up,
+        BackendState::Draining => table_backend::State::Draining,
+        BackendState::Down => table_backend::State::Down,
     }
 }
 

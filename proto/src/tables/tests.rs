@@ -2,9 +2,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendSpec, Cidr, FlagMatch, FragmentMatch, InterfaceSpec, LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec,
-    PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay,
-    ServiceLimitsSpec, ServiceProtocol, ServiceSpec, Urpf,
+    BackendLoss, BackendSpec, BackendState, Cidr, FlagMatch, FragmentMatch, InterfaceSpec, LimitsSpec, NextHopSpec,
+    PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec,
+    RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec, Urpf,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
@@ -180,14 +180,15 @@ fn rules(interfaces: usize, policers: usize) -> impl Strategy<Value = Vec<RuleSp
     })
 }
 
-fn backends(icmp: bool) -> impl Strategy<Value = Vec<BackendSpec>> {
+fn backends(portless: bool) -> impl Strategy<Value = Vec<BackendSpec>> {
     let address = any::<bool>().prop_flat_map(ip);
     let port = proptest::option::of(1..=u16::MAX);
-    btree_map(name(), (address, port, 1..=1000_u16, any::<bool>()), 0..4).prop_map(move |map| {
+    let state = prop_oneof![Just(BackendState::Up), Just(BackendState::Draining), Just(BackendState::Down)];
+    btree_map(name(), (address, port, 1..=1000_u16, state), 0..4).prop_map(move |map| {
         map.into_iter()
-            .map(|(name, (address, port, weight, draining))| {
-                let port = if icmp { None } else { port };
-                BackendSpec { name, address, port, weight, draining }
+            .map(|(name, (address, port, weight, state))| {
+                let port = if portless { None } else { port };
+                BackendSpec { name, address, port, weight, state }
             })
             .collect()
     })
@@ -210,22 +211,39 @@ fn service(policers: usize) -> impl Strategy<Value = ServiceSpec> {
     let protocol = prop_oneof![Just(ServiceProtocol::Tcp), Just(ServiceProtocol::Udp), Just(ServiceProtocol::Icmp)];
     let policer = proptest::option::of(0..policers.max(1)).prop_map(move |index| index.filter(|_| policers > 0));
     let addresses = btree_set(any::<bool>().prop_flat_map(ip), 1..4);
-    protocol.prop_flat_map(move |protocol| {
+    let pool = btree_set(any::<bool>().prop_flat_map(ip), 0..3);
+    let mode = proptest::sample::select(&ServiceMode::ALL[..]);
+    (protocol, mode).prop_flat_map(move |(protocol, mode)| {
         let icmp = protocol == ServiceProtocol::Icmp;
         let limits = proptest::option::of(limits());
-        (addresses.clone(), disjoint(), any::<bool>(), backends(icmp), policer.clone(), (mark(), limits)).prop_map(
-            move |(addresses, ports, source_affinity, backends, policer, (mark, limits))| ServiceSpec {
-                name: String::new(),
-                addresses: addresses.into_iter().collect(),
-                protocol,
-                ports: if icmp { Vec::new() } else { ports },
-                source_affinity,
-                backends,
-                policer,
-                mark,
-                limits,
-            },
-        )
+        let backends = backends(icmp || mode.is_direct());
+        (addresses.clone(), disjoint(), any::<[bool; 3]>(), (backends, pool.clone()), policer.clone(), (mark(), limits))
+            .prop_map(
+                move |(
+                    addresses,
+                    ports,
+                    [source_affinity, stateless, rebalances],
+                    (backends, pool),
+                    policer,
+                    (mark, limits),
+                )| {
+                    ServiceSpec {
+                        name: String::new(),
+                        addresses: addresses.into_iter().collect(),
+                        protocol,
+                        ports: if icmp { Vec::new() } else { ports },
+                        source_affinity,
+                        mode,
+                        source_pool: pool.into_iter().collect(),
+                        stateless: stateless && mode.is_direct(),
+                        on_backend_loss: if rebalances { BackendLoss::Rebalance } else { BackendLoss::Keep },
+                        backends,
+                        policer,
+                        mark,
+                        limits,
+                    }
+                },
+            )
     })
 }
 
@@ -357,12 +375,16 @@ fn sample() -> Vec<Group> {
             protocol: ServiceProtocol::Tcp,
             ports: vec![PortRange { first: 80, last: 80 }],
             source_affinity: false,
+            mode: ServiceMode::Nat,
+            stateless: false,
+            source_pool: Vec::new(),
+            on_backend_loss: BackendLoss::Keep,
             backends: vec![BackendSpec {
                 name: "a".to_owned(),
                 address: IpAddr::from([192, 0, 2, 9]),
                 port: Some(8080),
                 weight: 1,
-                draining: false,
+                state: BackendState::Up,
             }],
             policer: Some(0),
             mark: None,

@@ -21,7 +21,7 @@ use tonic::{Code, Status, Streaming};
 pub use session::Outbound;
 pub use status::{Finished, NodeStatus, Verdict};
 
-use self::node::Node;
+use self::node::{Followed, Node};
 use super::auth::Caller;
 use super::dry_run::NodeTables;
 use super::errors;
@@ -180,6 +180,16 @@ impl Hub {
             pick(cluster, name, &nodes, found.target.borrow().as_deref())?
         };
         node.ask(&name, question, self.shared.timings.ask).await
+    }
+
+    /// Starts a trace or capture on a node; see [`ask`](Self::ask).
+    pub async fn observe(&self, cluster: &str, name: &str, question: Question) -> Result<Followed, Status> {
+        let found = self.cluster(cluster);
+        let (name, node) = {
+            let nodes = lock(&found.nodes);
+            pick(cluster, name, &nodes, found.target.borrow().as_deref())?
+        };
+        node.observe(&name, question, self.shared.timings.ask).await
     }
 
     /// Every node that the target means or that was attached.

@@ -16,10 +16,30 @@ use crate::pki::Identity;
 /// Questions of a node that wait to be sent or answered; more are refused.
 pub(super) const QUESTIONS_MAX: usize = 64;
 
+/// Packets of a trace or capture between a node's task and its asker. Beyond that they are missed: a slow asker must not hold the node's stream up.
+const OBSERVED: usize = 256;
+
 /// A question on its way to the node's task.
 pub(super) struct Asked {
     pub question: Question,
-    pub answer: oneshot::Sender<Result<Answer, Status>>,
+    pub answer: Waiting,
+}
+
+/// Who waits for an answer.
+pub(super) enum Waiting {
+    /// For one.
+    One(oneshot::Sender<Result<Answer, Status>>),
+    /// For the packets of a trace or capture, and how many found no room so far.
+    Many(mpsc::Sender<Result<v1::Observation, Status>>, u64),
+}
+
+impl Waiting {
+    fn is_closed(&self) -> bool {
+        match self {
+            Waiting::One(answer) => answer.is_closed(),
+            Waiting::Many(items, _) => items.is_closed(),
+        }
+    }
 }
 
 /// Handles to a live stream.
@@ -84,29 +104,34 @@ impl Node {
 
     pub async fn ask(&self, name: &str, question: Question, patience: Duration) -> Result<Answer, Status> {
         let (answer, answered) = oneshot::channel();
-        {
-            let live = lock(&self.live);
-            let Some(live) = live.as_ref() else {
-                return Err(not_connected(&format!("node {name} is not connected")));
-            };
-            live.questions.try_send(Asked { question, answer }).map_err(|_| {
-                let why = format!("node {name} has {QUESTIONS_MAX} questions to answer already; try again");
-                errors::status(Code::Unavailable, "NODE_BUSY", why, &[])
-            })?;
-        }
+        self.put(name, Asked { question, answer: Waiting::One(answer) })?;
         match tokio::time::timeout(patience, answered).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(not_connected(&format!("node {name} went away before it answered"))),
-            Err(_) => Err(errors::status(
-                Code::DeadlineExceeded,
-                "NODE_SILENT",
-                format!(
-                    "node {name} did not answer in {} s; `marchctl node show {name}` says when it was last heard",
-                    patience.as_secs_f32()
-                ),
-                &[],
-            )),
+            Ok(Err(_)) => Err(went_away(name)),
+            Err(_) => Err(silent(name, patience)),
         }
+    }
+
+    /// Starts a trace or capture. Returns its first item and the others; the node is told to end it when these are dropped.
+    pub async fn observe(&self, name: &str, question: Question, patience: Duration) -> Result<Followed, Status> {
+        let (items, mut rest) = mpsc::channel(OBSERVED);
+        self.put(name, Asked { question, answer: Waiting::Many(items, 0) })?;
+        match tokio::time::timeout(patience, rest.recv()).await {
+            Ok(Some(first)) => Ok((first?, rest)),
+            Ok(None) => Err(went_away(name)),
+            Err(_) => Err(silent(name, patience)),
+        }
+    }
+
+    fn put(&self, name: &str, asked: Asked) -> Result<(), Status> {
+        let live = lock(&self.live);
+        let Some(live) = live.as_ref() else {
+            return Err(not_connected(&format!("node {name} is not connected")));
+        };
+        live.questions.try_send(asked).map_err(|_| {
+            let why = format!("node {name} has {QUESTIONS_MAX} questions to answer already; try again");
+            errors::status(Code::Unavailable, "NODE_BUSY", why, &[])
+        })
     }
 
     pub fn info(&self) -> v1::NodeInfo {
@@ -125,6 +150,25 @@ impl Node {
     }
 }
 
+/// A trace's or capture's first item and what follows.
+pub(super) type Followed = (v1::Observation, mpsc::Receiver<Result<v1::Observation, Status>>);
+
+fn went_away(name: &str) -> Status {
+    not_connected(&format!("node {name} went away before it answered"))
+}
+
+fn silent(name: &str, patience: Duration) -> Status {
+    errors::status(
+        Code::DeadlineExceeded,
+        "NODE_SILENT",
+        format!(
+            "node {name} did not answer in {} s; `marchctl node show {name}` says when it was last heard",
+            patience.as_secs_f32()
+        ),
+        &[],
+    )
+}
+
 fn not_there(status: &NodeStatus) -> String {
     if status.last_error.is_empty() {
         "is not connected; it gets this version when it is".to_owned()
@@ -137,13 +181,24 @@ fn not_there(status: &NodeStatus) -> String {
 #[derive(Default)]
 pub(super) struct Pending {
     last: u64,
-    waiting: BTreeMap<u64, oneshot::Sender<Result<Answer, Status>>>,
+    waiting: BTreeMap<u64, Waiting>,
+}
+
+impl Drop for Pending {
+    /// The node's stream ended.
+    fn drop(&mut self) {
+        for (_, waiting) in std::mem::take(&mut self.waiting) {
+            if let Waiting::Many(items, _) = waiting {
+                let _ = items.try_send(Err(not_connected("the node went away")));
+            }
+        }
+    }
 }
 
 impl Pending {
     /// Takes a question in and makes the message for the node; none when nobody waits any more or too many do.
     pub fn add(&mut self, asked: Asked) -> Option<v1::OperateCall> {
-        self.waiting.retain(|_, answer| !answer.is_closed());
+        self.waiting.retain(|_, waiting| matches!(waiting, Waiting::Many(..)) || !waiting.is_closed());
         if asked.answer.is_closed() || self.waiting.len() >= QUESTIONS_MAX {
             return None;
         }
@@ -162,7 +217,55 @@ impl Pending {
             Some(answer) => Ok(answer),
             None => Err(errors::status(Code::Internal, "NODE_EMPTY_ANSWER", "the node's answer is empty", &[])),
         };
-        // Whoever asked may have given up.
-        let _ = waiting.send(answer);
+        match waiting {
+            // Whoever asked may have given up.
+            Waiting::One(asker) => drop(asker.send(answer)),
+            Waiting::Many(items, missed) => {
+                let item = answer.and_then(|answer| match answer {
+                    Answer::Observation(observation) => Ok(observation),
+                    _ => Err(Status::internal("the node answered another question; please report this")),
+                });
+                if let Some(missed) = pass_on(&items, missed, item) {
+                    self.waiting.insert(reply.id, Waiting::Many(items, missed));
+                }
+            }
+        }
     }
+
+    /// Whether a trace or capture runs.
+    pub fn follows(&self) -> bool {
+        self.waiting.values().any(|waiting| matches!(waiting, Waiting::Many(..)))
+    }
+
+    /// Traces and captures that nobody waits for any more, each told once.
+    pub fn given_up(&mut self) -> Vec<u64> {
+        let gone = |(id, waiting): (&u64, &Waiting)| {
+            matches!(waiting, Waiting::Many(items, _) if items.is_closed()).then_some(*id)
+        };
+        let ids: Vec<u64> = self.waiting.iter().filter_map(gone).collect();
+        self.waiting.retain(|id, _| !ids.contains(id));
+        ids
+    }
+}
+
+/// Passes an item on. Returns how many were missed so far, or nothing after the last one: for that one there is always room.
+fn pass_on(
+    items: &mpsc::Sender<Result<v1::Observation, Status>>,
+    missed: u64,
+    item: Result<v1::Observation, Status>,
+) -> Option<u64> {
+    let mut last = item.is_err();
+    let item = item.map(|mut observation| {
+        if let Some(v1::observation::Item::End(end)) = &mut observation.item {
+            end.missed += missed;
+            last = true;
+        }
+        observation
+    });
+    if last || items.capacity() > 1 {
+        // Closed: the node is told at the next look.
+        let _ = items.try_send(item);
+        return (!last).then_some(missed);
+    }
+    Some(missed + 1)
 }

@@ -28,6 +28,9 @@ use crate::api::errors;
 /// Messages between a node's task and its connection. Small: what waits behind it waits as references.
 const OUTBOUND: usize = 8;
 
+/// How often it is looked whether anybody still waits for a trace or capture.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// What tonic sends to the node.
 pub type Outbound = Pin<Box<ReceiverStream<Result<v1::ToNode, Status>>>>;
 
@@ -143,8 +146,12 @@ impl Session {
     ) -> Status {
         self.target.mark_changed();
         loop {
+            for id in self.pending.given_up() {
+                self.out.push_back(Item::Message(To::Cancel(v1::OperateCancel { id })));
+            }
+            let look = self.pending.follows().then(|| Instant::now() + LOOK);
             let push_deadline = self.push.as_ref().map(|push| push.deadline);
-            let wake = push_deadline.into_iter().chain([self.heard + self.silence]).min();
+            let wake = push_deadline.into_iter().chain([self.heard + self.silence]).chain(look).min();
             tokio::select! {
                 end = ends.recv() => {
                     return end.unwrap_or_else(|| Status::unavailable("the stream's handle is gone"));

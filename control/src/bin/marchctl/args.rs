@@ -5,6 +5,26 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+/// Help with the filters' grammar at its end.
+macro_rules! with_filters {
+    ($help:literal) => {
+        concat!(
+            $help,
+            "\n\nFilters: conditions side by side, or joined by `and`; `or` between alternatives (binds weaker, no brackets); `not` before a condition.\n  \
+             src, dst, host ADDRESS[/LENGTH]   source, destination, one of them\n  \
+             sport, dport, port N[-M]          TCP and UDP ports\n  \
+             tcp, udp, icmp, icmp6             or proto NUMBER\n  \
+             ip, ip6, arp                      what the frame carries\n  \
+             vlan N                            its tag, 0 for none\n  \
+             in NAME, out NAME                 port or interface it comes, or leaves, by\n  \
+             fate NAME                         sent, dropped, punted (to the slow path), handed_off (to another worker)\n  \
+             reason NAME                       of a drop or punt, as `stats` names it: rule_deny, no_route, ...\n\
+             KEY=VALUE is the same as KEY VALUE. Addresses, ports and tags are those a packet came with, whatever the point; of packets that the node made \
+             itself, those they leave with."
+        )
+    };
+}
+
 /// Configure and ask MarchProxy.
 #[derive(Debug, Parser)]
 #[command(
@@ -43,7 +63,7 @@ pub struct Global {
     /// Cluster [default: the one of your certificate]
     #[arg(long, global = true, value_name = "NAME", env = "MARCHCTL_CLUSTER", help_heading = "Connection")]
     pub cluster: Option<String>,
-    /// Ask the node's local socket instead of control (stats, why, session, neighbour); without it, /run/marchproxy/dataplane.sock
+    /// Ask the node's local socket instead of control (stats, why, trace, capture, session, neighbour); without it, /run/marchproxy/dataplane.sock
     /// is asked when control cannot be reached
     #[arg(long, global = true, value_name = "PATH", env = "MARCHCTL_SOCKET", help_heading = "Connection")]
     pub socket: Option<PathBuf>,
@@ -81,9 +101,31 @@ pub enum Command {
     Watch(Watch),
     /// Run a described packet through a node's live tables and say what decides its fate
     #[command(
-        after_help = "Example:\n  marchctl why --src 198.51.100.7 --dst 203.0.113.10 --protocol tcp --dport 80 --in wan0"
+        after_help = "Examples:\n  marchctl why --src 198.51.100.7 --dst 203.0.113.10 --protocol tcp --dport 80 --in wan0\n  \
+                      marchctl why --src 198.51.100.7 --sport 4242 --dst 203.0.113.10 --dport 80 --protocol tcp --in wan0\n\n\
+                      With both ports the tuple may have a live session: then its age, state and generation are shown, the rule, service, backend, policer and mark \
+                      it was given, and, where a push came since its last packet, what its next packet will be given."
     )]
     Why(Why),
+    /// Follow live packets through a node's stages and say what each of them decided
+    #[command(after_help = with_filters!(
+        "Examples:\n  marchctl trace --match \"dst 203.0.113.10 tcp dport 80\" --count 3\n  \
+         marchctl trace --match \"fate dropped and not reason rule_deny\" --timeout 60 --node edge-1\n  \
+         marchctl trace --match \"in wan0 icmp or in wan0 icmp6\" --json\n\n\
+         One trace or capture runs on a node at a time. Packets of a burst share their time, and show their session as the burst left it. \
+         Exit code 3: some were missed."
+    ))]
+    Trace(Trace),
+    /// Copy live packets into a pcapng file, with what became of each as its comment
+    #[command(after_help = with_filters!(
+        "Examples:\n  marchctl capture --at rx --match \"host 198.51.100.7\" -w client.pcapng\n  \
+         marchctl capture --at drop --count 100 -w drops.pcapng\n  \
+         marchctl capture --at tx --match \"out lan\" -w - | tcpdump -nr -\n\n\
+         Points: rx as received; post-nat rewritten by a service, about to leave or to wait for the next hop's MAC address; tx about to leave, ARP, ND \
+         and ICMP of the node itself included; drop as it was when it was dropped, by a worker or the slow path. \
+         One trace or capture runs on a node at a time. Exit code 3: some were missed."
+    ))]
+    Capture(Capture),
     /// Is the node healthy, how fast is it, what does it drop and why
     #[command(after_help = "Examples:\n  marchctl stats\n  marchctl stats --node edge-1 --watch 2")]
     Stats(Stats),
@@ -315,6 +357,74 @@ pub struct Why {
     /// Time to live, or hop limit
     #[arg(long, default_value_t = 64)]
     pub ttl: u8,
+    /// Which node, where there are several
+    #[arg(long, default_value = "")]
+    pub node: String,
+}
+
+/// `trace`
+#[derive(Debug, Args)]
+pub struct Trace {
+    /// Which packets; see below [default: all]
+    #[arg(long = "match", value_name = "FILTER", default_value = "", hide_default_value = true)]
+    pub filter: String,
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub count: u32,
+    /// Seconds after which it ends in any case
+    #[arg(long, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub timeout: u32,
+    /// Which node, where there are several
+    #[arg(long, default_value = "")]
+    pub node: String,
+}
+
+/// Where `capture` copies packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Point {
+    /// As received.
+    Rx,
+    /// Rewritten by a service.
+    PostNat,
+    /// About to leave.
+    Tx,
+    /// Dropped.
+    Drop,
+}
+
+impl Point {
+    /// As the node calls it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Point::Rx => "rx",
+            Point::PostNat => "post-nat",
+            Point::Tx => "tx",
+            Point::Drop => "drop",
+        }
+    }
+}
+
+/// `capture`
+#[derive(Debug, Args)]
+pub struct Capture {
+    /// Where; see below
+    #[arg(long, value_enum)]
+    pub at: Point,
+    /// The file; - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub write: PathBuf,
+    /// Which packets; see below [default: all]
+    #[arg(long = "match", value_name = "FILTER", default_value = "", hide_default_value = true)]
+    pub filter: String,
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub count: u32,
+    /// Seconds after which it ends in any case
+    #[arg(long, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub timeout: u32,
+    /// Octets copied of each packet at most
+    #[arg(long, value_name = "OCTETS", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub snaplen: u32,
     /// Which node, where there are several
     #[arg(long, default_value = "")]
     pub node: String,

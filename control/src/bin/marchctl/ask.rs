@@ -48,6 +48,11 @@ impl Asked {
         Asked::local(path).await
     }
 
+    /// What a later word of whoever is asked means.
+    pub fn failure(&self, status: &Status) -> Failure {
+        from_status(status, &self.name)
+    }
+
     /// Asks; when control turns out to be gone, or to have no stream of the node, asks the socket.
     pub async fn ask<T, F>(
         &mut self,

@@ -10,7 +10,9 @@ mod failure;
 mod json;
 mod nodes;
 mod objects;
+mod observe;
 mod out;
+mod pcapng;
 mod settings;
 mod stats;
 mod table;
@@ -75,6 +77,8 @@ async fn dispatch(command: Command, settings: &settings::Effective, out: &mut Ou
         Command::Rollback(args) => document::rollback(args, settings, out).await,
         Command::Watch(args) => document::watch(args, settings, out).await,
         Command::Why(args) => ask::why(args, settings, out).await,
+        Command::Trace(args) => observe::trace(args, settings, out).await,
+        Command::Capture(args) => observe::capture(args, settings, out).await,
         Command::Stats(args) => stats::stats(args, settings, out).await,
         Command::Node { command } => nodes::node(command, settings, out).await,
         Command::Operator { command } => nodes::operator(command, settings, out).await,

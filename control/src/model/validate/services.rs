@@ -3,18 +3,16 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use marchproxy_engine::tables::{PortRange, ServiceProtocol};
+use marchproxy_engine::table::sessions::MOST_POOLS;
+use marchproxy_engine::tables::{BackendLoss, BackendState, PortRange, ServiceMode, ServiceProtocol};
 use marchproxy_proto::v1::{self, Document};
 
-use super::super::report::{At, Names, Report, quoted};
-use super::super::types::{Backend, BackendState, Service};
+use super::super::report::{At, Names, Report};
+use super::super::types::{Backend, Service};
 use super::super::words;
 use super::network::{Network, Reach};
 use super::policers::Profile;
 use super::{References, limits};
-
-/// Modes of later releases, refused by name: they would send packets elsewhere.
-const LATER_MODES: [&str; 4] = ["full_nat", "dsr_mac", "dsr_ipip", "dsr_gue"];
 
 /// The longest health interval that still means anything.
 const MAX_SECONDS: f64 = 3600.0;
@@ -42,6 +40,7 @@ pub(super) fn check(
         })
         .collect();
     overlaps(&services, report);
+    pools(&services, report);
     services
 }
 
@@ -53,7 +52,11 @@ fn one(
     network: &Network,
     report: &mut Report,
 ) -> Option<Service> {
-    mode(&service.mode, at, report);
+    let mode = mode(&service.mode, at, report);
+    let stateless = sessions(&service.sessions, mode, at, report);
+    let losses = [("keep", BackendLoss::Keep), ("rebalance", BackendLoss::Rebalance)];
+    let on_backend_loss =
+        report.choice(at, "on_backend_loss", &service.on_backend_loss, Some(BackendLoss::Keep), &losses);
     let protocol = report.choice(
         at,
         "protocol",
@@ -75,14 +78,23 @@ fn one(
         "" => Profile::default(),
         name => references.qos.find(report, at, "qos", name).map(|index| profiles[index]).unwrap_or_default(),
     };
+    let source_pool = source_pool(service, mode, &addresses, at, network, report);
+    if (mode, protocol) == (Some(ServiceMode::FullNat), Some(ServiceProtocol::Icmp)) {
+        report.refuse(at, "mode", "full_nat with protocol icmp", "another mode: ICMP has no ports");
+    }
     let limits = service.limits.as_ref().and_then(|limits| limits::check(limits, protocol, at, report));
-    let backends = backends(service, protocol, &addresses, at, network, report);
+    let shape = Shape { protocol, mode, ports: &ports };
+    let backends = backends(service, &shape, &addresses, at, network, report);
     Some(Service {
         name: service.name.clone(),
         addresses,
         protocol: protocol?,
         ports: words::join(ports),
         source_affinity: affinity != 0,
+        mode: mode?,
+        stateless,
+        source_pool,
+        on_backend_loss: on_backend_loss?,
         backends,
         policer: profile.policer,
         mark: profile.mark,
@@ -90,12 +102,87 @@ fn one(
     })
 }
 
-fn mode(mode: &str, at: &At<'_>, report: &mut Report) {
-    if LATER_MODES.contains(&mode) {
-        report.refuse(at, "mode", quoted(mode), "nat in this release");
-    } else {
-        report.choice(at, "mode", mode, Some(()), &[("nat", ())]);
+fn mode(mode: &str, at: &At<'_>, report: &mut Report) -> Option<ServiceMode> {
+    let modes = ServiceMode::ALL.map(|mode| (mode.label(), mode));
+    report.choice(at, "mode", mode, Some(ServiceMode::Nat), &modes)
+}
+
+/// Where full NAT takes sources from.
+fn source_pool(
+    service: &v1::Service,
+    mode: Option<ServiceMode>,
+    addresses: &[IpAddr],
+    at: &At<'_>,
+    network: &Network,
+    report: &mut Report,
+) -> Vec<IpAddr> {
+    let mut pool = Vec::with_capacity(service.source_pool.len());
+    for (index, text) in service.source_pool.iter().enumerate() {
+        let field = format_args!("source_pool[{index}]");
+        let Some(address) = report.word(at, field, text, words::host) else { continue };
+        if pool.contains(&address) {
+            report.refuse(at, field, format!("{address}, there twice"), "each address once");
+        } else if let Some(interface) = network.owner(address) {
+            let found = format!("{address}, the own address of interface {interface}");
+            report.refuse(at, field, found, "an address that no interface has");
+        } else if network.is_service(address) {
+            report.refuse(at, field, format!("{address}, the address of a service"), "an address that only pools have");
+        } else if let Some((why, prefix)) = network.not_a_host(address) {
+            report.refuse(at, field, format!("{address}, {why} of {prefix}"), "an address of a host");
+        } else {
+            pool.push(address);
+        }
     }
+    if mode != Some(ServiceMode::FullNat) {
+        if !service.source_pool.is_empty()
+            && let Some(mode) = mode
+        {
+            let found = format!("given with mode {}", mode.label());
+            report.refuse(at, "source_pool", found, "none, or mode full_nat");
+        }
+        return pool;
+    }
+    let lacks = |v6| addresses.iter().any(|a| a.is_ipv6() == v6) && !pool.iter().any(|a| a.is_ipv6() == v6);
+    for (v6, family) in [(false, "IPv4"), (true, "IPv6")] {
+        if pool.len() == service.source_pool.len() && lacks(v6) {
+            let found = format!("without an {family} address");
+            report.refuse(at, "source_pool", found, "addresses of each family that the service has");
+        }
+    }
+    pool
+}
+
+/// Pool addresses are nobody else's, and there are few of them.
+fn pools(services: &[Option<Service>], report: &mut Report) {
+    let backends: HashMap<IpAddr, &str> =
+        services.iter().flatten().flat_map(|s| &s.backends).map(|b| (b.address, b.name.as_str())).collect();
+    let mut all: HashSet<IpAddr> = HashSet::new();
+    for (index, service) in services.iter().enumerate() {
+        let Some(service) = service else { continue };
+        let at = At::new("services", index, "service", &service.name);
+        for address in &service.source_pool {
+            if let Some(backend) = backends.get(address) {
+                let found = format!("with {address}, the address of backend {backend}");
+                report.refuse(&at, "source_pool", found, "addresses that only pools have");
+            }
+        }
+        let before = all.len();
+        all.extend(&service.source_pool);
+        if before <= MOST_POOLS && all.len() > MOST_POOLS {
+            let found = format!("with address number {} of all pools", all.len());
+            report.refuse(&at, "source_pool", found, format!("{MOST_POOLS} addresses in all pools"));
+        }
+    }
+}
+
+/// Whether it has none.
+fn sessions(sessions: &str, mode: Option<ServiceMode>, at: &At<'_>, report: &mut Report) -> bool {
+    let none = report.choice(at, "sessions", sessions, Some(false), &[("tracked", false), ("none", true)]);
+    if let Some(mode) = mode.filter(|mode| none == Some(true) && !mode.is_direct()) {
+        let found = format!("none with mode {}", mode.label());
+        report.refuse(at, "sessions", found, "tracked, or a dsr mode: what rewrites packets must find their replies");
+    }
+    none == Some(true)
 }
 
 fn virtual_addresses(service: &v1::Service, at: &At<'_>, network: &Network, report: &mut Report) -> Vec<IpAddr> {
@@ -169,9 +256,22 @@ fn check_health(health: &v1::Health, at: &At<'_>, report: &mut Report) {
     report.not_enforced(at, "health");
 }
 
+/// What of a service its backends are judged by.
+struct Shape<'a> {
+    protocol: Option<ServiceProtocol>,
+    mode: Option<ServiceMode>,
+    ports: &'a [PortRange],
+}
+
+impl Shape<'_> {
+    fn is_tunnel(&self) -> bool {
+        self.mode.is_some_and(ServiceMode::is_tunnel)
+    }
+}
+
 fn backends(
     service: &v1::Service,
-    protocol: Option<ServiceProtocol>,
+    shape: &Shape<'_>,
     addresses: &[IpAddr],
     at: &At<'_>,
     network: &Network,
@@ -183,13 +283,16 @@ fn backends(
     let mut backends = Vec::with_capacity(service.backends.len());
     for (index, backend) in service.backends.iter().enumerate() {
         let at = at.inner("backends", index, "backend", &backend.name);
-        let read = one_backend(backend, protocol, &at, network, report);
+        let read = one_backend(backend, shape, &at, network, report);
         if let Some(read) = &read {
             if let Some(other) = seen.insert((read.address, read.port), &backend.name) {
                 let found = format!("{}, which backend {other} has with the same port", read.address);
                 report.refuse(&at, "address", found, "each address and port once; a weight gives it more");
             }
-            if !addresses.is_empty() && !addresses.iter().any(|vip| vip.is_ipv4() == read.address.is_ipv4()) {
+            if !shape.is_tunnel()
+                && !addresses.is_empty()
+                && !addresses.iter().any(|vip| vip.is_ipv4() == read.address.is_ipv4())
+            {
                 report.warn(&at, "address", "never used: the service has no address of this family");
             }
         }
@@ -198,7 +301,7 @@ fn backends(
     for (index, address) in addresses.iter().enumerate() {
         // As written: a backend with another mistake still counts.
         let same_family = |text: &str| text.parse::<IpAddr>().is_ok_and(|other| other.is_ipv4() == address.is_ipv4());
-        if !service.backends.iter().any(|backend| same_family(&backend.address)) {
+        if !shape.is_tunnel() && !service.backends.iter().any(|backend| same_family(&backend.address)) {
             let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
             let found = format!("{address} with no backend of its family");
             report.refuse(
@@ -214,14 +317,22 @@ fn backends(
 
 fn one_backend(
     backend: &v1::Backend,
-    protocol: Option<ServiceProtocol>,
+    shape: &Shape<'_>,
     at: &At<'_>,
     network: &Network,
     report: &mut Report,
 ) -> Option<Backend> {
     let port = backend.port.and_then(|port| {
-        if protocol == Some(ServiceProtocol::Icmp) {
+        if shape.protocol == Some(ServiceProtocol::Icmp) {
             report.refuse(at, "port", port, "none: ICMP has no ports");
+            return None;
+        }
+        if let Some(mode) = shape.mode.filter(|mode| mode.is_direct()) {
+            // The only port of the service says nothing new.
+            if shape.ports.iter().any(|range| (u32::from(range.first), u32::from(range.last)) != (port, port)) {
+                let allowed = format!("none, or the service's only port: mode {} changes no ports", mode.label());
+                report.refuse(at, "port", port, allowed);
+            }
             return None;
         }
         report.within(at, "port", port, 1..=u16::MAX.into(), "")
@@ -236,6 +347,13 @@ fn one_backend(
     );
     let address = report.word(at, "address", &backend.address, words::host)?;
     reachable(address, at, network, report);
+    if shape.mode == Some(ServiceMode::DsrMac)
+        && network.is_complete()
+        && network.connected_anywhere(address).next().is_none()
+    {
+        let found = format!("{address}, which is in no connected prefix");
+        report.refuse(at, "address", found, "a neighbour: mode dsr_mac sends packets to the backend's MAC address");
+    }
     Some(Backend {
         name: backend.name.clone(),
         address,

@@ -1,12 +1,16 @@
 //! One stream to control: offers in, acks and heartbeats out, questions answered.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use marchproxy_proto::v1;
 use marchproxy_proto::v1::from_node::Message as From;
 use marchproxy_proto::v1::node_service_client::NodeServiceClient;
+use marchproxy_proto::v1::operate_call::Request as Question;
+use marchproxy_proto::v1::operate_reply::Response;
 use marchproxy_proto::v1::to_node::Message as To;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -15,6 +19,7 @@ use tonic::{Request, Status, Streaming};
 use super::backoff::Backoff;
 use super::{Agent, connect};
 use crate::config::Config;
+use crate::local::{self, Watched};
 
 /// Control gives a silent node up after 15 s.
 const HEARTBEAT: Duration = Duration::from_secs(3);
@@ -95,10 +100,23 @@ pub(super) async fn run(agent: &mut Agent, mut inbound: Inbound, outbound: Outbo
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (answered, mut answers) = mpsc::channel(QUESTIONS);
     let mut open_questions = 0;
+    let mut followed = Followed::default();
     agent.pusher.forget_offer();
     loop {
         let out = tokio::select! {
             incoming = inbound.message() => match incoming {
+                Ok(Some(v1::ToNode { message: Some(To::Call(v1::OperateCall { id, request: Some(Question::Trace(asked)) })) })) => {
+                    followed.follow(agent, id, Watched::Trace(asked), &outbound);
+                    None
+                }
+                Ok(Some(v1::ToNode { message: Some(To::Call(v1::OperateCall { id, request: Some(Question::Capture(asked)) })) })) => {
+                    followed.follow(agent, id, Watched::Capture(asked), &outbound);
+                    None
+                }
+                Ok(Some(v1::ToNode { message: Some(To::Cancel(v1::OperateCancel { id })) })) => {
+                    followed.end(id);
+                    None
+                }
                 Ok(Some(v1::ToNode { message: Some(To::Call(call)) })) if open_questions < QUESTIONS => {
                     open_questions += 1;
                     ask(agent, call, answered.clone());
@@ -144,8 +162,61 @@ fn heard(agent: &mut Agent, incoming: To, backoff: &mut Backoff) -> Option<From>
         }
         To::Offer(offer) => agent.pusher.offered(offer, Instant::now()),
         To::Group(group) => agent.pusher.group(group),
-        To::Call(_) => None,
+        To::Call(_) | To::Cancel(_) => None,
     }
+}
+
+/// Traces and captures that are relayed, by the id of their question. They end with the stream.
+#[derive(Default)]
+struct Followed(HashMap<u64, AbortHandle>);
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.0.values().for_each(AbortHandle::abort);
+    }
+}
+
+impl Followed {
+    fn follow(&mut self, agent: &Agent, id: u64, watched: Watched, outbound: &Outbound) {
+        self.0.retain(|_, task| !task.is_finished());
+        let (node, outbound) = (agent.operate.node().clone(), outbound.clone());
+        let mut items = agent.operate.watch(watched);
+        let task = tokio::spawn(async move {
+            let mut last = false;
+            while let Some(item) = items.recv().await {
+                let response = match item {
+                    Ok(mut observation) => {
+                        local::name(&mut observation, &node);
+                        last = matches!(observation.item, Some(v1::observation::Item::End(_)));
+                        Response::Observation(observation)
+                    }
+                    Err(error) => {
+                        last = true;
+                        Response::Error(error)
+                    }
+                };
+                if outbound.send(reply(id, response)).await.is_err() {
+                    return;
+                }
+            }
+            if !last {
+                // The stream may be gone by now; nobody waits then.
+                let _ = outbound.send(reply(id, Response::Error("it broke off; please report this".into()))).await;
+            }
+        });
+        self.0.insert(id, task.abort_handle());
+    }
+
+    /// Nobody waits for it any more.
+    fn end(&mut self, id: u64) {
+        if let Some(task) = self.0.remove(&id) {
+            task.abort();
+        }
+    }
+}
+
+fn reply(id: u64, response: Response) -> v1::FromNode {
+    message(From::Reply(v1::OperateReply { id, response: Some(response) }))
 }
 
 /// Answers a question off the async thread: counting sessions may take milliseconds.

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use marchproxy_engine::ledger::Backend;
+use marchproxy_engine::observe::Lens;
 use marchproxy_engine::ports::PortSlot;
 use marchproxy_engine::worker::{Command, Reply, SessionPage};
 use rtrb::{Consumer, Producer};
@@ -56,7 +57,17 @@ impl<K: Backend> Line<K> {
         send(&mut ends.commands, Command::Sessions(page))?;
         answer(&mut ends.replies, |reply| match reply {
             Reply::Sessions(page) => Some(page),
-            Reply::Port(..) => None,
+            Reply::Port(..) | Reply::Observed(_) => None,
+        })
+    }
+
+    /// Has the worker look at packets through this lens, or no more; returns the one before.
+    pub(super) fn observe(&self, lens: Option<Box<Lens>>) -> Result<Option<Box<Lens>>, Silent> {
+        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        send(&mut ends.commands, Command::Observe(lens))?;
+        answer(&mut ends.replies, |reply| match reply {
+            Reply::Observed(before) => Some(before),
+            Reply::Port(..) | Reply::Sessions(_) => None,
         })
     }
 }

@@ -4,6 +4,7 @@ mod builder;
 mod idle;
 mod line;
 mod objects;
+mod observe;
 mod plan;
 mod ports;
 mod query;
@@ -30,9 +31,9 @@ use self::line::Line;
 use self::objects::Objects;
 use self::ports::Ports;
 use self::stats::BusyWindow;
-use self::worker::{NeighbourQuestion, StopSigns, WorkerShared};
+use self::worker::{SlowQuestion, StopSigns, WorkerShared};
 use crate::driver::Driver;
-use crate::runtime::{Applied, Push, Running, Runtime};
+use crate::runtime::{Applied, Outlet, Push, Running, Runtime};
 use crate::topology::Machine;
 
 pub use start::{Settings, StartError};
@@ -66,7 +67,9 @@ pub(crate) struct Shared<D: Driver> {
     running: Mutex<Running>,
     /// A reader for questions; the builder moves it on, so that it never keeps an old generation alive.
     observer: Mutex<Reader<Snapshot>>,
-    slow_path: Mutex<mpsc::Sender<NeighbourQuestion>>,
+    slow_path: Mutex<mpsc::Sender<SlowQuestion>>,
+    /// Held while somebody looks at packets: one at a time.
+    watched: Mutex<()>,
     busy: BusyWindow,
     started: Instant,
 }
@@ -159,6 +162,14 @@ impl<D: Driver> Runtime for Node<D> {
 
     fn why(&self, request: &v1::WhyRequest) -> Result<v1::WhyResponse, String> {
         self.shared.why(request)
+    }
+
+    fn trace(&self, request: &v1::TraceRequest, outlet: &Outlet) -> Result<(), String> {
+        self.shared.trace(request, outlet)
+    }
+
+    fn capture(&self, request: &v1::CaptureRequest, outlet: &Outlet) -> Result<(), String> {
+        self.shared.capture(request, outlet)
     }
 
     fn sessions(&self, request: &v1::SessionsRequest) -> Result<v1::SessionsResponse, String> {

@@ -8,13 +8,14 @@ use std::time::Duration;
 use marchproxy_engine::flow::{Addr, FlowKey, from_ip, to_ip};
 use marchproxy_engine::snapshot::{ObjectKind, Snapshot};
 use marchproxy_engine::table::rules::Sight;
-use marchproxy_engine::table::sessions::Session;
-use marchproxy_engine::why::{Question, why};
+use marchproxy_engine::table::sessions::{Session, Source};
+use marchproxy_engine::why::{Live, Question, why};
 use marchproxy_engine::worker::{Listed, SessionPage};
 use marchproxy_proto::v1;
 
 use super::Shared;
 use super::ports::format_mac;
+use super::worker::SlowQuestion;
 use crate::driver::Driver;
 
 /// Answered in the slow path's next turn, at most 1 ms away.
@@ -43,7 +44,8 @@ impl<D: Driver> Shared<D> {
         let interface = interface(snapshot, &request.r#in)?;
         let vlan = snapshot.interface(interface).map_or(0, |interface| interface.vlan);
         let sight = sight(request, key.protocol, vlan)?;
-        let answer = why(snapshot, &Question { interface, key, length, ttl, sight, session });
+        let live = session.map(|(_, live)| live);
+        let answer = why(snapshot, &Question { interface, key, length, ttl, sight, generation, session: live });
         let steps = answer
             .steps
             .into_iter()
@@ -56,16 +58,18 @@ impl<D: Driver> Shared<D> {
             steps,
             generation,
             version: running.version,
+            session: session.map(|(worker, live)| why_session(worker, &live)),
         })
     }
 
-    /// The live session of a tuple, and whether the tuple is a reply in it.
-    fn session_of(&self, key: FlowKey) -> Result<Option<(Listed, bool)>, String> {
+    /// The live session of a tuple, and the worker that has it.
+    fn session_of(&self, key: FlowKey) -> Result<Option<(usize, Live)>, String> {
         for (number, line) in self.lines.iter().enumerate() {
             let page =
                 line.sessions(SessionPage::new(1, Some(key))).map_err(|silent| format!("worker {number}: {silent}"))?;
-            if let Some(listed) = page.sessions.first() {
-                return Ok(Some((*listed, listed.session.forward_key() != key)));
+            if let Some(&listed) = page.sessions.first() {
+                let reply = listed.session.forward_key() != key;
+                return Ok(Some((number, Live { listed, reply, now: page.now })));
             }
         }
         Ok(None)
@@ -92,12 +96,12 @@ impl<D: Driver> Shared<D> {
                 page.sessions.clear();
                 page = line.sessions(page).map_err(|silent| format!("worker {number}: {silent}"))?;
                 let ours = page.sessions.iter().filter(|s| wanted.is_none_or(|slot| s.decision.service == slot));
-                for Listed { session, decision, .. } in ours {
+                for Listed { session, decision, source, .. } in ours {
                     total += 1;
                     if sessions.len() < limit {
                         let service = name(ObjectKind::Service, decision.service);
                         let backend = name(ObjectKind::Backend, decision.backend);
-                        sessions.push(describe(number, session, page.now, service, &backend));
+                        sessions.push(describe(number, session, *source, page.now, service, &backend));
                     }
                 }
             }
@@ -107,7 +111,8 @@ impl<D: Driver> Shared<D> {
 
     pub(super) fn neighbours(&self, _: &v1::NeighboursRequest) -> Result<v1::NeighboursResponse, String> {
         let (sender, receiver) = mpsc::channel();
-        let asked = self.slow_path.lock().unwrap_or_else(PoisonError::into_inner).send(sender);
+        let asked =
+            self.slow_path.lock().unwrap_or_else(PoisonError::into_inner).send(SlowQuestion::Neighbours(sender));
         let answer = asked.ok().and_then(|()| receiver.recv_timeout(PATIENCE).ok());
         let (list, now) = answer.ok_or("the slow path did not answer; please report this")?;
         let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,7 +136,14 @@ impl<D: Driver> Shared<D> {
     }
 }
 
-fn describe(worker: usize, session: &Session, now: u64, service: String, backend: &str) -> v1::Session {
+fn describe(
+    worker: usize,
+    session: &Session,
+    source: Option<Source>,
+    now: u64,
+    service: String,
+    backend: &str,
+) -> v1::Session {
     let backend_address = endpoint(session.backend(), session.backend_port());
     v1::Session {
         worker: worker as u32,
@@ -142,10 +154,27 @@ fn describe(worker: usize, session: &Session, now: u64, service: String, backend
             Some((_, name)) => format!("{name} ({backend_address})"),
             None => backend_address,
         },
+        source: source.map(|source| endpoint(source.address, source.port)).unwrap_or_default(),
         service,
         state: session.state().label().into(),
         idle_s: session.idle(now) as f64 / 1e9,
         timeout_s: session.state().timeout() as f64 / 1e9,
+    }
+}
+
+fn why_session(worker: usize, live: &Live) -> v1::WhySession {
+    let session = &live.listed.session;
+    v1::WhySession {
+        worker: worker as u32,
+        reply: live.reply,
+        client: endpoint(session.client(), session.client_port()),
+        service_address: endpoint(session.service(), session.service_port()),
+        backend: endpoint(session.backend(), session.backend_port()),
+        state: session.state().label().into(),
+        age_s: live.now.saturating_sub(live.listed.origin.created) as f64 / 1e9,
+        idle_s: session.idle(live.now) as f64 / 1e9,
+        timeout_s: session.state().timeout() as f64 / 1e9,
+        generation: live.listed.decision.generation,
     }
 }
 

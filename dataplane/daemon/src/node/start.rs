@@ -161,6 +161,7 @@ impl<D: Driver> Node<D> {
             running: Mutex::new(Running { generation: 1, ..Running::default() }),
             observer: Mutex::new(observer),
             slow_path: Mutex::new(slow_path),
+            watched: Mutex::new(()),
             started: Instant::now(),
         });
 

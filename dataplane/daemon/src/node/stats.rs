@@ -4,8 +4,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use marchproxy_engine::flow::{Addr, to_ip};
 use marchproxy_engine::reason::{ConsumeReason, DropReason, LookupResult, PuntReason, SessionEnd};
 use marchproxy_engine::stats::{STAGES, ThreadStats, Totals};
+use marchproxy_engine::table::sessions::FIRST_PORT;
 use marchproxy_proto::v1;
 
 use super::Shared;
@@ -99,6 +101,7 @@ impl<D: Driver> Shared<D> {
             sources_untracked: threads.iter().map(|stats| stats.sources_untracked.value()).sum(),
             objects: self.object_counts(),
             conservation: Some(self.conservation()),
+            nat_pools: self.nat_pools(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             icmp_errors_translated: threads.iter().map(|stats| stats.icmp_errors_translated.value()).sum(),
             icmp_errors_limited: threads.iter().map(|stats| stats.icmp_rate_limited.value()).sum(),
@@ -118,6 +121,27 @@ impl<D: Driver> Shared<D> {
             held: (sum.held + sum.given).saturating_sub(sum.taken),
             residue: sum.residue(),
         }
+    }
+
+    /// The ports of every address that full NAT has or had, all workers together.
+    fn nat_pools(&self) -> Vec<v1::NatPool> {
+        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        observer.refresh();
+        let addresses = observer.current().pools();
+        let pool = |&address: &Addr| {
+            let halves = [(address >> 64) as u64, address as u64];
+            ["tcp", "udp"].into_iter().enumerate().map(move |(kind, protocol)| {
+                let counters = self.workers.iter().flat_map(|worker| &worker.stats.pools);
+                let ours = counters.filter(|pool| [pool.address[0].value(), pool.address[1].value()] == halves);
+                v1::NatPool {
+                    address: to_ip(address).to_string(),
+                    protocol: protocol.into(),
+                    in_use: ours.map(|pool| pool.used[kind].value()).sum(),
+                    capacity: u64::from(u16::MAX - FIRST_PORT) + 1,
+                }
+            })
+        };
+        addresses.iter().flat_map(pool).collect()
     }
 
     fn port_stats(&self) -> Vec<v1::PortStats> {
@@ -156,6 +180,9 @@ impl<D: Driver> Shared<D> {
             samples: worker.stats.samples.value(),
             samples_lost: worker.stats.samples_lost.value(),
             sessions_created: worker.stats.sessions_created.value(),
+            fragmented: worker.stats.fragmented.value(),
+            fragments_held: worker.stats.fragments_held.value(),
+            fragments_released: worker.stats.fragments_released.value(),
         };
         self.workers.iter().zip(ratios).enumerate().map(worker).collect()
     }

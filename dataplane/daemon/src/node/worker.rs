@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use marchproxy_cpu::{TscClock, pin_current_thread, prefer_memory_of, tsc};
+use marchproxy_engine::observe::Lens;
 use marchproxy_engine::slow::{NeighbourInfo, SlowPath};
 use marchproxy_engine::stats::ThreadStats;
 use marchproxy_engine::worker::Worker;
@@ -119,13 +120,18 @@ fn work<D: Driver>(worker: &mut Worker<D::Backend>, shared: &WorkerShared, order
     }
 }
 
-/// A question to the slow path; the answer is its neighbours and its clock's time.
-pub(super) type NeighbourQuestion = mpsc::Sender<(Vec<NeighbourInfo>, u64)>;
+/// A question to the slow path.
+pub(super) enum SlowQuestion {
+    /// The answer is its neighbours and its clock's time.
+    Neighbours(mpsc::Sender<(Vec<NeighbourInfo>, u64)>),
+    /// Look at packets that end there through this lens, or no more; the answer is the one before.
+    Observe(Option<Box<Lens>>, mpsc::Sender<Option<Box<Lens>>>),
+}
 
 /// Starts the slow path.
 pub(super) fn start_slow_path<D: Driver>(
     mut slow: SlowPath<D::Backend>,
-    questions: mpsc::Receiver<NeighbourQuestion>,
+    questions: mpsc::Receiver<SlowQuestion>,
     orders: Orders<D>,
 ) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("slow-path".into()).spawn(move || {
@@ -144,7 +150,10 @@ pub(super) fn start_slow_path<D: Driver>(
             let packets = slow.turn(now);
             while let Ok(question) = questions.try_recv() {
                 // Whoever gave up waiting is not told.
-                let _ = question.send((slow.neighbours().collect(), now));
+                match question {
+                    SlowQuestion::Neighbours(answer) => drop(answer.send((slow.neighbours().collect(), now))),
+                    SlowQuestion::Observe(lens, answer) => drop(answer.send(slow.observe(lens, now))),
+                }
             }
             let nap = backoff.after(packets);
             if !nap.is_zero() {

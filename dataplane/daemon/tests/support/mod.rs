@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use marchproxy_dataplane::config::{Config, File, Overrides};
-use marchproxy_dataplane::runtime::{Applied, Push, Running, Runtime};
+use marchproxy_dataplane::runtime::{Applied, Outlet, Push, Running, Runtime};
 use marchproxy_engine::tables::{PortSpec, RuleTables};
 use marchproxy_proto::v1::from_node::Message as FromNode;
 use marchproxy_proto::v1::node_service_server::{NodeService, NodeServiceServer};
@@ -34,6 +34,8 @@ pub struct FakeNode {
     pub refusals: Mutex<VecDeque<String>>,
     /// Pushes wait for this long before they are answered.
     pub delay: Mutex<Duration>,
+    /// Whether a trace noticed that nobody listens.
+    pub listener_gone: Mutex<bool>,
 }
 
 impl Runtime for FakeNode {
@@ -80,6 +82,28 @@ impl Runtime for FakeNode {
             return Err("src: found \"\", allowed: an address".into());
         }
         Ok(v1::WhyResponse { verdict: "forwarded".into(), ..Default::default() })
+    }
+    /// Shows one packet; then waits for its listener to go away, or ends where one was asked for.
+    fn trace(&self, request: &v1::TraceRequest, outlet: &Outlet) -> Result<(), String> {
+        use v1::observation::Item;
+        let send = |item| outlet.blocking_send(Ok(v1::Observation { item: Some(item) })).is_ok();
+        if request.r#match == "scr" {
+            return Err("match: at character 1: found \"scr\"".into());
+        }
+        send(Item::Begun(v1::ObservationBegun::default()));
+        send(Item::Packet(v1::ObservedPacket { number: 1, ..Default::default() }));
+        if request.count == 1 {
+            send(Item::End(v1::ObservationEnd { packets: 1, ..Default::default() }));
+            return Ok(());
+        }
+        while !outlet.is_closed() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        *self.listener_gone.lock().unwrap() = true;
+        Ok(())
+    }
+    fn capture(&self, _: &v1::CaptureRequest, _: &Outlet) -> Result<(), String> {
+        Err("at: found \"\"".into())
     }
     fn sessions(&self, _: &v1::SessionsRequest) -> Result<v1::SessionsResponse, String> {
         Ok(v1::SessionsResponse { total: 42, ..Default::default() })

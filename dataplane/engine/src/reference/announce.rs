@@ -62,9 +62,10 @@ impl Announcements {
     }
 }
 
-/// Own addresses in their order, then services' inside connected prefixes, interface by interface.
+/// Own addresses in their order, then those of services and pools inside connected prefixes, interface by interface.
 fn addresses(node: &Node) -> Vec<Address> {
-    let mut services: Vec<IpAddr> = node.tables.services.iter().flat_map(|s| s.addresses.clone()).collect();
+    let of_services = node.tables.services.iter().flat_map(|s| s.addresses.iter().chain(&s.source_pool));
+    let mut services: Vec<IpAddr> = of_services.copied().collect();
     services.sort_unstable();
     services.dedup();
     let mut all = Vec::new();

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use super::address_octets;
 use super::checksum::update;
-use super::layer4::{ICMPV6, Ip, TCP, UDP};
+use super::layer4::{Fragment, ICMPV6, Ip, TCP, UDP};
+use crate::tables::ServiceMode;
 
 /// The translation of a session; ports are written for TCP and UDP only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,13 +13,17 @@ pub(super) enum Rewrite {
     Nothing,
     Destination(IpAddr, u16),
     Source(IpAddr, u16),
+    /// Destination, then source.
+    Both((IpAddr, u16), (IpAddr, u16)),
+    /// Unchanged to the backend, in this direct mode.
+    Direct(ServiceMode, IpAddr),
 }
 
 impl Rewrite {
     /// Where the packet goes after rewriting.
     pub fn destination(self, ip: &Ip) -> IpAddr {
         match self {
-            Self::Destination(address, _) => address,
+            Self::Destination(address, _) | Self::Both((address, _), _) | Self::Direct(_, address) => address,
             Self::Nothing | Self::Source(..) => ip.dst,
         }
     }
@@ -53,7 +58,12 @@ pub(super) fn tos(ip: &Ip) -> u8 {
 fn translate(bytes: &mut [u8], ip: &Ip, rewrite: Rewrite) {
     let (src_at, dst_at) = if ip.is_v6() { (8, 24) } else { (12, 16) };
     let (address, port, address_at, port_at) = match rewrite {
-        Rewrite::Nothing => return,
+        Rewrite::Nothing | Rewrite::Direct(..) => return,
+        Rewrite::Both(to, from) => {
+            translate(bytes, ip, Rewrite::Destination(to.0, to.1));
+            translate(bytes, ip, Rewrite::Source(from.0, from.1));
+            return;
+        }
         Rewrite::Source(address, port) => (address, port, src_at, ip.upper),
         Rewrite::Destination(address, port) => (address, port, dst_at, ip.upper + 2),
     };
@@ -61,6 +71,9 @@ fn translate(bytes: &mut [u8], ip: &Ip, rewrite: Rewrite) {
     let mut old = bytes[address_at..address_at + octets.len()].to_vec();
     let mut new = octets.clone();
     bytes[address_at..address_at + octets.len()].copy_from_slice(&octets);
+    if ip.fragment == Fragment::Later {
+        return;
+    }
     if matches!(ip.protocol, TCP | UDP) {
         old.extend_from_slice(&bytes[port_at..port_at + 2]);
         new.extend_from_slice(&port.to_be_bytes());

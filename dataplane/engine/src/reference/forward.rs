@@ -1,18 +1,21 @@
 //! Sections 4 to 10: the way of a packet through the node.
 
+use std::net::IpAddr;
+
 use super::finish::{Rewrite, finish};
 use super::icmp::Cause;
 use super::layer2::{Frame, Kind, enframe};
-use super::layer4::{Fragment, Ip, Message, Tuple};
+use super::layer4::{Fragment, Ip, Message, TCP, Told, Tuple};
 use super::neighbour::Held;
 use super::node::is_link_local;
 use super::outcome::{Choices, Outcome};
 use super::route::{Route, lookup};
-use super::rule::{Ruled, Subject, judge};
+use super::rule::{Ruled, Sight, Subject, judge};
 use super::session::{Direction, Session, TcpFlags};
-use super::{Reference, layer2, layer3, layer4, service};
+use super::tunnel::Tunnel;
+use super::{Reference, fragment, layer2, layer3, layer4, service};
 use crate::reason::DropReason;
-use crate::tables::{RuleAction, RuleWay};
+use crate::tables::{BackendLoss, BackendState, RuleAction, RuleWay, ServiceMode, ServiceSpec};
 
 /// Where the fast part of the way ends.
 #[derive(Clone, Debug)]
@@ -23,6 +26,8 @@ pub(super) enum End {
         frame: Vec<u8>,
     },
     Drop(DropReason),
+    /// Waits for its first fragment.
+    Wait,
     Punt(Punt),
 }
 
@@ -30,16 +35,28 @@ pub(super) enum End {
 #[derive(Clone, Debug)]
 pub(super) enum Punt {
     Arp(Frame),
-    Local(Frame, Ip),
-    Refuse(Frame, Ip, Cause),
+    Local(Frame, Box<Ip>),
+    Refuse(Frame, Box<Ip>, Cause),
     /// A rule rejects it.
-    Reject(Frame, Ip),
+    Reject(Frame, Box<Ip>),
     /// Finished but for the next hop's MAC address.
     Neighbour {
         interface: usize,
         next_hop: std::net::IpAddr,
-        held: Held,
+        held: Box<Held>,
     },
+    /// Finished from the IPv4 header on, but longer than its way allows.
+    TooLong {
+        interface: usize,
+        next_hop: std::net::IpAddr,
+        packet: Vec<u8>,
+    },
+}
+
+impl From<DropReason> for End {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
 }
 
 /// What session, rules and service decided for a packet.
@@ -80,18 +97,41 @@ impl Refusal {
 impl Decision {
     pub fn of(session: &Session, direction: Direction) -> Self {
         let (backend, backend_port) = session.backend();
-        let (rewrite, policer, way) = match direction {
-            Direction::Forward => (Rewrite::Destination(backend, backend_port), session.policer, session.ruled.way),
-            Direction::Reverse => (Rewrite::Source(session.forward.dst, session.forward.dport), None, None),
+        let full = session.mode == ServiceMode::FullNat;
+        let rewrite = match direction {
+            Direction::Forward if session.mode.is_direct() => Rewrite::Direct(session.mode, backend),
+            Direction::Forward if full => {
+                Rewrite::Both(session.backend(), (session.reverse.dst, session.reverse.dport))
+            }
+            Direction::Reverse if full => {
+                let (client, vip) = (session.forward.src, session.forward.dst);
+                Rewrite::Both((client, session.forward.sport), (vip, session.forward.dport))
+            }
+            Direction::Forward => Rewrite::Destination(backend, backend_port),
+            Direction::Reverse => Rewrite::Source(session.forward.dst, session.forward.dport),
+        };
+        let (policer, way) = match direction {
+            Direction::Forward => (session.policer, session.ruled.way),
+            Direction::Reverse => (None, None),
         };
         Self { rewrite, rule_mark: session.ruled.mark, service_mark: session.service_mark, policer, way }
     }
 }
 
 impl Reference {
-    /// Everything up to transmission, drop or punt.
-    pub(super) fn forward(&mut self, now: u64, port: usize, bytes: &[u8], choices: Choices, out: &mut Outcome) -> End {
-        self.walk(now, port, bytes, choices, out).unwrap_or_else(End::Drop)
+    /// Everything up to transmission, drop or punt. `told` is what the first fragment said to one that had waited for it.
+    pub(super) fn forward(
+        &mut self,
+        now: u64,
+        port: usize,
+        bytes: &[u8],
+        told: Option<Told>,
+        choices: Choices,
+        out: &mut Outcome,
+    ) -> End {
+        match self.walk(now, port, bytes, told, choices, out) {
+            Ok(end) | Err(end) => end,
+        }
     }
 
     fn walk(
@@ -99,18 +139,34 @@ impl Reference {
         now: u64,
         port: usize,
         bytes: &[u8],
+        told: Option<Told>,
         choices: Choices,
         out: &mut Outcome,
-    ) -> Result<End, DropReason> {
+    ) -> Result<End, End> {
         let frame = layer2::receive(&self.node, port, bytes)?;
         if frame.kind == Kind::Arp {
             return Ok(End::Punt(Punt::Arp(frame)));
         }
-        let ip = layer4::parse(layer3::parse(&self.node, &frame)?)?;
+        let mut ip = layer4::parse(layer3::parse(&self.node, &frame)?)?;
         let is_for_us = self.is_for_us(&frame, &ip)?;
         self.check_source(frame.interface, &ip)?;
         if is_for_us {
-            return Ok(End::Punt(Punt::Local(frame, ip)));
+            return Ok(End::Punt(Punt::Local(frame, Box::new(ip))));
+        }
+        let told = if told.is_some() || ip.fragment == Fragment::No || !self.node.needs_ports() {
+            told
+        } else {
+            let table = self.node.interface(frame.interface).table;
+            match self.fragments.arrive(now, &ip, table, &(port, bytes.to_vec()), out) {
+                fragment::Step::Pass(told) => Some(told),
+                fragment::Step::Wait => return Ok(End::Wait),
+                fragment::Step::Drop(reason) => return Err(End::Drop(reason)),
+            }
+        };
+        if ip.fragment == Fragment::Later
+            && let Some(told) = told
+        {
+            (ip.protocol, ip.told) = (told.tuple.protocol, Some(told));
         }
         let related = self.related(&ip, out);
         if let Ok(Some((ip, decision))) = related {
@@ -122,9 +178,9 @@ impl Reference {
         };
         let decision = match decided {
             Ok(Some(decision)) => decision,
-            Ok(None) => return Ok(End::Punt(Punt::Local(frame, ip))),
-            Err(Refusal::Drop(reason)) => return Err(reason),
-            Err(Refusal::Reject) => return Ok(End::Punt(Punt::Reject(frame, ip))),
+            Ok(None) => return Ok(End::Punt(Punt::Local(frame, Box::new(ip)))),
+            Err(Refusal::Drop(reason)) => return Err(reason.into()),
+            Err(Refusal::Reject) => return Err(End::Punt(Punt::Reject(frame, Box::new(ip)))),
         };
         self.route(now, frame, &ip, decision)
     }
@@ -217,6 +273,14 @@ impl Reference {
             return Ok(None);
         };
         let service = &tables.services[index];
+        if service.stateless || service.mode != session.mode {
+            return Ok(None);
+        }
+        let (address, port) = session.backend();
+        let bound = service.backends.iter().find(|b| (b.address, b.port.unwrap_or(tuple.dport)) == (address, port));
+        if service.on_backend_loss == BackendLoss::Rebalance && bound.is_none_or(|b| b.state == BackendState::Down) {
+            return Ok(None);
+        }
         let (service_mark, policer) = (service.mark, ruled.policer.or(service.policer));
         Ok(Some(Session { generation: self.node.generation, ruled, service_mark, policer, ..session.clone() }))
     }
@@ -242,28 +306,30 @@ impl Reference {
             let Ruled { mark, policer, way, .. } = ruled;
             return Ok(Some(Decision { rewrite, rule_mark: mark, service_mark: None, policer, way }));
         }
-        if ip.fragment != Fragment::No {
-            return Err(DropReason::FragmentUnsupported.into());
-        }
         let services = &self.node.tables.services;
         let forward = ip.tuple();
-        let is_port_bearing = ip.ports().is_some() || ip.message() == Some(Message::EchoRequest);
+        let is_port_bearing = ip.ports().is_some() || ip.whole_message() == Some(Message::EchoRequest);
         let Some(index) = service::find(services, ip.dst, ip.protocol, forward.dport).filter(|_| is_port_bearing)
         else {
             return Ok(None);
         };
+        let service = &services[index];
         let backend = self.rings.pick(services, index, &forward).ok_or(DropReason::NoBackend)?;
+        if service.stateless {
+            let rewrite = Rewrite::Direct(service.mode, backend.address);
+            let (service_mark, policer) = (service.mark, ruled.policer.or(service.policer));
+            return Ok(Some(Decision { rewrite, rule_mark: ruled.mark, service_mark, policer, way: ruled.way }));
+        }
         let flags = TcpFlags::of(ip);
         let opens = flags.syn && !flags.ack && !flags.fin && !flags.rst;
-        let counted = self.rates.admit(now, &services[index], forward.src, opens, &self.sessions.all)?;
-        let reverse = layer4::Tuple {
-            src: backend.address,
-            dst: forward.src,
-            protocol: forward.protocol,
-            sport: backend.port.unwrap_or(forward.dport),
-            dport: forward.sport,
+        let counted = self.rates.admit(now, service, forward.src, opens, &self.sessions.all)?;
+        let (dst, dport) = match service.mode {
+            ServiceMode::FullNat => self.source(service, &forward, choices)?,
+            _ => (forward.src, forward.sport),
         };
-        if reverse == forward || self.sessions.find(&reverse).is_some() {
+        let sport = backend.port.unwrap_or(forward.dport);
+        let reverse = layer4::Tuple { src: backend.address, dst, protocol: forward.protocol, sport, dport };
+        if !service.mode.is_direct() && (reverse == forward || self.sessions.find(&reverse).is_some()) {
             return Err(DropReason::NatConflict.into());
         }
         if let Some(victim) = choices.evicted {
@@ -272,7 +338,7 @@ impl Reference {
         if choices.session_refused {
             return Err(DropReason::SessionTableFull.into());
         }
-        if let (Some(limits), Some(counted)) = (&services[index].limits, &counted) {
+        if let (Some(limits), Some(counted)) = (&service.limits, &counted) {
             self.rates.take(now, limits, counted);
         }
         let interface = self.node.interface(frame.interface);
@@ -281,14 +347,17 @@ impl Reference {
             reverse,
             handshake: flags.syn && !flags.ack,
             reset: false,
-            answered: false,
+            // Where replies do not pass here, nobody would ever see one.
+            answered: service.mode.is_direct(),
             fins: [false; 2],
             last_seen: now,
             generation: self.node.generation,
             client: (interface.port, interface.vlan),
-            sight: subject.sight,
-            service_mark: services[index].mark,
-            policer: ruled.policer.or(services[index].policer),
+            // One that begins with a later fragment remembers that no flag was set.
+            sight: Sight { flags: (ip.protocol == TCP).then(|| subject.sight.flags.unwrap_or(0)), ..subject.sight },
+            service_mark: service.mark,
+            policer: ruled.policer.or(service.policer),
+            mode: service.mode,
             ruled,
             counted,
         };
@@ -298,13 +367,42 @@ impl Reference {
         Ok(Some(decision))
     }
 
+    /// Section 7, full NAT: the source that the pipeline chose, which must be a free one of the pool.
+    fn source(
+        &self,
+        service: &ServiceSpec,
+        forward: &layer4::Tuple,
+        choices: Choices,
+    ) -> Result<(IpAddr, u16), DropReason> {
+        let in_use = |source: (IpAddr, u16)| {
+            let of_pool = |s: &&Session| s.mode == ServiceMode::FullNat && s.forward.protocol == forward.protocol;
+            self.sessions.all.iter().filter(of_pool).any(|s| (s.reverse.dst, s.reverse.dport) == source)
+        };
+        let mut pool = service.source_pool.iter().filter(|pool| pool.is_ipv6() == forward.dst.is_ipv6());
+        match choices.nat_source {
+            Some((address, port)) => {
+                assert!(pool.any(|pool| *pool == address), "{address} is not in the pool of service {}", service.name);
+                assert!(port >= 1024 && !in_use((address, port)), "port {port} of {address} is not free");
+                Ok((address, port))
+            }
+            None if choices.session_refused => Err(DropReason::SessionTableFull),
+            None => {
+                let free = pool.flat_map(|pool| (1024..=u16::MAX).map(move |port| (*pool, port))).find(|s| !in_use(*s));
+                assert_eq!(free, None, "a free port that was not taken");
+                Err(DropReason::NatPortsExhausted)
+            }
+        }
+    }
+
     /// Sections 8 to 10.
-    fn route(&mut self, now: u64, frame: Frame, ip: &Ip, decision: Decision) -> Result<End, DropReason> {
-        let refuse = |frame, cause| Ok(End::Punt(Punt::Refuse(frame, ip.clone(), cause)));
+    fn route(&mut self, now: u64, frame: Frame, ip: &Ip, decision: Decision) -> Result<End, End> {
+        let refuse = |frame, cause| Ok(End::Punt(Punt::Refuse(frame, Box::new(ip.clone()), cause)));
         let receiving = self.node.interface(frame.interface);
         let destination = decision.rewrite.destination(ip);
-        let table = if let Some(RuleWay::Table(table)) = decision.way { table } else { receiving.table };
-        let route = match decision.way {
+        // Packets to a backend that answers by itself go the backend's way.
+        let way = decision.way.filter(|_| !matches!(decision.rewrite, Rewrite::Direct(..)));
+        let table = if let Some(RuleWay::Table(table)) = way { table } else { receiving.table };
+        let route = match way {
             Some(RuleWay::NextHop { address, interface }) if address.is_ipv6() == ip.is_v6() => {
                 Route::Via { interface, next_hop: address }
             }
@@ -313,17 +411,28 @@ impl Reference {
         let (egress, next_hop) = match route {
             Route::Via { interface, next_hop } => (interface, next_hop),
             Route::None => return refuse(frame, Cause::NoRoute),
-            Route::Blackhole => return Err(DropReason::RouteBlackhole),
+            Route::Blackhole => return Err(DropReason::RouteBlackhole.into()),
             Route::Reject => return refuse(frame, Cause::Rejected),
+        };
+        let tunnel = match decision.rewrite {
+            Rewrite::Direct(ServiceMode::DsrMac, backend) if next_hop != backend => {
+                return Err(DropReason::BackendNotOnLink.into());
+            }
+            Rewrite::Direct(mode, backend) if mode.is_tunnel() => Tunnel::new(&self.node, mode, egress, backend),
+            _ => None,
         };
         let ttl = if ip.is_v6() { ip.bytes[7] } else { ip.bytes[8] };
         if ttl <= 1 {
             return refuse(frame, Cause::TtlExceeded);
         }
         let mtu = self.node.mtu(egress);
-        if ip.bytes.len() > mtu {
-            let may_fragment = !ip.is_v6() && ip.bytes[6] & 0x40 == 0;
-            return if may_fragment { Err(DropReason::MtuExceeded) } else { refuse(frame, Cause::TooBig(mtu as u16)) };
+        let too_long = ip.bytes.len() + tunnel.map_or(0, |tunnel| tunnel.overhead()) > mtu;
+        if too_long && (ip.is_v6() || ip.bytes[6] & 0x40 != 0) {
+            let told = tunnel.map_or(mtu, |tunnel| tunnel.mtu(mtu, ip.is_v6()));
+            return refuse(frame, Cause::TooBig(told as u16));
+        }
+        if too_long && tunnel.is_some() {
+            return Err(DropReason::MtuExceeded.into());
         }
         let policer_mark = match decision.policer.and_then(|index| self.node.tables.policers.get(index)) {
             Some(policer) => self.policers.meter(policer, now, ip.bytes.len())?,
@@ -331,13 +440,21 @@ impl Reference {
         };
         let untrusted = (!receiving.trust_dscp).then_some(0);
         let dscp = policer_mark.or(decision.rule_mark).or(decision.service_mark).or(untrusted);
-        let bytes = finish(ip, decision.rewrite, dscp);
+        let mut bytes = finish(ip, decision.rewrite, dscp);
+        if too_long {
+            return Ok(End::Punt(Punt::TooLong { interface: egress, next_hop, packet: bytes }));
+        }
+        let mut kind = frame.kind;
+        if let Some(tunnel) = tunnel {
+            bytes = tunnel.wrap(ip, bytes, mtu);
+            kind = tunnel.kind();
+        }
         let port = self.node.interface(egress).port;
         if let Some(mac) = self.neighbours.mac(&self.node, egress, next_hop) {
-            return Ok(End::Transmit { port, frame: enframe(&self.node, egress, mac, frame.kind, &bytes) });
+            return Ok(End::Transmit { port, frame: enframe(&self.node, egress, mac, kind, &bytes) });
         }
-        let frame = enframe(&self.node, egress, [0; 6], frame.kind, &bytes);
+        let frame = enframe(&self.node, egress, [0; 6], kind, &bytes);
         let received = Some((receiving.port, receiving.vlan, ip.clone()));
-        Ok(End::Punt(Punt::Neighbour { interface: egress, next_hop, held: Held { frame, received } }))
+        Ok(End::Punt(Punt::Neighbour { interface: egress, next_hop, held: Box::new(Held { frame, received }) }))
     }
 }

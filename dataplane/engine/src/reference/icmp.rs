@@ -124,6 +124,13 @@ impl Reference {
     /// A packet for one of our addresses, or neighbour discovery for a group.
     pub(super) fn local(&mut self, now: u64, frame: &Frame, ip: &Ip, out: &mut Outcome) -> Fate {
         let message = ip.message();
+        // Fragments come here where a service address has no service for them. What is not all here cannot be looked at.
+        if ip.fragment != Fragment::No {
+            return match message {
+                Some(_) => Fate::Dropped(DropReason::LocalUnreachable),
+                None => self.unserved(now, frame, ip, out),
+            };
+        }
         if message.is_some() && !checksum_holds(ip) {
             return Fate::Dropped(DropReason::L4Malformed);
         }
@@ -145,10 +152,17 @@ impl Reference {
             Some(Message::Error) => Fate::Dropped(DropReason::IcmpErrorUnmatched),
             // RFC 1122 s3.2.2: ICMP of unknown type is silently discarded.
             Some(_) => Fate::Dropped(DropReason::LocalUnreachable),
-            None if matches!(ip.protocol, TCP | UDP) => self.refuse(now, frame.interface, ip, Cause::PortClosed, out),
+            None => self.unserved(now, frame, ip, out),
+        }
+    }
+
+    /// Not ICMP, and nobody listens.
+    fn unserved(&mut self, now: u64, frame: &Frame, ip: &Ip, out: &mut Outcome) -> Fate {
+        match ip.protocol {
+            TCP | UDP => self.refuse(now, frame.interface, ip, Cause::PortClosed, out),
             // Nothing follows, and nothing is wrong about that.
-            None if ip.is_v6() && ip.protocol == 59 => Fate::Dropped(DropReason::LocalUnreachable),
-            None => self.refuse(now, frame.interface, ip, Cause::ProtocolUnknown, out),
+            59 if ip.is_v6() => Fate::Dropped(DropReason::LocalUnreachable),
+            _ => self.refuse(now, frame.interface, ip, Cause::ProtocolUnknown, out),
         }
     }
 

@@ -8,6 +8,7 @@ mod arp;
 mod checksum;
 mod finish;
 mod forward;
+mod fragment;
 mod icmp;
 mod layer2;
 mod layer3;
@@ -24,6 +25,7 @@ mod route;
 mod rule;
 mod service;
 mod session;
+mod tunnel;
 mod urpf;
 
 #[cfg(test)]
@@ -42,6 +44,7 @@ use crate::io::Mac;
 use crate::reason::DropReason;
 use crate::tables::RuleTables;
 use forward::{End, Punt};
+use fragment::Fragments;
 use icmp::Cause;
 use limits::Rates;
 use neighbour::Neighbours;
@@ -75,6 +78,7 @@ pub struct Reference {
     announcements: announce::Announcements,
     samples: rule::Samples,
     rates: Rates,
+    fragments: Fragments,
 }
 
 impl Reference {
@@ -90,6 +94,7 @@ impl Reference {
             announcements: announce::Announcements::default(),
             samples: rule::Samples::default(),
             rates: Rates::default(),
+            fragments: Fragments::default(),
         }
     }
 
@@ -118,30 +123,33 @@ impl Reference {
         self.burst(now, &[Arrival { port, frame, choices }])
     }
 
-    /// Packets received together: first all go through the fast part, then the punted ones through the slow path.
+    /// Packets received together: first all go through the fast part, port by port, each time followed by fragments that had waited
+    /// for one of them; then the punted ones through the slow path.
     pub fn burst(&mut self, now: u64, arrivals: &[Arrival]) -> Outcome {
         self.sessions.expire(now);
         let mut out = Outcome::default();
-        let mut punts = Vec::new();
-        let mut fates: Vec<Option<Fate>> = Vec::new();
-        for arrival in arrivals {
-            fates.push(match self.forward(now, arrival.port, arrival.frame, arrival.choices, &mut out) {
-                End::Transmit { port, frame } => {
-                    out.transmit(port, frame);
-                    Some(Fate::Transmitted)
-                }
-                End::Drop(reason) => Some(Fate::Dropped(reason)),
-                End::Punt(punt) => {
-                    punts.push(punt);
-                    None
-                }
-            });
+        self.fragments.expire(now, &mut out);
+        let mut ends = Vec::new();
+        for (number, arrival) in arrivals.iter().enumerate() {
+            let Arrival { port, frame, choices } = *arrival;
+            let end = self.forward(now, port, frame, None, choices, &mut out);
+            ends.push((true, transmit(end, &mut out)));
+            if arrivals.get(number + 1).is_some_and(|next| next.port == port) {
+                continue;
+            }
+            while let Some(((port, frame), told)) = self.fragments.ready.pop_front() {
+                let end = self.forward(now, port, &frame, Some(told), choices, &mut out);
+                ends.push((false, transmit(end, &mut out)));
+            }
         }
-        let mut punts = punts.into_iter();
-        for fate in fates {
-            if let Some(fate) = fate.or_else(|| punts.next().map(|punt| self.slow_path(now, punt, &mut out))) {
+        for (arrived, end) in ends {
+            let fate = match end {
+                Ok(fate) => fate,
+                Err(punt) => self.slow_path(now, punt, &mut out),
+            };
+            out.count(fate);
+            if arrived {
                 out.fates.push(fate);
-                out.count(fate);
             }
         }
         out.objections.append(&mut self.sessions.objections);
@@ -155,7 +163,20 @@ impl Reference {
             Punt::Reject(frame, ip) => self.reject(now, &frame, &ip, out),
             Punt::Refuse(frame, ip, cause) => self.refuse(now, frame.interface, &ip, cause, out),
             Punt::Neighbour { interface, next_hop, held } => {
-                self.neighbours.deliver(now, &self.node, interface, next_hop, held, out)
+                self.neighbours.deliver(now, &self.node, interface, next_hop, *held, out)
+            }
+            Punt::TooLong { interface, next_hop, packet } => {
+                let fragments = fragment::cut(&packet, self.node.mtu(interface));
+                let mut fates = Vec::new();
+                for bytes in &fragments {
+                    let frame = layer2::enframe(&self.node, interface, [0; 6], layer2::Kind::V4, bytes);
+                    let held = Held { frame, received: None };
+                    fates.push(self.neighbours.deliver(now, &self.node, interface, next_hop, held, out));
+                }
+                // The packet becomes its first fragment; the others are made.
+                out.originated += fates.len() as u64 - 1;
+                fates[1..].iter().for_each(|fate| out.count(*fate));
+                fates[0]
             }
         }
     }
@@ -163,6 +184,7 @@ impl Reference {
     /// The neighbours' timers: the end of a turn of the slow path.
     pub fn tick(&mut self, now: u64) -> Outcome {
         let mut out = Outcome::default();
+        self.fragments.expire(now, &mut out);
         for held in self.neighbours.tick(now, &self.node, &mut out) {
             let fate = self.host_unreachable(now, &held, &mut out);
             out.count(fate);
@@ -179,9 +201,9 @@ impl Reference {
         self.refuse(now, interface, ip, Cause::HostUnreachable, out)
     }
 
-    /// Packets that wait for a neighbour.
+    /// Packets that wait for a neighbour, or for their first fragment.
     pub fn held(&self) -> usize {
-        self.neighbours.held()
+        self.neighbours.held() + self.fragments.held()
     }
 
     /// The sessions that exist at `now`, in order of creation.
@@ -203,6 +225,19 @@ impl Reference {
     pub fn tables(&self) -> &RuleTables {
         &self.node.tables
     }
+}
+
+/// What ends without the slow path.
+fn transmit(end: End, out: &mut Outcome) -> Result<Fate, Punt> {
+    Ok(match end {
+        End::Transmit { port, frame } => {
+            out.transmit(port, frame);
+            Fate::Transmitted
+        }
+        End::Drop(reason) => Fate::Dropped(reason),
+        End::Wait => Fate::Held,
+        End::Punt(punt) => return Err(punt),
+    })
 }
 
 /// An address in transmission order.

@@ -38,9 +38,14 @@ impl Node {
         self.tables.interfaces.iter().flat_map(|i| &i.addresses).any(|cidr| cidr.addr == ip)
     }
 
-    /// An address of any service.
+    /// Whether something looks at ports, so that fragments have to wait for their first one.
+    pub fn needs_ports(&self) -> bool {
+        !self.tables.rules.is_empty() || !self.tables.services.is_empty()
+    }
+
+    /// An address of any service, or of a pool of full NAT.
     pub fn is_service_address(&self, ip: IpAddr) -> bool {
-        self.tables.services.iter().any(|s| s.addresses.contains(&ip))
+        self.tables.services.iter().any(|s| s.addresses.contains(&ip) || s.source_pool.contains(&ip))
     }
 
     /// The directed broadcast address of a connected prefix (RFC 2644); /31 and /32 have none (RFC 3021).

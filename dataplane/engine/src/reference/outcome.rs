@@ -1,5 +1,7 @@
 //! What a step of the reference results in.
 
+use std::net::IpAddr;
+
 use super::layer4::Tuple;
 use crate::reason::{ConsumeReason, DropReason};
 
@@ -12,7 +14,7 @@ pub enum Fate {
     Dropped(DropReason),
     /// Was for us.
     Consumed(ConsumeReason),
-    /// Waits for the next hop's MAC address; a later step transmits or drops it.
+    /// Waits for the next hop's MAC address or for its first fragment; a later step transmits or drops it.
     Held,
 }
 
@@ -23,6 +25,8 @@ pub struct Choices {
     pub session_refused: bool,
     /// The client's tuple of the session that was evicted for it.
     pub evicted: Option<Tuple>,
+    /// Address and port of the pool that the session of full NAT got that this packet asks for.
+    pub nat_source: Option<(IpAddr, u16)>,
 }
 
 /// Everything that happened in one step. `received + originated + held before = transmitted + dropped + consumed + held after`.

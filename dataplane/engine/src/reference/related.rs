@@ -63,45 +63,61 @@ fn sound(ip: &Ip, quote: &Quote) -> Result<(), DropReason> {
     if icmp::checksum_holds(ip) && header_holds { Ok(()) } else { Err(DropReason::L4Malformed) }
 }
 
+/// An end of the quoted packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Source,
+    Destination,
+}
+
 /// The error as it would be if nothing had been translated, but for its own addresses.
 fn translated(ip: &Ip, quote: &Quote, rewrite: Rewrite) -> Ip {
     let mut new = ip.clone();
-    let bytes = &mut new.bytes;
     // The quoted packet went the other way: its source is where the error goes.
-    let (address, port, is_source) = match rewrite {
-        Rewrite::Destination(address, port) => (address, port, true),
-        Rewrite::Source(address, port) => (address, port, false),
-        Rewrite::Nothing => return new,
-    };
+    match rewrite {
+        Rewrite::Nothing | Rewrite::Direct(..) => {}
+        Rewrite::Destination(address, port) => replace(&mut new, quote, End::Source, address, port),
+        Rewrite::Source(address, port) => replace(&mut new, quote, End::Destination, address, port),
+        Rewrite::Both(to, from) => {
+            replace(&mut new, quote, End::Source, to.0, to.1);
+            replace(&mut new, quote, End::Destination, from.0, from.1);
+        }
+    }
+    // The message's own sum covers all of the quote; what is the same on both sides adds nothing.
+    let sum_at = ip.upper + 2;
+    let before = u16::from_be_bytes([ip.bytes[sum_at], ip.bytes[sum_at + 1]]);
+    let after = checksum::update(before, &ip.bytes[quote.at..], &new.bytes[quote.at..]);
+    new.bytes[sum_at..sum_at + 2].copy_from_slice(&after.to_be_bytes());
+    new
+}
+
+/// Address and port of one end in the quote, and its checksums.
+fn replace(ip: &mut Ip, quote: &Quote, end: End, address: IpAddr, port: u16) {
+    let v6 = ip.is_v6();
+    let bytes = &mut ip.bytes;
     let octets = address_octets(address);
     let address_at = quote.at
-        + match (ip.is_v6(), is_source) {
-            (false, true) => 12,
-            (false, false) => 16,
-            (true, true) => 8,
-            (true, false) => 24,
+        + match (v6, end) {
+            (false, End::Source) => 12,
+            (false, End::Destination) => 16,
+            (true, End::Source) => 8,
+            (true, End::Destination) => 24,
         };
-    let end = address_at + octets.len();
-    let mut old = bytes[address_at..end].to_vec();
+    let address_end = address_at + octets.len();
+    let mut old = bytes[address_at..address_end].to_vec();
     let mut summed = octets.clone();
-    bytes[address_at..end].copy_from_slice(&octets);
-    if !ip.is_v6() {
+    bytes[address_at..address_end].copy_from_slice(&octets);
+    if !v6 {
         let field = quote.at + 10..quote.at + 12;
         let before = u16::from_be_bytes([bytes[field.start], bytes[field.start + 1]]);
         bytes[field].copy_from_slice(&checksum::update(before, &old, &summed).to_be_bytes());
     }
     let protocol = quote.tuple.protocol;
     if matches!(protocol, TCP | UDP) {
-        let port_at = if is_source { quote.upper } else { quote.upper + 2 };
+        let port_at = if end == End::Source { quote.upper } else { quote.upper + 2 };
         old.extend_from_slice(&bytes[port_at..port_at + 2]);
         summed.extend_from_slice(&port.to_be_bytes());
         bytes[port_at..port_at + 2].copy_from_slice(&port.to_be_bytes());
     }
-    update_transport(bytes, quote.upper, protocol, ip.is_v6(), &old, &summed);
-    // The message's own sum covers all of the quote; what is the same on both sides adds nothing.
-    let sum_at = ip.upper + 2;
-    let before = u16::from_be_bytes([ip.bytes[sum_at], ip.bytes[sum_at + 1]]);
-    let after = checksum::update(before, &ip.bytes[quote.at..], &bytes[quote.at..]);
-    bytes[sum_at..sum_at + 2].copy_from_slice(&after.to_be_bytes());
-    new
+    update_transport(bytes, quote.upper, protocol, v6, &old, &summed);
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::layer4::Tuple;
 use crate::hash::{MAGLEV_FLOW_SEED, RING_OFFSET_SEED, RING_SKIP_SEED, backend_words, flow_words, hash};
-use crate::tables::{BackendSpec, ServiceProtocol, ServiceSpec};
+use crate::tables::{BackendSpec, BackendState, ServiceProtocol, ServiceSpec};
 
 /// Sizes of rings: primes, so that every step visits every slot.
 const RING_SIZES: [usize; 4] = [1021, 4093, 16381, 65521];
@@ -32,7 +32,10 @@ impl Rings {
     pub fn pick<'a>(&mut self, services: &'a [ServiceSpec], index: usize, tuple: &Tuple) -> Option<&'a BackendSpec> {
         let service = &services[index];
         let v6 = tuple.dst.is_ipv6();
-        let ring = self.by_service.entry((index, v6)).or_insert_with(|| ring(&service.backends, v6));
+        let ring = self
+            .by_service
+            .entry((index, v6))
+            .or_insert_with(|| ring(&service.backends, (!service.mode.is_tunnel()).then_some(v6)));
         let words = if service.source_affinity {
             flow_words(tuple.src, tuple.dst, 0, 0, 0)
         } else {
@@ -43,13 +46,14 @@ impl Rings {
     }
 }
 
-/// For each slot the index of its backend; empty when no backend of the family is eligible.
+/// For each slot the index of its backend; empty when no backend of the family (or of any) is eligible.
 ///
 /// Backends take turns in order of their names. In each round a backend gains its weight, and for the largest weight it pays it
 /// takes the next slot of its permutation that is still free.
-fn ring(backends: &[BackendSpec], v6: bool) -> Vec<usize> {
-    let eligible: Vec<usize> =
-        (0..backends.len()).filter(|&i| backends[i].address.is_ipv6() == v6 && !backends[i].draining).collect();
+fn ring(backends: &[BackendSpec], v6: Option<bool>) -> Vec<usize> {
+    let eligible: Vec<usize> = (0..backends.len())
+        .filter(|&i| v6.is_none_or(|v6| backends[i].address.is_ipv6() == v6) && backends[i].state == BackendState::Up)
+        .collect();
     let Some(heaviest) = eligible.iter().map(|&i| u32::from(backends[i].weight)).max() else { return Vec::new() };
     let wanted = SLOTS_PER_BACKEND * eligible.len();
     let size = RING_SIZES.into_iter().find(|&size| size >= wanted).unwrap_or(RING_SIZES[3]);
@@ -92,15 +96,19 @@ fn ring(backends: &[BackendSpec], v6: bool) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use BackendState::{Down, Draining, Up};
 
-    fn backend(last: u8, weight: u16, draining: bool) -> BackendSpec {
+    fn backend(last: u8, weight: u16, state: BackendState) -> BackendSpec {
         let address = IpAddr::from([10, 0, 20, last]);
-        BackendSpec { name: format!("b{last}"), address, port: None, weight, draining, ..Default::default() }
+        BackendSpec { name: format!("b{last}"), address, port: None, weight, state, ..Default::default() }
     }
 
     #[test]
     fn shares_follow_weights() {
-        let slots = ring(&[backend(1, 10, false), backend(2, 30, false), backend(3, 10, true)], false);
+        let slots = ring(
+            &[backend(1, 10, Up), backend(2, 30, Up), backend(3, 10, Draining), backend(4, 10, Down)],
+            Some(false),
+        );
         assert_eq!(slots.len(), 1021);
         let share = |index| slots.iter().filter(|&&slot| slot == index).count();
         assert_eq!((share(0), share(1), share(2)), (255, 766, 0));
@@ -108,20 +116,20 @@ mod tests {
 
     #[test]
     fn the_ring_grows_with_the_backends() {
-        let many: Vec<_> = (1..=11).map(|last| backend(last, 1, false)).collect();
-        assert_eq!(ring(&many, false).len(), 4093);
-        assert_eq!(ring(&many[..10], false).len(), 1021);
-        assert!(ring(&many, true).is_empty());
-        assert!(ring(&[backend(1, 1, true)], false).is_empty());
+        let many: Vec<_> = (1..=11).map(|last| backend(last, 1, Up)).collect();
+        assert_eq!(ring(&many, Some(false)).len(), 4093);
+        assert_eq!(ring(&many[..10], Some(false)).len(), 1021);
+        assert!(ring(&many, Some(true)).is_empty());
+        assert!(ring(&[backend(1, 1, Down)], Some(false)).is_empty());
     }
 
     /// The point of Maglev: most slots keep their backend when one leaves.
     #[test]
     fn a_leaving_backend_disturbs_few() {
-        let all: Vec<_> = (1..=5).map(|last| backend(last, 1, false)).collect();
+        let all: Vec<_> = (1..=5).map(|last| backend(last, 1, Up)).collect();
         let mut fewer = all.clone();
-        fewer[2].draining = true;
-        let (before, after) = (ring(&all, false), ring(&fewer, false));
+        fewer[2].state = BackendState::Draining;
+        let (before, after) = (ring(&all, Some(false)), ring(&fewer, Some(false)));
         let moved = before.iter().zip(&after).filter(|(b, a)| b != a && **b != 2).count();
         assert!(moved < 1021 / 10, "{moved} slots moved without need");
     }

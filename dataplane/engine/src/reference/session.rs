@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::layer4::{Ip, TCP, Tuple, UDP};
+use super::layer4::{Fragment, Ip, TCP, Tuple, UDP};
 use super::limits::Counted;
 use super::rule::{Ruled, Sight};
+use crate::tables::ServiceMode;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -57,7 +58,7 @@ pub enum Direction {
 pub struct Session {
     /// (client, service address, client port, service port).
     pub forward: Tuple,
-    /// (backend, client, backend port, client port).
+    /// (backend, client, backend port, client port), in full NAT to address and port of the pool; no key in direct modes.
     pub reverse: Tuple,
     /// TCP: a SYN opened it, and its handshake is not finished.
     pub handshake: bool,
@@ -79,6 +80,8 @@ pub struct Session {
     pub ruled: Ruled,
     /// Mark of its service.
     pub service_mark: Option<u8>,
+    /// Mode of its service.
+    pub mode: ServiceMode,
     /// Its policer, an index into the tables of its generation.
     pub policer: Option<usize>,
     /// Whose limits it counts for.
@@ -130,12 +133,18 @@ impl Session {
                 self.reset = true;
                 return;
             }
-            if forward && ip.syn && !ip.ack && (self.reset || self.state() == SessionState::TimeWait) {
+            let ended = match self.state() {
+                SessionState::TimeWait | SessionState::Reset => true,
+                SessionState::Closing => self.mode.is_direct(),
+                _ => false,
+            };
+            if forward && ip.syn && !ip.ack && ended {
                 (self.handshake, self.answered, self.fins) = (true, false, [false; 2]);
             }
             self.reset = false;
         }
-        self.answered |= !forward;
+        // In direct modes nobody here would ever see an answer.
+        self.answered |= !forward || self.mode.is_direct();
         if ip.fin {
             self.fins[usize::from(!forward)] = true;
         }
@@ -160,7 +169,8 @@ pub struct TcpFlags {
 
 impl TcpFlags {
     pub(super) fn of(ip: &Ip) -> Self {
-        if ip.protocol != TCP {
+        // The first fragment has them, and tells them once.
+        if ip.protocol != TCP || ip.fragment == Fragment::Later {
             return Self::default();
         }
         let flags = ip.body()[13];
@@ -198,7 +208,7 @@ impl Sessions {
         self.all.iter().enumerate().find_map(|(index, session)| {
             if session.forward == *tuple {
                 Some((index, Direction::Forward))
-            } else if session.reverse == *tuple {
+            } else if session.reverse == *tuple && !session.mode.is_direct() {
                 Some((index, Direction::Reverse))
             } else {
                 None

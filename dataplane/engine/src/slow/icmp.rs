@@ -64,7 +64,9 @@ pub(super) fn error_for(punt: PuntReason, v6: bool, mtu: u16) -> (Error, DropRea
         PuntReason::RuleReject => ((3, 13), (1, 1), DropReason::RuleReject),
         PuntReason::MtuExceeded => ((3, 4), (2, 0), DropReason::MtuExceeded),
         PuntReason::Neighbour => ((3, 1), (1, 3), DropReason::NeighbourUnreachable),
-        PuntReason::NoRoute | PuntReason::Arp | PuntReason::Local => ((3, 0), (1, 0), DropReason::NoRoute),
+        PuntReason::NoRoute | PuntReason::Arp | PuntReason::Local | PuntReason::Fragment => {
+            ((3, 0), (1, 0), DropReason::NoRoute)
+        }
     };
     let (kind, code) = if v6 { v6_error } else { v4_error };
     let rest = if punt == PuntReason::MtuExceeded { u32::from(mtu) } else { 0 };

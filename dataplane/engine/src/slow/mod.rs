@@ -4,6 +4,7 @@
 
 mod announce;
 mod arp;
+mod fragment;
 mod icmp;
 mod nd;
 mod neighbour;
@@ -18,6 +19,7 @@ use crate::burst::{Egress, Fate};
 use crate::flow::FlowKey;
 use crate::io::{PacketBuf, PacketPool};
 use crate::ledger::{Backend, Injected, Punted};
+use crate::observe::{End, Lens};
 use crate::ports::{PortFacts, PortSlot};
 use crate::reason::{ConsumeReason, DropReason, PuntReason};
 use crate::received::Received;
@@ -57,6 +59,10 @@ struct Output<K: Backend> {
     facts: PortFacts,
     stats: Arc<ThreadStats>,
     totals: Totals,
+    /// Whoever looks at packets that end here.
+    lens: Option<Box<Lens>>,
+    /// Where the packet in hand was received, or must leave.
+    place: Option<PortSlot>,
 }
 
 /// What a punted packet is about, found again by parsing it under the slow path's generation.
@@ -82,7 +88,7 @@ impl<K: Backend> SlowPath<K> {
             reader,
             generation,
             neighbours: neighbour::Neighbours::new(table),
-            out: Output { links, pool, facts, stats, totals: Totals::default() },
+            out: Output { links, pool, facts, stats, totals: Totals::default(), lens: None, place: None },
             icmp_bucket: icmp::Bucket::default(),
             announcements: None,
         }
@@ -105,15 +111,20 @@ impl<K: Backend> SlowPath<K> {
             self.generation = self.reader.generation();
             self.neighbours.retain_interfaces(self.reader.current(), &mut self.out);
         }
+        if let Some(lens) = &mut self.out.lens {
+            lens.tick(now);
+        }
         let mut taken = 0;
         for worker in 0..self.out.links.len() {
             for _ in 0..PUNTS_PER_TURN {
                 let Ok(punted) = self.out.links[worker].punts.pop() else { break };
                 self.out.totals.taken += 1;
                 taken += 1;
+                self.out.place = Some(punted.port);
                 self.handle(now, worker, punted);
             }
         }
+        self.out.place = None;
         for (worker, held) in self.neighbours.timers(now, self.reader.current(), &mut self.out) {
             self.host_unreachable(now, worker, held);
         }
@@ -141,6 +152,14 @@ impl<K: Backend> SlowPath<K> {
         self.out.stats.totals.publish(&self.out.totals);
     }
 
+    /// Looks at packets that end here through this lens from now on, or no more; returns the one before.
+    pub fn observe(&mut self, mut lens: Option<Box<Lens>>, now: u64) -> Option<Box<Lens>> {
+        if let Some(lens) = &mut lens {
+            lens.begin_visit(now);
+        }
+        std::mem::replace(&mut self.out.lens, lens)
+    }
+
     /// The neighbours, in order of creation.
     pub fn neighbours(&self) -> impl Iterator<Item = NeighbourInfo> + '_ {
         self.neighbours.list()
@@ -162,6 +181,9 @@ impl<K: Backend> SlowPath<K> {
             self.neighbours.hold(now, worker, punted, snapshot, &mut self.out);
             return;
         }
+        if punted.reason == PuntReason::Fragment {
+            return self.fragment(now, worker, punted);
+        }
         let (mut head, mut key) = (parse::Head::default(), FlowKey::default());
         let mac = self.out.facts.mac(punted.port);
         let parsed = parse::headers(punted.packet.data(), mac, punted.port, snapshot, &mut head, &mut key);
@@ -170,7 +192,7 @@ impl<K: Backend> SlowPath<K> {
             (PuntReason::Arp, Err(Fate::Punt(PuntReason::Arp))) => self.arp(now, &subject, punted.packet),
             (PuntReason::Local, Ok(())) => self.local(now, &subject, punted.packet),
             (PuntReason::RuleReject, Ok(())) if reset::is_for(&subject.head) => {
-                self.reset(now, &subject, punted.packet)
+                self.reset(now, &subject, punted.packet);
             }
             (_, Ok(())) => {
                 let (error, reason) = icmp::error_for(punted.reason, subject.head.v6, punted.mtu);
@@ -186,7 +208,16 @@ impl<K: Backend> SlowPath<K> {
     /// Packets for one of our addresses.
     fn local(&mut self, now: u64, subject: &Subject, packet: K::Buf) {
         let head = &subject.head;
-        if head.is_icmp() && !icmp::checksum_holds(packet.data(), head, &subject.key) {
+        if head.fragment {
+            // To a service address where nothing is: their upper layer is not all here.
+            if !head.is_icmp()
+                && !head.later_fragment
+                && let Some(error) = icmp::local_unreachable(packet.data(), head)
+            {
+                self.icmp_error(now, subject, packet.data(), error);
+            }
+            self.out.drop(packet, DropReason::LocalUnreachable);
+        } else if head.is_icmp() && !icmp::checksum_holds(packet.data(), head, &subject.key) {
             self.out.drop(packet, DropReason::L4Malformed);
         } else if head.is_icmp() && head.v6 && matches!(head.flags_or_type, 135 | 136) {
             self.nd(now, subject, packet);
@@ -270,6 +301,13 @@ impl<K: Backend> SlowPath<K> {
 impl<K: Backend> Output<K> {
     /// A packet of our own with this content; counts as originated.
     fn make(&mut self, content: &[u8]) -> Option<K::Buf> {
+        let packet = self.buffer(content)?;
+        self.totals.originated += 1;
+        Some(packet)
+    }
+
+    /// A buffer with this content, which is no packet yet.
+    fn buffer(&mut self, content: &[u8]) -> Option<K::Buf> {
         let made = self.pool.alloc().filter(|packet| packet.tailroom() >= content.len());
         let Some(mut packet) = made else {
             self.stats.originate_failed.add(1);
@@ -278,17 +316,25 @@ impl<K: Backend> Output<K> {
         // The room was just checked.
         let _ = packet.resize(content.len());
         packet.data_mut().copy_from_slice(content);
-        self.totals.originated += 1;
         Some(packet)
     }
 
     fn drop(&mut self, packet: K::Buf, reason: DropReason) {
+        self.look(&packet, End::Dropped(reason));
         drop(packet);
         self.totals.dropped += 1;
         self.stats.drops[reason.index()].add(1);
     }
 
+    /// Shows a packet that ends to whoever looks.
+    fn look(&mut self, packet: &K::Buf, end: End) {
+        if let Some(lens) = &mut self.lens {
+            lens.aside(packet.data(), self.place, end, None);
+        }
+    }
+
     fn consume(&mut self, packet: K::Buf, reason: ConsumeReason) {
+        self.look(&packet, End::Consumed(reason));
         drop(packet);
         self.totals.consumed += 1;
         self.stats.consumed[reason.index()].add(1);

@@ -165,7 +165,8 @@ impl<B: PacketBuf> Neighbours<B> {
         self.resolve(now, worker, held, key, snapshot, output);
     }
 
-    fn resolve<K: Backend<Buf = B>>(
+    /// Sends a finished packet to a neighbour, or keeps it until that is known.
+    pub(super) fn resolve<K: Backend<Buf = B>>(
         &mut self,
         now: u64,
         worker: usize,

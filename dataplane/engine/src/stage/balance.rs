@@ -4,7 +4,7 @@
 //! get no session.
 
 use crate::burst::{Burst, Columns, Fate, NO_MARK, NONE, Rewrite, Verdict};
-use crate::flow::FlowKey;
+use crate::flow::{Addr, FlowKey};
 use crate::io::PacketBuf;
 use crate::reason::{DropReason, LookupResult, PuntReason, SessionEnd};
 use crate::sampling::Sampling;
@@ -15,7 +15,7 @@ use crate::stats::ThreadStats;
 use crate::table::rules::{Rule, RuleKey};
 use crate::table::services::{Backend, Service};
 use crate::table::sessions::{Admission, Decision, Direction, Hit, NewSession, Refused, ServiceLimits, Sessions, tcp};
-use crate::tables::RuleAction;
+use crate::tables::{BackendLoss, RuleAction, ServiceMode};
 use crate::wire::{TCP, UDP};
 
 /// What the stage works on besides the burst.
@@ -105,7 +105,7 @@ pub(super) enum Applied {
     Done,
     /// A rule of this generation denies or rejects it; the session ended.
     Refused(Fate),
-    /// Its service is gone; the session ended and the packet stands alone.
+    /// Its service, or what the service wants of it, is gone; the session ended and the packet stands alone.
     Gone,
 }
 
@@ -132,12 +132,20 @@ fn apply_session(hit: Hit, columns: &mut Columns, lane: usize, context: &mut Con
     const { assert!(NONE == u32::MAX) };
     let policer = decision.policer | (direction as u32).wrapping_neg();
     let more = (decision.more != NONE) | (decision.counting != 0);
-    let rewrite = [Rewrite::Destination, Rewrite::Source][direction as usize];
-    columns.verdict[lane] = Verdict { policer, mark: decision.mark, rewrite };
+    let is_nat = decision.mode == ServiceMode::Nat as u8;
+    let mode = decision.mode;
+    let rewrite =
+        if is_nat { [Rewrite::Destination, Rewrite::Source][direction as usize] } else { decision.mode().into() };
+    columns.verdict[lane] = Verdict { policer, mark: decision.mark, rewrite, colour: None };
     if let Some(session) = context.sessions.get(hit) {
         (columns.target[lane], columns.port[lane]) = session.target(direction);
     }
-    context.sessions.touch(hit, context.now, head.flags_or_type);
+    let flags = head.flags_or_type;
+    if is_nat {
+        context.sessions.touch(hit, context.now, flags);
+    } else {
+        unusual(mode, hit, columns, lane, context);
+    }
     context.hits[direction as usize] += 1;
     if more && let Some(&Decision { more, counting, .. }) = context.sessions.decision(hit.entry()) {
         do_more(more, counting, direction == Direction::Forward, columns, lane, context);
@@ -182,6 +190,28 @@ pub(super) fn current_decision(
     context.sessions.decision(hit.entry()).copied().ok_or(Applied::Gone)
 }
 
+/// What a packet of a session asks for whose service does not simply rewrite one end.
+#[inline(never)]
+fn unusual(mode: u8, hit: Hit, columns: &mut Columns, lane: usize, context: &mut Context<'_>) {
+    let flags = columns.head[lane].flags_or_type;
+    if mode != ServiceMode::FullNat as u8 {
+        return context.sessions.touch_one_way(hit, context.now, flags);
+    }
+    context.sessions.touch(hit, context.now, flags);
+    let Some([to, from]) = both_ends(context.sessions, hit) else { return };
+    (columns.target[lane], columns.port[lane]) = to;
+    (columns.source[lane], columns.source_port[lane]) = from;
+}
+
+/// What destination and source become of packets of a full NAT's session.
+pub(super) fn both_ends(sessions: &Sessions, hit: Hit) -> Option<[(Addr, u16); 2]> {
+    let (session, source) = (sessions.get(hit)?, sessions.source(hit.entry())?);
+    Some(match hit.direction() {
+        Direction::Forward => [session.target(Direction::Forward), (source.address, source.port)],
+        Direction::Reverse => [(session.client(), session.client_port()), session.target(Direction::Reverse)],
+    })
+}
+
 /// First touch after a push: rules and service anew, binding kept. `Err` when the session ends.
 #[cold]
 fn redecide(hit: Hit, columns: &mut Columns, lane: usize, context: &mut Context<'_>) -> Result<(), Applied> {
@@ -222,7 +252,14 @@ fn decide_again(hit: Hit, context: &Context<'_>) -> Result<Decision, Ended> {
     };
     let service = snapshot.services.lookup(session.service(), session.protocol(), session.service_port());
     let service = service.ok_or(Ended::Gone)?;
+    let before = sessions.decision(hit.entry()).map(Decision::mode);
+    if service.stateless || before != Some(service.mode) {
+        return Err(Ended::Gone);
+    }
     let backend = service.backend_at(session.backend(), session.backend_port(), session.service_port());
+    if service.on_backend_loss == BackendLoss::Rebalance && backend.is_none_or(|b| b.down) {
+        return Err(Ended::Gone);
+    }
     Ok(decide(context.generation, service, backend, Ruled { counting, ..ruled }))
 }
 
@@ -255,6 +292,7 @@ fn decide(generation: u64, service: &Service, backend: Option<&Backend>, ruled: 
         more,
         counting,
         mark: mark.or(service.mark).unwrap_or(NO_MARK),
+        mode: service.mode as u8,
         ..Decision::default()
     }
 }
@@ -322,9 +360,6 @@ fn judge<B: PacketBuf>(
     if !context.snapshot.services.is_address(key.dst) {
         return Ok(());
     }
-    if head.fragment {
-        return Err(Fate::Drop(DropReason::FragmentUnsupported));
-    }
     let eligible = head.has_ports() || head.is_echo_request();
     let service = if eligible { context.snapshot.services.lookup(key.dst, key.protocol, key.dport) } else { None };
     count_miss(context.stats, service.is_some(), head, key);
@@ -336,32 +371,47 @@ fn judge<B: PacketBuf>(
     if let Some(object) = context.stats.object(backend.counter) {
         object.matched.count(len);
     }
+    let decision = decide(context.generation, service, Some(backend), ruled);
+    let Decision { policer, mark, .. } = decision;
+    columns.verdict[lane] = Verdict { policer, mark, rewrite: service.mode.into(), colour: None };
+    (columns.target[lane], columns.port[lane]) = (backend.address, backend.port.unwrap_or(key.dport));
+    if service.stateless {
+        return Ok(());
+    }
     let flags = if head.has_ports() { head.flags_or_type } else { 0 };
     let admission = match &service.limits {
         None => Admission::default(),
         Some(limits) => admit(limits, key, flags, service.counter, context)?,
     };
+    let mut source = None;
+    if service.mode == ServiceMode::FullNat {
+        let taken = context.sessions.take_port(key, service.pool(key));
+        let taken = taken.ok_or(Fate::Drop(DropReason::NatPortsExhausted))?;
+        (columns.source[lane], columns.source_port[lane]) = (taken.address, taken.port);
+        source = Some(taken);
+    }
     let new = NewSession {
+        source,
         key: *key,
         backend: backend.address,
-        backend_port: backend.port.unwrap_or(key.dport),
+        backend_port: columns.port[lane],
         flags,
         dscp: rule::dscp(head, packet),
         place: (place, head.vlan),
         now: context.now,
-        decision: decide(context.generation, service, Some(backend), ruled),
+        decision,
         admission,
     };
     context.sessions.create(&new).map_err(|refused| {
+        if let Some(source) = source {
+            context.sessions.give_port_back(source, key.protocol);
+        }
         Fate::Drop(match refused {
             Refused::Conflict => DropReason::NatConflict,
             Refused::Full => DropReason::SessionTableFull,
         })
     })?;
     context.stats.sessions_created.add(1);
-    let Decision { policer, mark, .. } = new.decision;
-    columns.verdict[lane] = Verdict { policer, mark, rewrite: Rewrite::Destination };
-    (columns.target[lane], columns.port[lane]) = (new.backend, new.backend_port);
     Ok(())
 }
 

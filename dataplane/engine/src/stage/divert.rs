@@ -1,9 +1,9 @@
 //! divert: packets that a rule gave a way of its own (`BEHAVIOUR.md` 6 and 8). A part of route, left out while no rule does so.
 //!
-//! Reads `head`, `key`, `verdict`, `target`, `way`. Writes `egress`. Ends lanes as route does.
+//! Reads `head`, `key`, `verdict`, `target`, `way`. Writes `egress`, `too_long`. Ends lanes as route does.
 
-use super::route::{follow, judge};
-use crate::burst::{Burst, Fate, Mask, Rewrite};
+use super::route::{end, follow, judge};
+use crate::burst::{Burst, Fate, Mask};
 use crate::io::PacketBuf;
 use crate::snapshot::{Detour, Snapshot};
 use crate::table::neighbours::NeighbourTable;
@@ -11,15 +11,19 @@ use crate::table::neighbours::NeighbourTable;
 /// Runs the stage; returns the lanes that are left to route.
 #[cold]
 pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, neighbours: &NeighbourTable) -> Mask {
-    let mut left = burst.active;
+    let (mut left, mut ended) = (burst.active, Mask::default());
     for lane in burst.active.lanes() {
         let index = lane.index();
         let columns = &mut *burst.columns;
+        // The way to a backend that answers by itself is the backend's.
+        if columns.verdict[index].rewrite.is_direct() {
+            continue;
+        }
         let (head, key) = (&columns.head[index], &columns.key[index]);
         let found = match snapshot.detour(columns.way[index]) {
             Some(Detour::NextHop { v6, egress }) if *v6 == head.v6 => Ok(*egress),
             Some(Detour::Table(table)) => {
-                let rewritten = columns.verdict[index].rewrite == Rewrite::Destination;
+                let rewritten = columns.verdict[index].rewrite.leads_to_target();
                 let to = if rewritten { columns.target[index] } else { key.dst };
                 follow(snapshot, snapshot.route_in(*table, to), to, key)
             }
@@ -35,9 +39,8 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, neighbou
             Err(fate) => fate,
         };
         columns.fate[index] = fate;
-        if fate != Fate::Active {
-            burst.active.remove(lane);
-        }
+        ended.insert_if(lane, fate != Fate::Active);
     }
+    end(burst, ended);
     left
 }

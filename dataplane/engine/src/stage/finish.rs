@@ -10,6 +10,7 @@ use crate::ports::{PortFacts, UNTAGGED};
 use crate::reason::{DropReason, PuntReason};
 use crate::received::Received;
 use crate::snapshot::{Interface, Snapshot};
+use crate::stage::encapsulate::{self, Station};
 use crate::stage::parse::Head;
 use crate::stats::ThreadStats;
 use crate::table::neighbours::NeighbourTable;
@@ -84,7 +85,7 @@ fn unchanged<B: PacketBuf, const V6: bool>(
     let Some(packet) = packets.get_mut(lane) else { return };
     let (head, egress, key) = (&columns.head[lane], &columns.egress[lane], &columns.key[lane]);
     let received = &mut columns.received[lane];
-    let remember = |frame: &[u8], l3| *received = Received::of(frame, l3, head, key);
+    let remember = |packet: &[u8], l3| *received = Received::of(packet, l3, head, key);
     let mark = received_mark(head, context.snapshot);
     columns.fate[lane] = send::<B, V6>(packet, head, egress, mark, context, remember, |_, _| Change::default());
 }
@@ -95,20 +96,28 @@ fn changed<B: PacketBuf, const V6: bool>(packets: &mut [B], columns: &mut Column
     let Some(packet) = packets.get_mut(lane) else { return };
     let (head, egress, key) = (&columns.head[lane], &columns.egress[lane], &columns.key[lane]);
     let Verdict { mark, rewrite, .. } = columns.verdict[lane];
+    if rewrite.is_tunnel() {
+        columns.fate[lane] = tunnel(packet, columns, lane, context);
+        return;
+    }
     let to = (columns.target[lane], columns.port[lane]);
+    let from = (columns.source[lane], columns.source_port[lane]);
     let received = &mut columns.received[lane];
-    let remember = |frame: &[u8], l3| *received = Received::of(frame, l3, head, key);
+    let remember = |packet: &[u8], l3| *received = Received::of(packet, l3, head, key);
     columns.fate[lane] = send::<B, V6>(packet, head, egress, mark, context, remember, |frame, l3| {
         if rewrite == Rewrite::None {
             return Change::default();
         }
         let l4 = usize::from(head.l4 - u16::from(head.l3)) + l3;
+        if rewrite == Rewrite::Both {
+            return translate_both::<V6>(frame, (l3, l4), head, key, [to, from]);
+        }
         translate::<V6>(frame, (l3, l4), head, key, rewrite, to)
     });
 }
 
 /// Layer-2 header, `translate` (given the frame and the offset of its L3 header), age and mark. A packet whose next hop is not known is
-/// given to `remember` before: should it wait in vain, its sender is told about the packet that it sent.
+/// given to `remember` before, with that offset: should it wait in vain, its sender is told about the packet that it sent.
 #[inline(always)]
 fn send<B: PacketBuf, const V6: bool>(
     packet: &mut B,
@@ -125,12 +134,32 @@ fn send<B: PacketBuf, const V6: bool>(
     let source = context.facts.mac_word(out.port);
     let frame = packet.data_mut();
     if station.is_none() {
-        remember(frame, l3);
+        remember(frame.get(l3..).unwrap_or(&[]), l3);
     }
     layer2(frame, V6, out, station.unwrap_or_default(), source);
     let change = translate(frame, l3);
     age_and_mark::<V6>(frame.get_mut(l3..).unwrap_or(&mut []), head, mark, change);
     if station.is_some() { Fate::Transmit } else { Fate::Punt(PuntReason::Neighbour) }
+}
+
+/// A packet for a backend behind a tunnel.
+#[inline(never)]
+fn tunnel<B: PacketBuf>(packet: &mut B, columns: &mut Columns, lane: usize, context: &Context<'_>) -> Fate {
+    let egress = &columns.egress[lane];
+    let Some(out) = context.snapshot.interface(egress.interface) else { return Fate::Drop(DropReason::TxPortGone) };
+    let to = context.neighbours.lookup_word(&out.neighbour(egress.next_hop), egress.neighbour_hash);
+    if to.is_none() {
+        let (head, key) = (&columns.head[lane], &columns.key[lane]);
+        let inside = encapsulate::inside(columns, lane, out);
+        columns.received[lane] =
+            Received::of(packet.data().get(usize::from(head.l3)..).unwrap_or(&[]), inside, head, key);
+    }
+    let station = Station { to: to.unwrap_or_default(), from: context.facts.mac_word(out.port) };
+    match encapsulate::process(packet, columns, lane, out, &station) {
+        None => Fate::Drop(DropReason::NoHeadroom),
+        Some(()) if to.is_some() => Fate::Transmit,
+        Some(()) => Fate::Punt(PuntReason::Neighbour),
+    }
 }
 
 /// Meters the packet. False: dropped. The policer's mark wins over the others.
@@ -139,7 +168,9 @@ fn police(verdict: &mut Verdict, octets: usize, context: &mut Context<'_>) -> bo
     let Some(table) = context.snapshot.policers.get(verdict.policer as usize) else { return true };
     let Some(policer) = context.policers.get_mut(table.slot as usize) else { return true };
     policer.sync(table, context.generation);
-    let colour = match policer.meter(context.now, octets) {
+    let colour = policer.meter(context.now, octets);
+    verdict.colour = Some(colour);
+    let colour = match colour {
         Colour::Green => 0,
         Colour::Yellow => 1,
         Colour::Red => 2,
@@ -165,7 +196,7 @@ fn police(verdict: &mut Verdict, octets: usize, context: &mut Context<'_>) -> bo
 
 /// TTL, DSCP and the IPv4 header's checksum, under which `change` has happened already.
 #[inline(always)]
-fn age_and_mark<const V6: bool>(packet: &mut [u8], head: &Head, mark: u8, mut change: Change) {
+pub fn age_and_mark<const V6: bool>(packet: &mut [u8], head: &Head, mark: u8, mut change: Change) {
     let Some(header) = packet.first_chunk_mut::<20>() else { return };
     header[if V6 { 7 } else { 8 }] = head.ttl - 1;
     if mark != NO_MARK {
@@ -181,6 +212,20 @@ fn age_and_mark<const V6: bool>(packet: &mut [u8], head: &Head, mark: u8, mut ch
         let old = u16::from_be_bytes([header[10], header[11]]);
         [header[10], header[11]] = change.apply(old).to_be_bytes();
     }
+}
+
+/// Both ends, one after the other (full NAT).
+#[inline(never)]
+fn translate_both<const V6: bool>(
+    frame: &mut [u8],
+    offsets: (usize, usize),
+    head: &Head,
+    key: &FlowKey,
+    [to, from]: [(u128, u16); 2],
+) -> Change {
+    let mut change = translate::<V6>(frame, offsets, head, key, Rewrite::Destination, to);
+    change.join(translate::<V6>(frame, offsets, head, key, Rewrite::Source, from));
+    change
 }
 
 /// Address, port and L4 checksum; returns what changed under the IPv4 header's checksum.

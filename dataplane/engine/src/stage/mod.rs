@@ -1,8 +1,11 @@
 //! The stages in the order a packet meets them. Each ends where memory latency begins: it computes an address, prefetches and hands on.
 
 pub mod balance;
+pub mod direct;
 mod divert;
+pub mod encapsulate;
 pub mod finish;
+pub mod fragment;
 pub mod parse;
 pub mod related;
 pub mod route;

@@ -1,15 +1,16 @@
 //! related: ICMP errors about packets that were translated here (`BEHAVIOUR.md` 5, "ICMP errors"; RFC 5508 s4, RFC 7690).
 //!
-//! Reads the frame, `head`, `key`. Writes `verdict`, `target`, `port`; translates the quote inside the error. Part of balance, which calls it in
+//! Reads the frame, `head`, `key`. Writes `verdict`, `target`, `port`, `source`, `source_port`; translates the quote inside the error. Part of balance, which calls it in
 //! lane order for the few lanes of [`Burst::errors`].
 
 use crate::burst::{Burst, Fate, Lane, NONE, Rewrite, Verdict};
 use crate::flow::{Addr, FlowKey, v4};
 use crate::io::PacketBuf;
 use crate::reason::DropReason;
-use crate::stage::balance::{Applied, Context, current_decision};
+use crate::stage::balance::{Applied, Context, both_ends, current_decision};
 use crate::stage::parse::{Head, quoted_chain};
 use crate::table::sessions::Direction;
+use crate::tables::ServiceMode;
 use crate::wire::{Change, ICMP, ICMPV6, TCP, UDP, be16, be32, be128, checksum_holds, put};
 
 /// Octets of an ICMP error before the quote.
@@ -28,9 +29,11 @@ struct Quote {
 
 /// What the error becomes.
 struct Translation {
-    direction: Direction,
-    /// The end behind the service for [`Direction::Forward`], the service for [`Direction::Reverse`].
-    target: (Addr, u16),
+    rewrite: Rewrite,
+    /// What its destination becomes, and the quote's source, where the rewriting changes these.
+    to: (Addr, u16),
+    /// What its source becomes, and the quote's destination.
+    from: (Addr, u16),
     mark: u8,
 }
 
@@ -54,10 +57,17 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, lane: Lane, context: &mut Con
         }
     };
     let Some((packet, columns)) = burst.packet_and_columns(lane) else { return false };
-    translate(packet.data_mut(), &head, &quote, &translation);
-    let rewrite = [Rewrite::Destination, Rewrite::Source][translation.direction as usize];
-    columns.verdict[index] = Verdict { policer: NONE, mark: translation.mark, rewrite };
-    (columns.target[index], columns.port[index]) = translation.target;
+    let Translation { rewrite, to, from, mark } = translation;
+    // The quoted packet travelled against the error: what is the error's destination is its source.
+    if matches!(rewrite, Rewrite::Destination | Rewrite::Both) {
+        translate(packet.data_mut(), &head, &quote, End::Source, to);
+    }
+    if matches!(rewrite, Rewrite::Source | Rewrite::Both) {
+        translate(packet.data_mut(), &head, &quote, End::Destination, from);
+    }
+    columns.verdict[index] = Verdict { policer: NONE, mark, rewrite, colour: None };
+    (columns.target[index], columns.port[index]) = to;
+    (columns.source[index], columns.source_port[index]) = from;
     burst.judged.insert(lane);
     context.stats.icmp_errors_translated.add(1);
     true
@@ -86,8 +96,15 @@ fn translation<B: PacketBuf>(
         Err(Applied::Gone | Applied::Done) => return Ok(None),
     };
     let direction = hit.direction();
-    let target = context.sessions.get(hit).map(|session| session.target(direction));
-    Ok(target.map(|target| Translation { direction, target, mark: decision.mark }))
+    let rewrite = match (decision.mode(), direction) {
+        (ServiceMode::Nat, Direction::Reverse) => Rewrite::Source,
+        (mode, _) => mode.into(),
+    };
+    let ends = match rewrite {
+        Rewrite::Both => both_ends(context.sessions, hit),
+        _ => context.sessions.get(hit).map(|session| [session.target(direction); 2]),
+    };
+    Ok(ends.map(|[to, from]| Translation { rewrite, to, from, mark: decision.mark }))
 }
 
 /// RFC 5508 REQ-3: the checksums of the message and of the quoted IPv4 header.
@@ -128,11 +145,16 @@ fn quote(frame: &[u8], head: &Head, key: &FlowKey) -> Option<Quote> {
     })
 }
 
-/// Addresses, ports and checksums of the quote, and the message's checksum over them. The error's own addresses follow in finish.
-fn translate(frame: &mut [u8], head: &Head, quote: &Quote, translation: &Translation) {
-    let (address, port) = translation.target;
-    // The quoted packet travelled against the error: what is the error's destination is its source.
-    let source = translation.direction == Direction::Forward;
+/// An end of the quoted packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Source,
+    Destination,
+}
+
+/// Address, port and checksums of the quote, and the message's checksum over them. The error's own addresses follow in finish.
+fn translate(frame: &mut [u8], head: &Head, quote: &Quote, end: End, (address, port): (Addr, u16)) {
+    let source = end == End::Source;
     let (old, old_port) = if source { (quote.key.dst, quote.key.dport) } else { (quote.key.src, quote.key.sport) };
     let (mut inside, mut message) = (Change::default(), Change::default());
     inside.address(old, address);

@@ -1,13 +1,14 @@
 //! route: longest prefix, next hop, TTL and MTU (`BEHAVIOUR.md` 8, 9.1, 9.2).
 //!
-//! Reads `head`, `key`, `verdict`, `target`. Writes `egress`. Ends lanes without a way, or too old or too long for it.
+//! Reads `head`, `key`, `verdict`, `target`. Writes `egress`, `too_long`. Ends lanes without a way, or too old or too long for it.
 
-use crate::burst::{BURST, Burst, Columns, Egress, Fate, Mask, Rewrite};
-use crate::flow::{Addr, FlowKey};
+use crate::burst::{BURST, Burst, Columns, Egress, Fate, Mask};
+use crate::flow::{Addr, FlowKey, is_v4};
 use crate::hash::ECMP_SEED;
 use crate::io::PacketBuf;
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::{Route, Snapshot};
+use crate::stage::direct::{self, Lanes};
 use crate::stage::divert;
 use crate::stage::parse::Head;
 use crate::table::fib::{Fib, Found};
@@ -35,7 +36,9 @@ fn look_up<'a, B: PacketBuf>(
     table: impl Fn(u32) -> Option<&'a Fib>,
 ) {
     let judged = burst.judged;
-    let (v4, v6) = (active.without(burst.v6), active.and(burst.v6));
+    let direct = if snapshot.services.has_direct() { direct::lanes(burst) } else { Lanes::default() };
+    let towards_v6 = burst.v6.xor(direct.crossing);
+    let (v4, v6) = (active.without(towards_v6), active.and(towards_v6));
     let columns = &mut *burst.columns;
     let (mut to, mut found) = ([0; BURST], [Found::default(); BURST]);
     for lane in active.lanes() {
@@ -43,7 +46,7 @@ fn look_up<'a, B: PacketBuf>(
     }
     for lane in active.and(judged).lanes() {
         let lane = lane.index();
-        if columns.verdict[lane].rewrite == Rewrite::Destination {
+        if columns.verdict[lane].rewrite.leads_to_target() {
             to[lane] = columns.target[lane];
         }
     }
@@ -72,17 +75,46 @@ fn look_up<'a, B: PacketBuf>(
         }
     }
     let mut ended = Mask::default();
-    for lane in v4.lanes() {
+    for lane in v4.without(direct.all).lanes() {
         let index = lane.index();
         let route = table(columns.head[index].interface).and_then(|fib| fib.second_v4(found[index]));
         ended.insert_if(lane, !choose(columns, index, snapshot, neighbours, to[index], route));
     }
-    for lane in v6.lanes() {
+    for lane in v6.without(direct.all).lanes() {
         let index = lane.index();
         let route = table(columns.head[index].interface).and_then(|fib| fib.second_v6(to[index], found[index]));
         ended.insert_if(lane, !choose(columns, index, snapshot, neighbours, to[index], route));
     }
-    burst.active = burst.active.without(ended);
+    for lane in direct.all.lanes() {
+        let index = lane.index();
+        let fib = table(columns.head[index].interface);
+        let route = fib.and_then(|fib| {
+            if is_v4(to[index]) { fib.second_v4(found[index]) } else { fib.second_v6(to[index], found[index]) }
+        });
+        let route = route.and_then(|at| snapshot.route_at(at));
+        let outcome = follow(snapshot, route, to[index], &columns.key[index]).and_then(|egress| {
+            neighbours.prefetch(egress.neighbour_hash);
+            columns.egress[index] = egress;
+            direct::judge(columns, index, &egress)
+        });
+        if let Err(fate) = outcome {
+            columns.fate[index] = fate;
+            ended.insert(lane);
+        }
+    }
+    end(burst, ended);
+}
+
+/// Ends lanes, but for those that go on and are cut when they are finished: so they are one packet to policers.
+#[inline]
+pub(super) fn end<B: PacketBuf>(burst: &mut Burst<B>, mut lanes: Mask) {
+    if !lanes.is_empty() {
+        for lane in to_be_cut(&mut burst.columns, lanes).lanes() {
+            burst.too_long.insert(lane);
+            lanes.remove(lane);
+        }
+        burst.active = burst.active.without(lanes);
+    }
 }
 
 /// The next hop of a lane whose longest match is `route`. False when the lane ends.
@@ -123,8 +155,22 @@ pub(super) fn judge(head: &Head, mtu: u16) -> Fate {
     } else if head.dont_fragment {
         Fate::Punt(PuntReason::MtuExceeded)
     } else {
-        Fate::Drop(DropReason::MtuExceeded)
+        Fate::Punt(PuntReason::Fragment)
     }
+}
+
+/// Those of the lanes that are only too long and may be cut.
+#[cold]
+fn to_be_cut(columns: &mut Columns, lanes: Mask) -> Mask {
+    let mut cut = Mask::default();
+    for lane in lanes.lanes() {
+        let fate = &mut columns.fate[lane.index()];
+        if *fate == Fate::Punt(PuntReason::Fragment) {
+            *fate = Fate::Active;
+            cut.insert(lane);
+        }
+    }
+    cut
 }
 
 /// The way to a destination from an interface's table; `key` chooses among several next hops.

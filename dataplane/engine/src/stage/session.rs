@@ -62,7 +62,7 @@ pub fn process<B: PacketBuf>(
             continue;
         }
         let service = snapshot.services.lookup(key.dst, key.protocol, key.dport);
-        if let Some(backend) = service.and_then(|service| service.pick(key)) {
+        if let Some(backend) = service.filter(|service| !service.stateless).and_then(|service| service.pick(key)) {
             sessions.prefetch_creation(nth, &backend.reply_to(key));
             nth += 1;
         }

@@ -2,7 +2,7 @@
 //!
 //! Reads `head`, `key`. Ends lanes whose session another worker owns. NAT keeps the client's address and port, so both directions of a session
 //! show them: towards the service as source, from the backend as destination. Their hash names the owner, whatever queue the device
-//! chose, and nothing is shared to find it.
+//! chose, and nothing is shared to find it. Full NAT's replies name it by the port of the pool.
 
 use crate::burst::{Burst, Fate};
 use crate::flow::{Addr, FlowKey};
@@ -37,6 +37,10 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, me: usiz
 /// The worker that owns the session a tuple may belong to; `None` when no session can exist for it.
 #[inline]
 pub fn owner(snapshot: &Snapshot, key: &FlowKey, workers: usize) -> Option<usize> {
+    if snapshot.is_pool(key.dst) {
+        // Each worker gives out the ports of its own number only.
+        return Some(usize::from(key.dport) % workers.max(1));
+    }
     let client = if snapshot.services.is_address(key.dst) {
         (key.src, key.sport)
     } else if snapshot.is_backend(key.src) {

@@ -3,6 +3,7 @@
 
 pub mod fib;
 pub mod filter;
+pub mod fragments;
 pub mod neighbours;
 pub mod policer;
 pub mod ring;

@@ -11,7 +11,7 @@
 
 use crate::flow::FlowKey;
 use crate::hash::{MAGLEV_FLOW_SEED, RING_OFFSET_SEED, RING_SKIP_SEED, backend_words, hash};
-use crate::tables::BackendSpec;
+use crate::tables::{BackendSpec, BackendState};
 
 /// Ring sizes, primes.
 pub const SIZES: [usize; 4] = [1021, 4093, 16381, 65521];
@@ -24,10 +24,13 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Fills a ring with the backends of one family that are not draining. `backends` is in name order; slots hold indexes into it.
-    pub fn build(backends: &[BackendSpec], v6: bool) -> Self {
-        let eligible: Vec<_> =
-            backends.iter().enumerate().filter(|(_, b)| b.address.is_ipv6() == v6 && !b.draining).collect();
+    /// Fills a ring with the backends of one family (or of both) that are up. `backends` is in name order; slots hold indexes into it.
+    pub fn build(backends: &[BackendSpec], v6: Option<bool>) -> Self {
+        let eligible: Vec<_> = backends
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| v6.is_none_or(|v6| b.address.is_ipv6() == v6) && b.state == BackendState::Up)
+            .collect();
         let Some(largest) = eligible.iter().map(|(_, b)| u32::from(b.weight)).max() else { return Self::default() };
         let size = SIZES.into_iter().find(|&m| m >= 100 * eligible.len()).unwrap_or(SIZES[SIZES.len() - 1]);
         let mut slots = vec![u16::MAX; size].into_boxed_slice();
@@ -106,7 +109,6 @@ mod tests {
                 address: format!("10.0.0.{}", i + 1).parse().unwrap(),
                 port: Some(80),
                 weight,
-                draining: false,
                 ..Default::default()
             })
             .collect()
@@ -122,7 +124,7 @@ mod tests {
 
     #[test]
     fn slots_follow_the_weights() {
-        let ring = Ring::build(&backends(&[1, 2, 3, 10]), false);
+        let ring = Ring::build(&backends(&[1, 2, 3, 10]), Some(false));
         for (share, weight) in shares(&ring, 4).iter().zip([1.0, 2.0, 3.0, 10.0]) {
             assert!((share * 16.0 / weight - 1.0).abs() < 0.03, "share {share} for weight {weight}");
         }
@@ -132,8 +134,8 @@ mod tests {
     fn losing_a_backend_moves_few_other_flows() {
         let all = backends(&[1; 20]);
         let mut fewer = all.clone();
-        fewer[7].draining = true;
-        let (before, after) = (Ring::build(&all, false), Ring::build(&fewer, false));
+        fewer[7].state = BackendState::Draining;
+        let (before, after) = (Ring::build(&all, Some(false)), Ring::build(&fewer, Some(false)));
         let moved = before.slots.iter().zip(&after.slots).filter(|&(b, a)| *b != 7 && b != a).count();
         assert!(moved * 100 < before.slots.len() * 5, "{moved} of {} slots moved without need", before.slots.len());
         assert!(!after.slots.contains(&7));
@@ -143,14 +145,14 @@ mod tests {
     fn nobody_eligible_means_no_backend() {
         let mut all = backends(&[1]);
         let key = FlowKey { src: v4(1), dst: v4(2), protocol: 6, sport: 1, dport: 2 };
-        assert!(Ring::build(&all, true).pick(&key, false).is_none());
-        all[0].draining = true;
-        assert!(Ring::build(&all, false).pick(&key, false).is_none());
+        assert!(Ring::build(&all, Some(true)).pick(&key, false).is_none());
+        all[0].state = BackendState::Down;
+        assert!(Ring::build(&all, Some(false)).pick(&key, false).is_none());
     }
 
     #[test]
     fn affinity_ignores_ports() {
-        let ring = Ring::build(&backends(&[1; 8]), false);
+        let ring = Ring::build(&backends(&[1; 8]), Some(false));
         let key = FlowKey { src: v4(1), dst: v4(2), protocol: 6, sport: 1, dport: 2 };
         let picks: Vec<_> = (0..64).map(|sport| ring.pick(&FlowKey { sport, ..key }, true)).collect();
         assert!(picks.windows(2).all(|w| w[0] == w[1]));

@@ -4,7 +4,7 @@ use crate::flow::{Addr, FlowKey, from_ip, is_v4};
 use crate::hash::{hash, mix};
 use crate::table::ring::Ring;
 use crate::table::sessions::ServiceLimits;
-use crate::tables::{BackendSpec, PortRange, ServiceProtocol, ServiceSpec};
+use crate::tables::{BackendLoss, BackendSpec, BackendState, PortRange, ServiceMode, ServiceProtocol, ServiceSpec};
 
 /// A service as the snapshot holds it.
 #[derive(Debug, Clone)]
@@ -19,9 +19,17 @@ pub struct Service {
     pub counter: u32,
     /// Limits of its sessions.
     pub limits: Option<Box<ServiceLimits>>,
+    /// How packets get to its backends.
+    pub mode: ServiceMode,
+    /// Whether it has no sessions.
+    pub stateless: bool,
+    /// What becomes of sessions whose backend is lost.
+    pub on_backend_loss: BackendLoss,
+    /// Sources of full NAT, of IPv4 and IPv6.
+    pools: [Box<[Addr]>; 2],
     source_affinity: bool,
     backends: Box<[Backend]>,
-    /// Rings of IPv4 and IPv6.
+    /// Rings of IPv4 and IPv6 service addresses.
     rings: [Ring; 2],
 }
 
@@ -36,6 +44,8 @@ pub struct Backend {
     pub port: Option<u16>,
     /// Counter slot.
     pub counter: u32,
+    /// Whether the document says that it is out of service.
+    pub down: bool,
 }
 
 impl Backend {
@@ -61,6 +71,12 @@ impl Service {
             mark: spec.mark,
             counter: counter(None),
             limits: None,
+            mode: spec.mode,
+            stateless: spec.stateless,
+            on_backend_loss: spec.on_backend_loss,
+            pools: [false, true].map(|v6| {
+                spec.source_pool.iter().filter(|pool| pool.is_ipv6() == v6).map(|pool| from_ip(*pool)).collect()
+            }),
             source_affinity: spec.source_affinity,
             backends: spec
                 .backends
@@ -70,9 +86,10 @@ impl Service {
                     address: from_ip(b.address),
                     port: b.port,
                     counter: counter(Some(b)),
+                    down: b.state == BackendState::Down,
                 })
                 .collect(),
-            rings: [Ring::build(&spec.backends, false), Ring::build(&spec.backends, true)],
+            rings: [false, true].map(|v6| Ring::build(&spec.backends, (!spec.mode.is_tunnel()).then_some(v6))),
         }
     }
 
@@ -87,6 +104,12 @@ impl Service {
     pub fn pick(&self, key: &FlowKey) -> Option<&Backend> {
         let ring = &self.rings[usize::from(!is_v4(key.dst))];
         self.backends.get(usize::from(ring.pick(key, self.source_affinity)?))
+    }
+
+    /// The addresses that full NAT takes a flow's source from.
+    #[inline]
+    pub fn pool(&self, key: &FlowKey) -> &[Addr] {
+        &self.pools[usize::from(!is_v4(key.dst))]
     }
 
     /// In name order.
@@ -116,10 +139,12 @@ struct Entry {
 #[derive(Debug, Clone, Default)]
 pub struct Services {
     list: Box<[Service]>,
+    /// Whether one of them has a direct mode.
+    direct: bool,
     entries: Vec<Entry>,
     /// Open addressing over `entries`: index + 1, at most half full.
     slots: Box<[u32]>,
-    /// The service addresses, sorted.
+    /// The service addresses and those of source pools, sorted.
     addresses: Vec<Addr>,
     /// Open addressing over the same, at most a quarter full; `::`, which no packet is sent to, is a free place.
     address_set: Box<[Addr]>,
@@ -132,6 +157,8 @@ impl Services {
         let mut addresses: Vec<Addr> = Vec::new();
         let mut by_key = std::collections::HashMap::new();
         for (index, spec) in specs.iter().enumerate() {
+            // Addresses of pools are answered for like services', and nothing is served there.
+            addresses.extend(spec.source_pool.iter().map(|ip| from_ip(*ip)));
             for &ip in &spec.addresses {
                 let address = from_ip(ip);
                 addresses.push(address);
@@ -157,13 +184,20 @@ impl Services {
             slots[slot] = index as u32 + 1;
         }
         let address_set = address_set(&addresses);
-        Self { list: services.into_boxed_slice(), entries, slots, addresses, address_set }
+        let direct = services.iter().any(|service| service.mode.is_direct());
+        Self { list: services.into_boxed_slice(), direct, entries, slots, addresses, address_set }
     }
 
     /// Whether there is none.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    /// Whether packets of some service keep their addresses on the way to the backend.
+    #[inline]
+    pub fn has_direct(&self) -> bool {
+        self.direct
     }
 
     /// By index.
@@ -186,7 +220,7 @@ impl Services {
         range.contains(port).then(|| self.list.get(*index as usize))?
     }
 
-    /// Whether the address is a service's, whatever the protocol.
+    /// Whether the address is a service's, whatever the protocol, or one of a source pool.
     #[inline]
     pub fn is_address(&self, address: Addr) -> bool {
         let mask = self.address_set.len().wrapping_sub(1);
@@ -200,7 +234,7 @@ impl Services {
         }
     }
 
-    /// All service addresses, sorted.
+    /// All service addresses and those of source pools, sorted.
     pub fn addresses(&self) -> &[Addr] {
         &self.addresses
     }

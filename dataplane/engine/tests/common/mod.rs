@@ -30,14 +30,7 @@ pub fn interface(name: &str, port: usize, vlan: Option<u16>, addresses: &[&str])
 }
 
 pub fn backend(name: &str, address: &str) -> BackendSpec {
-    BackendSpec {
-        name: name.into(),
-        address: ip(address),
-        port: Some(8080),
-        weight: 1,
-        draining: false,
-        ..Default::default()
-    }
+    BackendSpec { name: name.into(), address: ip(address), port: Some(8080), weight: 1, ..Default::default() }
 }
 
 pub fn service(name: &str, addresses: &[&str], protocol: ServiceProtocol, backends: Vec<BackendSpec>) -> ServiceSpec {

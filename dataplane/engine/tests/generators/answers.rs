@@ -1,6 +1,6 @@
 //! What a host would answer to a frame that we sent it: the way to replies that find their session.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use marchproxy_engine::packet::Packet;
 
@@ -17,6 +17,8 @@ pub struct Complaint {
     kinds: (u8, u8),
     /// From a router on the way; otherwise from whom the frame was for.
     router: bool,
+    /// About what the receiver would answer to the frame, as a backend does that answers clients by itself.
+    answered: bool,
     /// Octets quoted.
     quoted: usize,
     /// A changed octet of the quote.
@@ -28,11 +30,13 @@ pub fn complaints() -> impl Strategy<Value = Complaint> {
     let kinds = select(vec![(3u8, 1u8), (3, 2), (11, 3), (12, 4), (5, 0), (4, 127)]);
     let quoted = prop_oneof![6 => 28usize..120, 1 => 0usize..60, 1 => Just(540)];
     let flip = prop::option::weighted(0.15, (any::<Index>(), any::<u8>()));
-    (0usize..3, kinds, any::<bool>(), quoted, flip, prop::bool::weighted(0.04)).prop_map(
-        |(station, kinds, router, quoted, flip, wrong_checksum)| Complaint {
+    let (answered, wrong_checksum) = (prop::bool::weighted(0.2), prop::bool::weighted(0.04));
+    (0usize..3, kinds, any::<bool>(), answered, quoted, flip, wrong_checksum).prop_map(
+        |(station, kinds, router, answered, quoted, flip, wrong_checksum)| Complaint {
             station,
             kinds,
             router,
+            answered,
             quoted,
             flip,
             wrong_checksum,
@@ -41,17 +45,19 @@ pub fn complaints() -> impl Strategy<Value = Complaint> {
 }
 
 impl Complaint {
-    /// The error that comes back for a frame of IP.
-    pub fn about(&self, frame: &[u8]) -> Option<Vec<u8>> {
+    /// The error that comes back for a frame of IP, and between whom what it is about was on its way.
+    pub fn about(&self, frame: &[u8]) -> Option<(Vec<u8>, [IpAddr; 2])> {
         let us: [u8; 6] = frame.get(6..12)?.try_into().ok()?;
         let tagged = frame.get(12..14)? == [0x81, 0];
         let l3 = if tagged { 18 } else { 14 };
+        let answer = if self.answered { Some(answer(&inside(frame, l3)?, self.station, 16)?) } else { None };
+        let frame = answer.as_deref().unwrap_or(frame);
         let v6 = match frame.get(l3 - 2..l3)? {
             [0x08, 0x00] => false,
             [0x86, 0xdd] => true,
             _ => return None,
         };
-        let (src, dst): (std::net::IpAddr, std::net::IpAddr) = if v6 {
+        let (src, dst): (IpAddr, IpAddr) = if v6 {
             (octets6(frame, l3 + 8).into(), octets6(frame, l3 + 24).into())
         } else {
             (octets4(frame, l3 + 12).into(), octets4(frame, l3 + 16).into())
@@ -69,8 +75,26 @@ impl Complaint {
         let packet = if v6 { packet.icmpv6(self.kinds.1, 0, rest) } else { packet.icmp(self.kinds.0, 0, rest) };
         let packet = packet.payload(quote);
         let packet = if self.wrong_checksum { packet.l4_checksum(0x1234) } else { packet };
-        Some(if tagged { packet.vlan(word(frame, 14)) } else { packet }.build())
+        Some((if tagged { packet.vlan(word(frame, 14)) } else { packet }.build(), [src, dst]))
     }
+}
+
+/// A frame with what is inside its tunnel; others as they are.
+fn inside(frame: &[u8], l3: usize) -> Option<Vec<u8>> {
+    let (header, protocol) = match frame.get(l3 - 2..l3)? {
+        [0x08, 0x00] => (20, *frame.get(l3 + 9)?),
+        [0x86, 0xdd] => (40, *frame.get(l3 + 6)?),
+        _ => return None,
+    };
+    let gue = || frame.get(l3 + header + 2..l3 + header + 4) == Some(&6080u16.to_be_bytes());
+    let begin = match protocol {
+        4 | 41 => l3 + header,
+        17 if gue() => l3 + header + 8,
+        _ => return Some(frame.to_vec()),
+    };
+    let packet = frame.get(begin..)?;
+    let (kind, least) = if packet.first()? >> 4 == 6 { ([0x86, 0xdd], 40) } else { ([0x08, 0x00], 20) };
+    (packet.len() >= least).then(|| [&frame[..l3 - 2], &kind, packet].concat())
 }
 
 /// ARP and ND requests get an answer from a station; echo requests become replies; everything else comes back with addresses

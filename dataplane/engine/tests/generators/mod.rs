@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each test uses a part; tests may unwrap")]
 
 pub mod answers;
+pub mod fragments;
 pub mod hostile;
 pub mod packets;
 pub mod pools;

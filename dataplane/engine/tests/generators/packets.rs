@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::hostile::damages;
-use super::pools::{FAR, HOSTS, L4_PORTS, PLACES, SERVICES, SPECIAL, STATIONS, cidr, ip};
+use super::pools::{FAR, HOSTS, L4_PORTS, NAT_POOL, PLACES, SERVICES, SPECIAL, STATIONS, cidr, ip};
 
 /// A frame and the port it comes in on.
 #[derive(Clone, Debug)]
@@ -118,7 +118,7 @@ fn hosts() -> impl Strategy<Value = IpAddr> {
 }
 
 fn services() -> impl Strategy<Value = IpAddr> {
-    select(&SERVICES[..]).prop_map(ip)
+    prop_oneof![15 => select(&SERVICES[..]), 1 => select(&NAT_POOL[..])].prop_map(ip)
 }
 
 fn anyone() -> impl Strategy<Value = IpAddr> {
@@ -146,7 +146,7 @@ fn flows(
 
 #[derive(Clone, Debug)]
 enum Transport {
-    Tcp { ports: (u16, u16), flags: u8, payload: usize },
+    Tcp { ports: (u16, u16), flags: u8, options: &'static [u8], payload: usize },
     Udp { ports: (u16, u16), checksum: bool, payload: usize },
     Echo { reply: bool, id: u16, payload: usize },
     Icmp { kind: u8, code: u8 },
@@ -156,8 +156,8 @@ enum Transport {
 impl Transport {
     fn write(self, packet: Packet) -> Packet {
         match self {
-            Self::Tcp { ports, flags, payload } => {
-                packet.tcp(ports.0, ports.1).flags(flags).payload(vec![0x5a; payload])
+            Self::Tcp { ports, flags, options, payload } => {
+                packet.tcp(ports.0, ports.1).flags(flags).tcp_options(options).payload(vec![0x5a; payload])
             }
             Self::Udp { ports, checksum, payload } => {
                 let packet = packet.udp(ports.0, ports.1).payload(vec![0xa5; payload]);
@@ -176,9 +176,11 @@ impl Transport {
 fn requests() -> BoxedStrategy<Transport> {
     let ports = || (select(vec![1000u16, 1001]), select(vec![53u16, 80, 80, 81, 8080]));
     let flags = select(vec![SYN, SYN, ACK, FIN | ACK, RST]);
+    let payload = || prop_oneof![12 => 0usize..40, 1 => 1200usize..1480];
     prop_oneof![
-        6 => (ports(), flags, 0usize..40).prop_map(|(ports, flags, payload)| Transport::Tcp { ports, flags, payload }),
-        4 => (ports(), prop::bool::weighted(0.8), 0usize..40)
+        6 => (ports(), flags, tcp_options(), payload())
+            .prop_map(|(ports, flags, options, payload)| Transport::Tcp { ports, flags, options, payload }),
+        4 => (ports(), prop::bool::weighted(0.8), payload())
             .prop_map(|(ports, checksum, payload)| Transport::Udp { ports, checksum, payload }),
         2 => (0u16..3, 0usize..40).prop_map(|(id, payload)| Transport::Echo { reply: false, id, payload }),
         1 => transports(),
@@ -186,12 +188,29 @@ fn requests() -> BoxedStrategy<Transport> {
     .boxed()
 }
 
+/// Options of TCP: none, an MSS of a usual, a small and an odd place, and lists that are broken before or in it.
+fn tcp_options() -> impl Strategy<Value = &'static [u8]> {
+    const OPTIONS: [&[u8]; 9] = [
+        &[2, 4, 0x05, 0xb4],
+        &[2, 4, 0x05, 0xa0],
+        &[2, 4, 0x02, 0x18],
+        &[1, 2, 4, 0x23, 0x28, 0, 0, 0],
+        &[3, 3, 7, 2, 4, 0xff, 0xff, 0],
+        &[4, 1, 2, 4, 0x05, 0xb4],
+        &[0, 2, 4, 0x05, 0xb4],
+        &[2, 3, 9, 2, 4, 0x05, 0xb4, 1],
+        &[1, 1, 2, 5, 0x05, 0xb4, 1, 1],
+    ];
+    prop_oneof![2 => Just(&[][..]), 3 => select(&OPTIONS[..])]
+}
+
 fn transports() -> BoxedStrategy<Transport> {
     let ports = || (select(&L4_PORTS[..]), select(&L4_PORTS[..]));
     let flags = select(vec![SYN, ACK, SYN | ACK, FIN | ACK, RST, RST | ACK, SYN | FIN, SYN | RST, FIN, 0, 0xff]);
     let payload = || prop_oneof![8 => 0usize..40, 1 => 1230usize..1480];
     prop_oneof![
-        6 => (ports(), flags, payload()).prop_map(|(ports, flags, payload)| Transport::Tcp { ports, flags, payload }),
+        6 => (ports(), flags, tcp_options(), payload())
+            .prop_map(|(ports, flags, options, payload)| Transport::Tcp { ports, flags, options, payload }),
         4 => (ports(), prop::bool::weighted(0.8), payload())
             .prop_map(|(ports, checksum, payload)| Transport::Udp { ports, checksum, payload }),
         3 => (any::<bool>(), 0u16..3, payload()).prop_map(|(reply, id, payload)| Transport::Echo { reply, id, payload }),

@@ -46,6 +46,9 @@ pub const FAR: [&str; 4] = ["192.0.2.7", "198.51.100.9", "2001:db8:9::7", "2001:
 /// Addresses of services; the last two of each family lie on links.
 pub const SERVICES: [&str; 4] = ["203.0.113.10", "2001:db8:10::10", "10.1.0.200", "fd02::200"];
 
+/// Where full NAT takes sources from; some lie on links.
+pub const NAT_POOL: [&str; 4] = ["10.1.0.210", "fd02::210", "203.0.113.99", "2001:db8:10::99"];
+
 /// Addresses with a meaning of their own: ours, broadcast, multicast, martian, link-local.
 pub const SPECIAL: [&str; 30] = [
     "10.1.0.1",

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::answers::{Complaint, complaints};
+use super::fragments::{long, pieces, storms, trains};
 use super::packets::{Arrival, arrivals, forwardable, noise};
 use super::tables::{Change, changes};
 
@@ -21,6 +22,8 @@ pub enum Event {
     Receive(Vec<Incoming>),
     /// The same frame this many times.
     Flood(Arrival, usize),
+    /// Many frames, different ones.
+    Storm(Vec<Arrival>),
     /// New tables.
     Push(Change),
     /// Nothing but time.
@@ -55,6 +58,8 @@ pub fn histories(len: usize, burst: usize) -> BoxedStrategy<Vec<Step>> {
         prop_oneof![
             10 => arrivals().prop_map(Incoming::Fresh),
             1 => noise().prop_map(Incoming::Fresh),
+            3 => pieces().prop_map(Incoming::Fresh),
+            1 => long().prop_map(Incoming::Fresh),
             9 => (any::<Index>(), 0usize..3, flags())
                 .prop_map(|(to, station, flags)| Incoming::Answer { to, station, flags }),
             6 => (any::<Index>(), complaints()).prop_map(|(about, complaint)| Incoming::Complaint { about, complaint }),
@@ -64,6 +69,8 @@ pub fn histories(len: usize, burst: usize) -> BoxedStrategy<Vec<Step>> {
     let event = prop_oneof![
         30 => prop::collection::vec(incoming(), 1..=1).prop_map(Event::Receive),
         6 => prop::collection::vec(incoming(), 1..=burst).prop_map(Event::Receive),
+        3 => trains().prop_map(|train| Event::Receive(train.into_iter().map(Incoming::Fresh).collect())),
+        1 => storms().prop_map(Event::Storm),
         1 => (forwardable(), 1usize..140).prop_map(|(arrival, times)| Event::Flood(arrival, times)),
         2 => changes().prop_map(Event::Push),
         3 => Just(Event::Wait),

@@ -4,7 +4,7 @@ use marchproxy_engine::tables::*;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use super::pools::{HOSTS, PLACES, PORTS, PREFIXES, SERVICES, cidr, ip};
+use super::pools::{HOSTS, NAT_POOL, PLACES, PORTS, PREFIXES, SERVICES, cidr, ip};
 
 /// A configuration before references are resolved: places and hosts are named by their index in the pools.
 #[derive(Clone, Debug)]
@@ -333,21 +333,49 @@ fn service(
     let policer = prop::option::weighted(0.5, 0usize..2);
     let mark = prop::option::weighted(0.3, 0u8..64);
     let present = prop::bool::weighted(0.9);
+    let mode = prop_oneof![
+        5 => Just(ServiceMode::Nat),
+        2 => Just(if protocol == ServiceProtocol::Icmp { ServiceMode::Nat } else { ServiceMode::FullNat }),
+        1 => Just(ServiceMode::DsrMac),
+        1 => Just(ServiceMode::DsrIpip),
+        1 => Just(ServiceMode::DsrGue),
+    ];
+    let way = (mode, any::<bool>()).prop_map(|(mode, stateless)| (mode, stateless && mode.is_direct()));
+    let loss = select(vec![BackendLoss::Keep, BackendLoss::Rebalance]);
     let limits = prop::option::weighted(0.4, limits());
-    (present, addresses, ports, backends, any::<bool>(), policer, (mark, limits)).prop_map(
-        move |(present, addresses, ports, mut backends, source_affinity, policer, (mark, limits))| {
+    (present, addresses, ports, backends, any::<bool>(), policer, (mark, limits), (way, loss)).prop_map(
+        move |(
+            present,
+            addresses,
+            ports,
+            mut backends,
+            source_affinity,
+            policer,
+            (mark, limits),
+            ((mode, stateless), on_backend_loss),
+        )| {
             for (number, backend) in backends.iter_mut().enumerate() {
                 backend.name = format!("b{number}");
+                backend.port = backend.port.filter(|_| !mode.is_direct());
             }
             let mut addresses: Vec<_> = addresses.into_iter().map(ip).collect();
-            addresses.retain(|address| backends.iter().any(|b| b.address.is_ipv4() == address.is_ipv4()));
+            addresses.retain(|address| {
+                mode.is_tunnel() || backends.iter().any(|b| b.address.is_ipv4() == address.is_ipv4())
+            });
             addresses.sort_unstable();
+            let mut source_pool: Vec<_> = NAT_POOL.into_iter().map(ip).collect();
+            source_pool.retain(|_| mode == ServiceMode::FullNat);
+            source_pool.sort_unstable();
             let spec = ServiceSpec {
                 name: format!("s{n}"),
                 addresses,
                 protocol,
                 ports,
                 source_affinity,
+                mode,
+                stateless,
+                source_pool,
+                on_backend_loss,
                 backends,
                 policer,
                 mark,
@@ -374,12 +402,16 @@ fn limits() -> impl Strategy<Value = ServiceLimitsSpec> {
 fn backend(protocol: ServiceProtocol) -> impl Strategy<Value = BackendSpec> {
     let address = select(&HOSTS[..]).prop_map(|(_, address)| ip(address));
     let port = select(vec![None, Some(8080), Some(80)]);
-    (address, port, select(vec![1u16, 2, 5]), prop::bool::weighted(0.15)).prop_map(
-        move |(address, port, weight, draining)| {
-            let port = port.filter(|_| protocol != ServiceProtocol::Icmp);
-            BackendSpec { name: String::new(), address, port, weight, draining, ..Default::default() }
-        },
+    (
+        address,
+        port,
+        select(vec![1u16, 2, 5]),
+        prop_oneof![8 => Just(BackendState::Up), 1 => Just(BackendState::Draining), 1 => Just(BackendState::Down)],
     )
+        .prop_map(move |(address, port, weight, state)| {
+            let port = port.filter(|_| protocol != ServiceProtocol::Icmp);
+            BackendSpec { name: String::new(), address, port, weight, state, ..Default::default() }
+        })
 }
 
 fn policer(name: &'static str) -> impl Strategy<Value = PolicerSpec> {

@@ -160,6 +160,7 @@ fn session(number: usize, v6: bool, rng: &mut Rng) -> NewSession {
         dport: 442,
     };
     NewSession {
+        source: None,
         key,
         backend: from_ip(addresses::local(1, 256 + rng.below(SERVICES) as u16, v6)),
         backend_port: 8442,

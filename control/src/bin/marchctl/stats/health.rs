@@ -5,6 +5,11 @@ use marchproxy_proto::v1;
 use crate::out::Tone;
 use crate::table::thousands;
 
+/// Whether 80 % or more of the ports are in use.
+pub fn is_short(pool: &v1::NatPool) -> bool {
+    pool.in_use * 100 >= pool.capacity * 80
+}
+
 /// Everything worth saying, the worst first; empty when all is well.
 pub fn findings(before: &v1::StatsResponse, now: &v1::StatsResponse) -> Vec<(Tone, String)> {
     let mut found = Vec::new();
@@ -42,6 +47,18 @@ pub fn findings(before: &v1::StatsResponse, now: &v1::StatsResponse) -> Vec<(Ton
     }
     for worker in now.workers.iter().filter(|worker| worker.busy_ratio > 0.9) {
         found.push((Tone::Warn, format!("worker {} is {:.0} % busy", worker.worker, worker.busy_ratio * 100.0)));
+    }
+    for pool in now.nat_pools.iter().filter(|pool| is_short(pool)) {
+        found.push((
+            Tone::Warn,
+            format!(
+                "source pool address {} has {} of {} {} ports in use; give its services more addresses",
+                pool.address,
+                thousands(pool.in_use),
+                thousands(pool.capacity),
+                pool.protocol
+            ),
+        ));
     }
     for class in ["error", "congestion"] {
         let sum = |stats: &v1::StatsResponse| -> u64 {

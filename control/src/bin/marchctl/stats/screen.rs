@@ -23,6 +23,7 @@ pub fn render(before: &v1::StatsResponse, now: &v1::StatsResponse, paint: Paint)
         reasons(["FOR US", PACKETS, PER_SECOND], &before.consumed, &now.consumed, rates, paint),
         reasons(["SESSION LOOK-UP", PACKETS, PER_SECOND], &before.session_lookups, &now.session_lookups, rates, paint),
         reasons(["ENDED BECAUSE", ">SESSIONS", ">PER S"], &before.sessions_ended, &now.sessions_ended, rates, paint),
+        nat_pools(now, paint),
         objects(before, now, rates, paint),
     ] {
         if !block.is_empty() {
@@ -173,6 +174,21 @@ fn reasons(
             (thousands(count.packets), None),
             (scaled(rate(count)), None),
             (count.description.clone(), Some(Tone::Faint)),
+        ]);
+    }
+    if table.is_empty() { String::new() } else { table.render(paint) }
+}
+
+fn nat_pools(now: &v1::StatsResponse, paint: Paint) -> String {
+    let mut table = Table::new(&["SOURCE POOL", "PROTOCOL", ">PORTS IN USE", ">OF", ">SHARE"]);
+    for pool in now.nat_pools.iter().filter(|pool| pool.in_use > 0) {
+        let short = health::is_short(pool).then_some(Tone::Warn);
+        table.toned([
+            (pool.address.clone(), None),
+            (pool.protocol.clone(), None),
+            (thousands(pool.in_use), None),
+            (thousands(pool.capacity), None),
+            (format!("{} %", pool.in_use * 100 / pool.capacity.max(1)), short),
         ]);
     }
     if table.is_empty() { String::new() } else { table.render(paint) }

@@ -105,12 +105,91 @@ fn protocol_ports_mode() {
                 "service ping, backend a: services[1].backends[0].port is 80; allowed: none: ICMP has no ports",
             ],
         ),
-        ("qos: gold", "mode: half_nat", &["service web: services[0].mode is \"half_nat\"; allowed: nat"]),
+        (
+            "qos: gold",
+            "mode: half_nat",
+            &["service web: services[0].mode is \"half_nat\"; allowed: nat, full_nat, dsr_mac, dsr_ipip, dsr_gue"],
+        ),
         ("qos: gold", "qos: silver", &["service web: services[0].qos is \"silver\"; allowed: the name of a qos: gold"]),
     ]);
-    for mode in ["full_nat", "dsr_mac", "dsr_ipip", "dsr_gue"] {
-        let expected = format!("service web: services[0].mode is \"{mode}\"; allowed: nat in this release");
-        assert_eq!(refused("qos: gold", &format!("mode: {mode}")), [expected]);
+}
+
+#[test]
+fn source_pools() {
+    let cases: [(&str, &[&str]); 5] = [
+        ("mode: full_nat, source_pool: [10.0.20.9, 'fd00:20::9']", &[]),
+        (
+            "mode: full_nat, source_pool: 10.0.20.9",
+            &["source_pool is without an IPv6 address; allowed: addresses of each family that the service has"],
+        ),
+        (
+            "mode: nat, source_pool: [10.0.20.9]",
+            &["source_pool is given with mode nat; allowed: none, or mode full_nat"],
+        ),
+        (
+            "mode: full_nat, source_pool: [10.0.20.1, 203.0.113.10, 10.0.20.255]",
+            &[
+                "source_pool[0] is 10.0.20.1, the own address of interface lan20; allowed: an address that no interface has",
+                "source_pool[1] is 203.0.113.10, the address of a service; allowed: an address that only pools have",
+                "source_pool[2] is 10.0.20.255, the broadcast address of 10.0.20.0/24; allowed: an address of a host",
+            ],
+        ),
+        (
+            "mode: full_nat, source_pool: [10.0.20.11, 'fd00:20::9']",
+            &["source_pool is with 10.0.20.11, the address of backend a; allowed: addresses that only pools have"],
+        ),
+    ];
+    for (rest, expected) in cases {
+        let expected: Vec<_> = expected.iter().map(|text| format!("service web: services[0].{text}")).collect();
+        let lines = rest.replace(", source_pool", "\n    source_pool");
+        assert_eq!(refused("qos: gold", &lines), expected, "{rest}");
+    }
+    let icmp = "protocol: icmp, mode: full_nat, source_pool: 10.0.20.9, backends";
+    let expected =
+        "service ping: services[1].mode is full_nat with protocol icmp; allowed: another mode: ICMP has no ports";
+    assert_eq!(refused("protocol: icmp, backends", icmp), [expected]);
+}
+
+#[test]
+fn direct_modes() {
+    let ping = "protocol: icmp, backends: [{name: a, address: 10.0.20.11}]";
+    let service = |rest: &str| format!("protocol: tcp, ports: 81, {rest}");
+    let of_ping = |expected: &[&str]| expected.iter().map(|text| format!("service ping{text}")).collect::<Vec<_>>();
+    let cases: [(&str, &[&str]); 9] = [
+        ("mode: dsr_mac, backends: [{name: a, address: 10.0.20.11, port: 81}]", &[]),
+        ("mode: dsr_gue, sessions: none, backends: [{name: a, address: 'fd00:20::12'}]", &[]),
+        (
+            "mode: dsr_mac, backends: [{name: a, address: 10.0.20.11, port: 8080}]",
+            &[", backend a: services[1].backends[0].port is 8080; \
+               allowed: none, or the service's only port: mode dsr_mac changes no ports"],
+        ),
+        (
+            "mode: dsr_mac, backends: [{name: a, address: 172.16.0.9}]",
+            &[", backend a: services[1].backends[0].address is 172.16.0.9, which is in no connected prefix; \
+               allowed: a neighbour: mode dsr_mac sends packets to the backend's MAC address"],
+        ),
+        (
+            "mode: dsr_mac, backends: [{name: a, address: 'fd00:20::12'}]",
+            &[": services[1].address[0] is 203.0.113.10 with no backend of its family; \
+               allowed: an address with at least one IPv4 backend"],
+        ),
+        (
+            "sessions: none, backends: [{name: a, address: 10.0.20.11}]",
+            &[": services[1].sessions is none with mode nat; \
+               allowed: tracked, or a dsr mode: what rewrites packets must find their replies"],
+        ),
+        (
+            "sessions: some, backends: [{name: a, address: 10.0.20.11}]",
+            &[": services[1].sessions is \"some\"; allowed: tracked, none"],
+        ),
+        (
+            "on_backend_loss: drop, backends: [{name: a, address: 10.0.20.11}]",
+            &[": services[1].on_backend_loss is \"drop\"; allowed: keep, rebalance"],
+        ),
+        ("sessions: tracked, backends: [{name: a, address: 10.0.20.11}]", &[]),
+    ];
+    for (rest, expected) in cases {
+        assert_eq!(refused(ping, &service(rest)), of_ping(expected), "{rest}");
     }
 }
 

@@ -2,8 +2,11 @@
 
 mod addresses;
 mod announce;
+mod direct;
 mod forwarding;
+mod fragments;
 mod frames;
+mod full_nat;
 mod icmp;
 mod limits;
 mod neighbours;
@@ -54,7 +57,7 @@ fn via(table: u32, prefix: &str, hops: &[(&str, usize, u16)]) -> RouteSpec {
 }
 
 fn backend(name: &str, address: &str, port: Option<u16>) -> BackendSpec {
-    BackendSpec { name: name.into(), address: ip(address), port, weight: 1, draining: false, ..Default::default() }
+    BackendSpec { name: name.into(), address: ip(address), port, weight: 1, ..Default::default() }
 }
 
 fn service(name: &str, protocol: ServiceProtocol, port: Option<u16>, backends: Vec<BackendSpec>) -> ServiceSpec {

@@ -99,6 +99,36 @@ fn senders_hear_that_a_host_does_not_answer() {
     }
 }
 
+/// A tunnel's headers and its lower MSS are nothing that the sender would recognise.
+#[test]
+fn senders_of_tunnelled_packets_hear_of_their_own() {
+    for (client, vip) in [("198.51.100.7", "203.0.113.10"), ("2001:db8:9::7", "2001:db8:10::10")] {
+        for (mode, backend) in
+            [(ServiceMode::DsrIpip, "10.0.20.11"), (ServiceMode::DsrGue, "fd00:20::11"), (ServiceMode::DsrMac, "both")]
+        {
+            let mut tables = tables();
+            tables.services[2].mode = mode;
+            if backend != "both" {
+                tables.services[2].backends.retain(|b| b.address == ip(backend));
+            }
+            let mut lab = Lab::with(tables);
+            lab.node
+                .neighbours
+                .all
+                .retain(|n| !n.address.to_string().ends_with("20.11") && n.address != ip("fd00:20::11"));
+            let sent = world(client, vip).tcp(4000, 80).flags(2).tcp_options(&[2, 4, 5, 180]).build();
+            assert_eq!(lab.receive(WAN_PORT, &sent)[0], "held");
+            lab.wait(SECOND);
+            lab.wait(SECOND);
+            lab.now += SECOND;
+            let out = lab.node.tick(lab.now);
+            let (_, error) = &out.transmitted[0];
+            let quote = if client.contains(':') { 14 + 48 } else { 14 + 28 };
+            assert_eq!(error[quote..], sent[14..], "{mode:?} {}", describe(error));
+        }
+    }
+}
+
 #[test]
 fn known_neighbours_are_probed() {
     let probe4 = "lan: LAN > CLIENT vlan 20 arp who-has 10.0.20.77 tell 10.0.20.1 at LAN";

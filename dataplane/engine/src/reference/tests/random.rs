@@ -69,7 +69,7 @@ proptest! {
                 lab.wait(0);
             }
         }
-        lab.wait(SECOND);
+        lab.wait(3 * SECOND);
         lab.push(RuleTables::default());
         prop_assert_eq!(lab.node.held(), 0);
     }

@@ -156,3 +156,78 @@ fn what_is_about_no_session_is_like_other_packets() {
     let bad = too_big(server(backend, client), &quote).l4_checksum(1);
     assert_eq!(lab.step(LAN_PORT, &bad), [format!("dropped {}", DropReason::L4Malformed.label())]);
 }
+
+/// A lab with all services but echo in a mode, and a client's packet as it goes on from there.
+fn in_mode(mode: ServiceMode, client: &str, vip: &str) -> (Lab, Vec<u8>) {
+    let mut tables = tables();
+    for service in tables.services.iter_mut().filter(|s| s.protocol != ServiceProtocol::Icmp) {
+        service.mode = mode;
+        if mode == ServiceMode::FullNat {
+            service.source_pool = vec![ip("10.0.20.200"), ip("fd00:20::200")];
+        }
+    }
+    let mut lab = Lab::with(tables);
+    lab.now += 1_000_000;
+    let pool = if vip.contains(':') { "fd00:20::200" } else { "10.0.20.200" };
+    let nat_source = (mode == ServiceMode::FullNat).then(|| (ip(pool), 2000));
+    let syn = world(client, vip).tcp(4000, 80).flags(SYN).build();
+    let mut out = lab.node.process(lab.now, WAN_PORT, &syn, Choices { nat_source, ..Choices::default() });
+    assert_eq!(out.fates, [Fate::Transmitted]);
+    (lab, out.transmitted.remove(0).1)
+}
+
+fn ends(from: (&str, u16), to: (&str, u16)) -> String {
+    let end = |(address, port)| {
+        if str::contains(address, ':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+    };
+    format!("{} > {}", end(from), end(to))
+}
+
+#[test]
+fn full_nat_changes_both_ends_of_both() {
+    for ((client, vip, backend, router), pool) in FAMILIES.into_iter().zip(["10.0.20.200", "fd00:20::200"]) {
+        let v6 = vip.contains(':');
+        let port = 8080;
+        let (mut lab, sent) = in_mode(ServiceMode::FullNat, client, vip);
+        let told = forwarded(&mut lab, LAN_PORT, &too_big(server(router, pool), &quoted(&sent)));
+        assert!(describe(&told).contains(&format!(" {vip} > {client} ")), "{}", describe(&told));
+        let line = shown(&quote_of(&told));
+        assert!(line.contains(&ends((client, 4000), (vip, 80))), "{line}");
+        let reply = server(backend, pool).tcp(port, 2000).flags(SYN | ACK);
+        let sent = forwarded(&mut lab, LAN_PORT, &reply);
+        let told = forwarded(&mut lab, WAN_PORT, &too_big(world(path(v6), vip), &quoted(&sent)));
+        assert!(describe(&told).contains(&format!("vlan 20 {pool} > {backend} ")), "{}", describe(&told));
+        let line = shown(&quote_of(&told));
+        assert!(line.contains(&ends((backend, port), (pool, 2000))), "{line}");
+    }
+}
+
+/// The backend sent the packet with the service's address: it gets the error as it is, on the way that the client's packets go.
+#[test]
+fn direct_modes_pass_errors_on_to_the_backend() {
+    for (client, vip, ..) in FAMILIES {
+        let v6 = vip.contains(':');
+        for mode in [ServiceMode::DsrMac, ServiceMode::DsrIpip, ServiceMode::DsrGue] {
+            let (mut lab, syn) = in_mode(mode, client, vip);
+            let answer = server(vip, client).tcp(80, 4000).flags(SYN | ACK).payload([7; 9]).build();
+            let error = too_big(world(path(v6), vip), &quoted(&answer));
+            lab.now += 1_000_000;
+            let out = lab.node.process(lab.now, WAN_PORT, &error.build(), Choices::default());
+            assert_eq!(out.fates, [Fate::Transmitted], "{mode:?}");
+            let told = &out.transmitted[0].1;
+            // The same headers in front as of the SYN; then the error, one hop older.
+            let octets = syn.len() - world(client, vip).tcp(4000, 80).build().len() + 14;
+            assert_eq!(told[..18], syn[..18]);
+            let mut expected = quoted(&error.build());
+            expected[if v6 { 7 } else { 8 }] -= 1;
+            if !v6 {
+                expected[10..12].copy_from_slice(&told[octets + 10..octets + 12]);
+            }
+            assert_eq!(told[octets..], expected, "{mode:?}");
+            assert_eq!(
+                lab.step(WAN_PORT, &too_big(world(path(v6), vip), &quoted(&syn))),
+                ["dropped icmp_error_unmatched"]
+            );
+        }
+    }
+}

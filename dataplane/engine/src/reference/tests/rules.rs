@@ -34,8 +34,9 @@ fn flags_vlan_dscp_and_fragments() {
     let tcp = |flags: u8| v4().tcp(1, 2).flags(flags);
     let flags = |value, mask| RuleMatch { protocol: Some(6), tcp_flags: Some(FlagMatch { value, mask }), ..any() };
     let fragment = |fragment| RuleMatch { fragment: Some(fragment), ..any() };
-    let (first, later) =
-        (|| v4().fragment(0, true, 1).tcp(1, 2).flags(SYN), || v4().fragment(8, false, 1).protocol(6).payload([0; 20]));
+    // A later fragment follows the first one of its packet.
+    let of = |id| v4().fragment(0, true, id).tcp(1, 2).flags(SYN).payload([0; 4]);
+    let (first, later) = (|| of(2), || v4().fragment(24, false, 1).protocol(6).payload([0; 20]));
     for (title, matches, packet, matched) in [
         ("SYN without ACK", flags(SYN, SYN | ACK), tcp(SYN), true),
         ("other flags do not count", flags(SYN, SYN | ACK), tcp(SYN | FIN), true),
@@ -60,7 +61,9 @@ fn flags_vlan_dscp_and_fragments() {
         ("not whole", fragment(FragmentMatch::No), later(), false),
         ("an atomic fragment is whole", fragment(FragmentMatch::No), v6().fragment(0, false, 1).udp(1, 2), true),
     ] {
-        let told = lab(vec![rule("r", matches, RuleAction::Deny)]).step(LAN_PORT, &packet);
+        let mut lab = lab(vec![rule("r", matches, RuleAction::Deny)]);
+        lab.step(LAN_PORT, &of(1));
+        let told = lab.step(LAN_PORT, &packet);
         assert_eq!(told[0], if matched { "dropped rule_deny" } else { "transmitted" }, "{title}");
     }
 }
@@ -84,14 +87,19 @@ fn rejected_tcp_is_reset() {
 
 #[test]
 fn everything_else_rejected_gets_an_icmp_error() {
-    let told = |packet: Packet| lab(vec![rule("r", any(), RuleAction::Reject)]).step(LAN_PORT, &packet);
     let v4 = || server("10.0.20.5", "8.8.8.8");
+    let first = |id| v4().fragment(0, true, id).tcp(1, 2).payload([0; 4]);
+    let told = |packet: Packet| {
+        let mut lab = lab(vec![rule("r", any(), RuleAction::Reject)]);
+        lab.step(LAN_PORT, &first(1));
+        lab.step(LAN_PORT, &packet)
+    };
     for (packet, error) in [
         (v4().udp(1, 2), Some("icmp 3/13")),
         (v4().protocol(47), Some("icmp 3/13")),
-        (v4().fragment(0, true, 1).tcp(1, 2), Some("icmp 3/13")),
+        (first(2), Some("icmp 3/13")),
         (server("fd00:20::5", "2001:db8:8::8").udp(1, 2), Some("icmp6 1/1")),
-        (v4().fragment(8, false, 1).protocol(6).payload([0; 20]), None),
+        (v4().fragment(24, false, 1).protocol(6).payload([0; 20]), None),
         (v4().icmp(3, 1, [0; 4]), None),
     ] {
         let told = told(packet);

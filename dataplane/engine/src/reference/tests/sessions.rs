@@ -83,16 +83,41 @@ fn what_a_service_does_not_serve() {
         let answer = told(world(client, vip).tcp(4000, 81));
         assert_eq!(answer[0], "dropped local_unreachable");
         assert!(answer[1].contains(code), "{answer:?}");
-        assert_eq!(told(world(client, vip).fragment(0, true, 1).tcp(4000, 80)), ["dropped fragment_unsupported"]);
-        assert_eq!(told(world(client, vip).fragment(8, false, 1).protocol(6)), ["dropped fragment_unsupported"]);
         assert_eq!(told(world(client, vip).protocol(47))[0], "dropped local_unreachable");
+    }
+}
+
+#[test]
+fn a_lost_backend_keeps_its_sessions_or_not() {
+    for (policy, state, there, kept) in [
+        (BackendLoss::Keep, BackendState::Down, true, true),
+        (BackendLoss::Keep, BackendState::Up, false, true),
+        (BackendLoss::Rebalance, BackendState::Draining, true, true),
+        (BackendLoss::Rebalance, BackendState::Down, true, false),
+        (BackendLoss::Rebalance, BackendState::Up, false, false),
+    ] {
+        let mut lab = Lab::new();
+        let packet = world("198.51.100.7", "203.0.113.10").tcp(4000, 80).flags(ACK);
+        assert!(lab.step(WAN_PORT, &packet)[1].contains("10.0.20.11:8080"));
+        let mut tables = tables();
+        let web = &mut tables.services[2];
+        web.on_backend_loss = policy;
+        web.backends[0].state = state;
+        if !there {
+            web.backends.remove(0);
+        }
+        web.backends.insert(0, backend("0", "10.0.20.12", Some(8080)));
+        lab.push(tables);
+        let expected = if kept { "10.0.20.11:8080" } else { "10.0.20.12:8080" };
+        assert!(lab.step(WAN_PORT, &packet)[1].contains(expected), "{policy:?} {state:?} {there}");
+        assert_eq!(lab.node.sessions(lab.now).count(), 1);
     }
 }
 
 #[test]
 fn no_backend() {
     let mut tables = tables();
-    tables.services[2].backends[0].draining = true;
+    tables.services[2].backends[0].state = BackendState::Draining;
     let mut lab = Lab::with(tables);
     assert_eq!(lab.step(WAN_PORT, &world("198.51.100.7", "203.0.113.10").tcp(4000, 80)), ["dropped no_backend"]);
     let told = lab.step(WAN_PORT, &world("2001:db8:9::7", "2001:db8:10::10").tcp(4000, 80));
@@ -116,7 +141,7 @@ fn nat_conflicts() {
 fn a_full_session_table_is_the_pipelines_word() {
     let mut lab = Lab::new();
     let frame = world("198.51.100.7", "203.0.113.10").udp(4000, 53).build();
-    let choices = Choices { session_refused: true, evicted: None };
+    let choices = Choices { session_refused: true, ..Choices::default() };
     let out = lab.node.process(lab.now, WAN_PORT, &frame, choices);
     assert_eq!(out.fate(), Some(Fate::Dropped(DropReason::SessionTableFull)));
     assert_eq!(lab.receive(WAN_PORT, &frame)[0], "transmitted");

@@ -12,6 +12,9 @@ use crate::wire::{
     sum,
 };
 
+/// Where the L4 header of a later fragment is: beyond any frame.
+const NOWHERE: u16 = u16::MAX;
+
 /// Sections 1 to 3: all headers of a frame. `Err` says how the packet ends.
 pub fn headers(
     frame: &[u8],
@@ -89,10 +92,11 @@ fn ipv4(frame: &[u8], snapshot: &Snapshot, head: &mut Head, key: &mut FlowKey) -
     }
     let fragment = be16(header, 6);
     head.later_fragment = fragment & 0x1fff != 0;
+    head.blind = head.later_fragment;
     head.fragment = fragment & 0x3fff != 0;
     head.dont_fragment = fragment & 0x4000 != 0;
     head.l3_len = total as u16;
-    head.l4 = u16::from(head.l3) + header_len as u16;
+    head.l4 = if head.later_fragment { NOWHERE } else { u16::from(head.l3) + header_len as u16 };
     head.protocol = header[9];
     head.ttl = header[8];
     *key = FlowKey { src: v4(src), dst: v4(dst), protocol: header[9], sport: 0, dport: 0 };
@@ -148,7 +152,7 @@ fn ipv6(frame: &[u8], snapshot: &Snapshot, head: &mut Head, key: &mut FlowKey) -
     head.l3_len = total as u16;
     head.ttl = header[7];
     let offset = extension_headers(&packet[..total], header[6], head)?;
-    head.l4 = u16::from(head.l3) + offset as u16;
+    head.l4 = if head.later_fragment { NOWHERE } else { u16::from(head.l3) + offset as u16 };
     *key = FlowKey { src, dst, protocol: head.protocol, sport: 0, dport: 0 };
     Ok(())
 }
@@ -181,10 +185,15 @@ fn extension_headers(packet: &[u8], first: u8, head: &mut Head) -> Result<usize,
             return bad();
         }
         if fragment {
+            // Behind a first fragment's header there is no other one (RFC 8200 s4.1).
+            if head.fragment {
+                return bad();
+            }
             let field = be16(header, 2);
             head.later_fragment = field & 0xfff8 != 0;
+            head.blind = head.later_fragment;
             // A fragment header with neither offset nor M is an atomic fragment (RFC 6946).
-            head.fragment |= field & 0xfff9 != 0;
+            head.fragment = field & 0xfff9 != 0;
             if head.later_fragment {
                 break;
             }
@@ -210,9 +219,11 @@ fn layer4(frame: &[u8], head: &mut Head, key: &mut FlowKey) -> Result<(), Fate> 
     let end = usize::from(head.l3) + usize::from(head.l3_len);
     let segment = frame.get(usize::from(head.l4)..end).unwrap_or(&[]);
     let whole = !head.fragment;
+    // A first fragment that hides a part of its header from those who look at it (RFC 1858, 7112).
+    let cut = if whole { DropReason::L4Malformed } else { DropReason::FragmentTiny };
     match head.protocol {
         TCP => {
-            let Some(header) = segment.first_chunk::<20>() else { return ended(DropReason::L4Malformed) };
+            let Some(header) = segment.first_chunk::<20>() else { return ended(cut) };
             let len = usize::from(header[12] >> 4) * 4;
             if len < 20 || (whole && len > segment.len()) {
                 return ended(DropReason::L4Malformed);
@@ -221,7 +232,7 @@ fn layer4(frame: &[u8], head: &mut Head, key: &mut FlowKey) -> Result<(), Fate> 
             head.flags_or_type = header[13];
         }
         UDP => {
-            let Some(header) = segment.first_chunk::<8>() else { return ended(DropReason::L4Malformed) };
+            let Some(header) = segment.first_chunk::<8>() else { return ended(cut) };
             let len = usize::from(be16(header, 4));
             if whole && !(8..=segment.len()).contains(&len) {
                 return ended(DropReason::L4Malformed);
@@ -229,7 +240,7 @@ fn layer4(frame: &[u8], head: &mut Head, key: &mut FlowKey) -> Result<(), Fate> 
             (key.sport, key.dport) = (be16(header, 0), be16(header, 2));
         }
         _ => {
-            let Some(header) = segment.first_chunk::<8>() else { return ended(DropReason::L4Malformed) };
+            let Some(header) = segment.first_chunk::<8>() else { return ended(cut) };
             head.flags_or_type = header[0];
             if head.is_echo_request() {
                 key.sport = be16(header, 4);

@@ -26,7 +26,7 @@ pub struct Head {
     pub vlan: u16,
     /// Offset of the L3 header.
     pub l3: u8,
-    /// Offset of the L4 header; only with [`Head::has_l4`].
+    /// Offset of the L4 header; beyond any frame where there is none, so that nobody writes into data.
     pub l4: u16,
     /// L3 packet length in octets.
     pub l3_len: u16,
@@ -40,6 +40,8 @@ pub struct Head {
     pub fragment: bool,
     /// Part of a fragmented packet, and not the first: no L4 header.
     pub later_fragment: bool,
+    /// A later fragment whose first one is not known: its protocol is a guess and its ports are zeros.
+    pub blind: bool,
     /// IPv4 with DF, or IPv6.
     pub dont_fragment: bool,
     /// The frame went to a group MAC address.
@@ -61,6 +63,7 @@ impl Default for Head {
             v6: false,
             fragment: false,
             later_fragment: false,
+            blind: false,
             dont_fragment: false,
             group_mac: false,
             flags_or_type: 0,
@@ -87,28 +90,28 @@ impl Head {
         !self.later_fragment && (matches!(self.protocol, TCP | UDP) || self.is_icmp())
     }
 
-    /// Rules may look at its ports.
+    /// Rules may look at its ports: they are in it, or the first fragment told them.
     #[inline]
     pub fn has_ports(&self) -> bool {
-        !self.later_fragment && matches!(self.protocol, TCP | UDP)
+        !self.blind && matches!(self.protocol, TCP | UDP)
     }
 
     /// An ICMP echo request.
     #[inline]
     pub fn is_echo_request(&self) -> bool {
-        self.has_l4() && self.is_icmp() && self.flags_or_type == if self.v6 { 128 } else { 8 }
+        !self.blind && self.is_icmp() && self.flags_or_type == if self.v6 { 128 } else { 8 }
     }
 
     /// An ICMP echo reply.
     #[inline]
     pub fn is_echo_reply(&self) -> bool {
-        self.has_l4() && self.is_icmp() && self.flags_or_type == if self.v6 { 129 } else { 0 }
+        !self.blind && self.is_icmp() && self.flags_or_type == if self.v6 { 129 } else { 0 }
     }
 
     /// Sessions exist for packets like this.
     #[inline]
     pub fn has_session(&self) -> bool {
-        !self.fragment && (matches!(self.protocol, TCP | UDP) || self.is_echo_request() || self.is_echo_reply())
+        !self.blind && (matches!(self.protocol, TCP | UDP) || self.is_echo_request() || self.is_echo_reply())
     }
 }
 
@@ -155,9 +158,10 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, facts: &
         let Some((packet, columns)) = burst.packet_and_columns(lane) else { continue };
         let (head, key) = (&mut columns.head[lane.index()], &mut columns.key[lane.index()]);
         let outcome = slow(packet, &place, snapshot, head, key);
-        let is_v6 = head.v6;
+        let (is_v6, is_fragment) = (head.v6, head.fragment);
         let is_error = related::may_be_about_session(head);
         burst.v6.insert_if(lane, is_v6);
+        burst.fragments.insert_if(lane, is_fragment);
         burst.errors.insert_if(lane, is_error);
         if let Err(fate) = outcome {
             burst.settle(lane, fate);

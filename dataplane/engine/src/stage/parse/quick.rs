@@ -139,7 +139,7 @@ fn layer4<const HEADER: usize>(
     head.l3_len = total as u16;
     head.l4 = u16::from(head.l3) + HEADER as u16;
     head.flags_or_type = flags;
-    (head.fragment, head.later_fragment, head.group_mac) = (false, false, false);
+    (head.fragment, head.later_fragment, head.blind, head.group_mac) = (false, false, false, false);
     key.protocol = head.protocol;
     key.sport = u16::from_be_bytes([ports[0], ports[1]]);
     key.dport = u16::from_be_bytes([ports[2], ports[3]]);

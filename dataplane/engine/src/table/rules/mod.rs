@@ -85,7 +85,7 @@ impl Rule {
 /// The rules of a snapshot, in order.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
-    rules: Box<[Rule]>,
+    list: Box<[Rule]>,
     tree: Tree,
     counting: Counting,
     decide: bool,
@@ -103,7 +103,7 @@ impl Rules {
             return Ok(Self::default());
         }
         let (mut ways, mut samplers) = (0.., 0..);
-        let rules = specs
+        let list = specs
             .iter()
             .map(|s| Rule {
                 name: s.name.clone(),
@@ -121,7 +121,7 @@ impl Rules {
         let counting = Counting::build(specs, limits)?;
         let left = Limits { lines: limits.lines - counting.lines, ..limits };
         Ok(Self {
-            rules,
+            list,
             tree: Tree::build(specs, left)?,
             counting,
             decide: specs.iter().any(|s| s.action != RuleAction::Count),
@@ -132,7 +132,7 @@ impl Rules {
     /// Whether there is no rule at all.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
+        self.list.is_empty()
     }
 
     /// Whether any rule decides; if none does, everything is permitted.
@@ -175,24 +175,24 @@ impl Rules {
         self.tree.first_matches(lanes, key, out);
         // The next stage reads what they decide.
         for lane in lanes.lanes() {
-            prefetch_slice(&self.rules, out[lane.index()] as usize);
+            prefetch_slice(&self.list, out[lane.index()] as usize);
         }
     }
 
     /// By index.
     #[inline]
     pub fn get(&self, index: u32) -> Option<&Rule> {
-        self.rules.get(index as usize)
+        self.list.get(index as usize)
     }
 
     /// In order.
     pub fn iter(&self) -> impl Iterator<Item = &Rule> {
-        self.rules.iter()
+        self.list.iter()
     }
 
     /// Memory it takes.
     pub fn bytes(&self) -> usize {
-        self.tree.bytes() + self.counting.bytes() + self.rules.len() * size_of::<Rule>()
+        self.tree.bytes() + self.counting.bytes() + self.list.len() * size_of::<Rule>()
     }
 
     /// Cache lines a look-up touches at most.

@@ -302,7 +302,7 @@ fn overlap_in_flags_and_fragments_is_bounded_or_refused_by_name() {
         dst,
         protocol: Some(6),
         tcp_flags: Some(flags(n)),
-        fragment: (n % 2 == 0).then_some(FragmentMatch::No),
+        fragment: n.is_multiple_of(2).then_some(FragmentMatch::No),
         // Lists of DSCP that overlap like a staircase.
         dscp: (n as u8 % 30..40).collect(),
         ..RuleMatch::default()
@@ -311,7 +311,7 @@ fn overlap_in_flags_and_fragments_is_bounded_or_refused_by_name() {
     let refused = Rules::build(&same, NARROW, |_| 0).unwrap_err();
     assert_eq!(refused.field, "cache lines per packet");
     assert!(refused.culprits.len() > 100, "{refused:?}");
-    let apart: Vec<_> = (0..4000).map(|n| spec(closer(n, v4(0x0b00_0000 + (n / 8 << 8), 24)))).collect();
+    let apart: Vec<_> = (0..4000).map(|n| spec(closer(n, v4(0x0b00_0000 + ((n / 8) << 8), 24)))).collect();
     let rules = Rules::build(&apart, NARROW, |_| 0).unwrap();
     assert!(rules.worst_lines() <= 20 && rules.bytes() < 4 << 20, "{} lines", rules.worst_lines());
     let mut random = Random(3);

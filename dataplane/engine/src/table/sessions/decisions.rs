@@ -6,6 +6,7 @@ use marchproxy_cpu::{Slab, prefetch_slice};
 
 use crate::burst::{NO_MARK, NONE};
 use crate::hash::mix;
+use crate::tables::ServiceMode;
 
 /// What the tables of one generation say about a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -27,7 +28,16 @@ pub struct Decision {
     pub counting: u16,
     /// DSCP or [`NO_MARK`].
     pub mark: u8,
-    pub(crate) padding: u8,
+    /// The service's mode, by its number.
+    pub mode: u8,
+}
+
+impl Decision {
+    /// The service's mode.
+    #[inline]
+    pub fn mode(&self) -> ServiceMode {
+        ServiceMode::ALL.get(usize::from(self.mode)).copied().unwrap_or_default()
+    }
 }
 
 const _: () = assert!(size_of::<Decision>() == 32);
@@ -44,7 +54,7 @@ impl Default for Decision {
             more: NONE,
             counting: 0,
             mark: NO_MARK,
-            padding: 0,
+            mode: 0,
         }
     }
 }
@@ -124,7 +134,10 @@ fn hash(decision: &Decision) -> u64 {
     let more = u64::from(decision.backend) << 32 | u64::from(decision.policer);
     mix(
         mix(names ^ 0x9E37_79B9_7F4A_7C15, more ^ 0xD6E8_FEB8_6659_FD93) ^ decision.generation,
-        (u64::from(decision.more) << 32 | u64::from(decision.counting) << 8 | u64::from(decision.mark))
+        (u64::from(decision.more) << 32
+            | u64::from(decision.counting) << 16
+            | u64::from(decision.mode) << 8
+            | u64::from(decision.mark))
             ^ 0xA076_1D64_78BD_642F,
     )
 }

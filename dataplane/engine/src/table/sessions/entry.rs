@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::decisions::Decision;
+use super::ports::Source;
 use super::tallies::{Admission, Counted};
 use crate::flow::{Addr, FlowKey, is_v4};
 use crate::ports::PortSlot;
@@ -209,6 +210,8 @@ pub struct NewSession {
     pub backend: Addr,
     /// Backend port.
     pub backend_port: u16,
+    /// What the backend sees in place of the client's address and port (full NAT).
+    pub source: Option<Source>,
     /// TCP flags of the first packet.
     pub flags: u8,
     /// DSCP of the first packet.
@@ -227,13 +230,8 @@ impl NewSession {
     /// The tuple of the backend's packets.
     #[inline]
     pub fn reverse_key(&self) -> FlowKey {
-        FlowKey {
-            src: self.backend,
-            dst: self.key.src,
-            protocol: self.key.protocol,
-            sport: self.backend_port,
-            dport: self.key.sport,
-        }
+        let (dst, dport) = self.source.map_or((self.key.src, self.key.sport), |source| (source.address, source.port));
+        FlowKey { src: self.backend, dst, protocol: self.key.protocol, sport: self.backend_port, dport }
     }
 }
 
@@ -334,7 +332,7 @@ impl Session {
         self.key(0)
     }
 
-    /// The tuple of the backend's packets.
+    /// The tuple of the backend's packets, unless they go to a pool: see [`Sessions::reverse_key`](super::Sessions::reverse_key).
     #[inline]
     pub fn reverse_key(&self) -> FlowKey {
         self.key(1)
@@ -399,6 +397,18 @@ impl Session {
             State::Established if idle > EVICT_ESTABLISHED => SessionEnd::EvictedIdle,
             _ => return Worth::Needed,
         })
+    }
+
+    /// A session of which only the client's packets are seen begins anew with a SYN also after the client's FIN: the other one never comes.
+    pub(super) fn reopen(&mut self, flags: u8) {
+        if self.code() == CLOSING && flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
+            self.clock |= u64::from(TIME_WAIT);
+        }
+    }
+
+    /// The backend of such a session counts as having answered: nobody here will see it.
+    pub(super) fn presume_answered(&mut self) {
+        self.clock |= u64::from(ANSWERED);
     }
 
     #[inline]
@@ -475,12 +485,15 @@ pub struct Origin {
     source_tally: u32,
     /// VLAN the client's packets came on.
     pub client_vlan: u16,
+    source_port: u16,
     client_place: u8,
     /// TCP flags of the first packet.
     flags: u8,
     /// DSCP of the first packet.
     dscp: u8,
-    padding: [u8; 7],
+    /// Place of the source's address among the pools, and 1; 0: none (full NAT).
+    source_place: u8,
+    padding: [u8; 4],
 }
 
 const _: () = assert!(size_of::<Origin>() == 64);
@@ -494,6 +507,12 @@ impl Origin {
     /// What the first packet showed to rules, its tuple and interface aside.
     pub fn sight(&self, protocol: u8) -> Sight {
         Sight::new(self.client_vlan, self.dscp, (protocol == TCP).then_some(self.flags))
+    }
+
+    /// Place of a pool's address, and the port that the backend sees in place of the client's (full NAT).
+    #[inline]
+    pub(super) fn source(&self) -> Option<(u8, u16)> {
+        Some((self.source_place.checked_sub(1)?, self.source_port))
     }
 
     /// Whether the session was written whole.
@@ -516,6 +535,7 @@ impl Origin {
         self.client_vlan = new.place.1;
         self.client_place = new.place.0.index() as u8;
         (self.flags, self.dscp) = (new.flags, new.dscp);
+        (self.source_place, self.source_port) = new.source.map_or((0, 0), |source| (source.place + 1, source.port));
         self.sequence = self.sequence.wrapping_add(1);
     }
 }

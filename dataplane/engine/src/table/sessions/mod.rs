@@ -4,6 +4,7 @@
 //! - `bucket`: from a tuple's keyed hash to a place, at most 16 of them looked at, so nobody can choose colliding flows;
 //! - `entry`: what every packet needs in one line ([`Session`]), the rest in another ([`Origin`]); plain data in slabs the caller provides;
 //! - `decisions`: what rules and services said, shared by the sessions it is the same for;
+//! - `ports`: what full NAT has of its pools;
 //! - `tallies`: how many sessions services and sources with limits have;
 //! - `known`: which addresses sessions have; `expiry`: when to look at which session.
 
@@ -12,6 +13,7 @@ mod decisions;
 mod entry;
 mod expiry;
 mod known;
+mod ports;
 mod tallies;
 #[cfg(test)]
 mod tests;
@@ -21,6 +23,7 @@ use marchproxy_cpu::{MemoryError, MemoryOptions, MemoryReport, Slab, prefetch_sl
 pub use self::bucket::Bucket;
 pub use self::decisions::Decision;
 pub use self::entry::{Direction, NewSession, Origin, Session, State, tcp};
+pub use self::ports::{FIRST_PORT, MOST_POOLS, Pool, Source};
 pub use self::tallies::{Admission, Limits, MOST_SERVICES, ServiceLimits};
 
 use self::bucket::Buckets;
@@ -28,16 +31,18 @@ use self::decisions::{Decisions, OWN};
 use self::entry::Worth;
 use self::expiry::{Expiry, STEP};
 use self::known::Known;
+use self::ports::NatPorts;
 use self::tallies::Tallies;
 use crate::flow::{Addr, FlowKey};
 use crate::hash::{hash, mix};
 use crate::reason::{DropReason, SessionEnd};
+use crate::stats::PoolCounters;
 
 /// Version of the layout of [`Session`], [`Origin`] and [`Bucket`]; a successor process adopts only its own. What else there is
-/// follows from them, but for shared decisions and tallies: an adopted session is decided anew, and no longer counted.
+/// follows from them, but for shared decisions, tallies and ports of pools: an adopted session is decided anew, and no longer counted.
 pub const LAYOUT_VERSION: u32 = 3;
 
-/// Most entries used: a hit is an entry's number and a direction in 32 bits, and 0 is none.
+/// Most entries used: a hit is an entry's number and a direction in 31 bits, and 0 is none.
 const MOST: usize = 1 << 30;
 
 /// Most sources with tallies: 4 MiB, touched as they are used.
@@ -57,6 +62,9 @@ pub enum Refused {
     Full,
 }
 
+/// Marks a hit, see [`Hit::to_pool`].
+const TO_POOL: u32 = 1 << 31;
+
 /// Where a look-up ended: an entry and a direction, or nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hit(u32);
@@ -67,6 +75,20 @@ impl Hit {
 
     fn new(entry: usize, direction: Direction) -> Self {
         Self((entry as u32 + 1) << 1 | direction as u32)
+    }
+
+    /// As the buckets hold the replies of full NAT: they go to an address that is not in the entry's line. No entry has the number that this
+    /// mark makes of it, so the common comparison fails and [`Sessions::find`] looks closer.
+    const fn to_pool(self) -> Self {
+        Self(self.0 | TO_POOL)
+    }
+
+    const fn is_to_pool(self) -> bool {
+        self.0 & TO_POOL != 0
+    }
+
+    const fn without_mark(self) -> Self {
+        Self(self.0 & !TO_POOL)
     }
 
     /// Whether it found a session.
@@ -158,6 +180,7 @@ pub struct Sessions {
     backends: Known,
     expiry: Expiry,
     tallies: Tallies,
+    ports: NatPorts,
     free: Vec<u32>,
     secrets: Secrets,
     live: usize,
@@ -188,6 +211,7 @@ impl Sessions {
             decisions: Decisions::new(usable),
             expiry: Expiry::new(usable),
             tallies: Tallies::new(usable.next_power_of_two().clamp(FEWEST_SOURCES, MOST_SOURCES), secret),
+            ports: NatPorts::new(),
             free: (0..usable as u32).rev().collect(),
             entries,
             origins,
@@ -201,6 +225,61 @@ impl Sessions {
             victim: None,
             changes: 0,
         }
+    }
+
+    /// The ports of full NAT that it may use are those of worker `me` of `workers`. Called before there are sessions.
+    pub fn seat(&mut self, me: usize, workers: usize) {
+        self.ports.seat(me, workers);
+    }
+
+    /// A source for a session of full NAT from one of these addresses; it goes back with the session's end, or by
+    /// [`give_port_back`](Self::give_port_back).
+    pub fn take_port(&mut self, key: &FlowKey, addresses: &[Addr]) -> Option<Source> {
+        let draw = mix(self.hash(key), self.secrets.rest ^ self.created);
+        self.ports.take(addresses, key.protocol, draw)
+    }
+
+    /// There is no session for it after all.
+    pub fn give_port_back(&mut self, source: Source, protocol: u8) {
+        self.ports.give_back(source, protocol);
+    }
+
+    /// The addresses of pools with ports in use (and empty places), and how many ports each may use for a protocol.
+    pub fn pools(&self) -> (&[Pool], u32) {
+        (self.ports.pools(), self.ports.capacity())
+    }
+
+    /// Sets the counters of one address and says whose turn is next: one a turn, and none while full NAT was never asked for.
+    pub fn show_pool(&self, place: usize, counters: &[PoolCounters]) -> usize {
+        if !self.ports.was_asked() {
+            return 0;
+        }
+        let (Some(pool), Some(shown)) = (self.ports.pools().get(place), counters.get(place)) else { return 0 };
+        shown.address[0].set((pool.address >> 64) as u64);
+        shown.address[1].set(pool.address as u64);
+        for (counter, used) in shown.used.iter().zip(pool.used) {
+            counter.set(u64::from(used));
+        }
+        (place + 1) % MOST_POOLS
+    }
+
+    /// What the backend of an entry's session sees in place of the client (full NAT).
+    #[inline]
+    pub fn source(&self, entry: usize) -> Option<Source> {
+        if self.ports.is_empty() {
+            return None;
+        }
+        let (place, port) = self.origins.get(entry)?.source()?;
+        self.ports.source(place, port)
+    }
+
+    /// The tuple of the backend's packets.
+    pub fn reverse_key(&self, entry: usize) -> Option<FlowKey> {
+        let reverse = self.at(entry)?.reverse_key();
+        Some(match self.source(entry) {
+            Some(Source { address: dst, port: dport, .. }) => FlowKey { dst, dport, ..reverse },
+            None => reverse,
+        })
     }
 
     /// Live sessions, expired ones that nobody noticed yet included.
@@ -281,13 +360,19 @@ impl Sessions {
     /// Third step: the live session the tuple belongs to.
     #[inline]
     pub fn confirm(&self, guess: Hit, key: &FlowKey, hash: u64, now: u64) -> Hit {
-        if self.holds(guess, key) { self.unless_expired(guess, now) } else { self.find(key, hash, now) }
+        if self.holds(guess, key) { self.unless_expired(guess.without_mark(), now) } else { self.find(key, hash, now) }
     }
 
     /// Whether a hit leads to the session of this tuple: it may have ended since, and its entry have another.
     #[inline]
     pub fn holds(&self, hit: Hit, key: &FlowKey) -> bool {
         self.entries.get(hit.entry()).is_some_and(|session| session.is(key, hit.direction()))
+            || (hit.is_to_pool() && self.is_reply_to_pool(hit.without_mark(), key))
+    }
+
+    #[cold]
+    fn is_reply_to_pool(&self, hit: Hit, key: &FlowKey) -> bool {
+        self.reverse_key(hit.entry()).is_some_and(|reverse| reverse == *key)
     }
 
     /// The live session a tuple belongs to.
@@ -335,6 +420,17 @@ impl Sessions {
         }
     }
 
+    /// A packet of a session passed whose backend's packets do not pass here.
+    pub fn touch_one_way(&mut self, hit: Hit, now: u64, flags: u8) {
+        if let Some(session) = self.entries.get_mut(hit.entry()) {
+            session.reopen(flags);
+        }
+        self.touch(hit, now, flags);
+        if let Some(session) = self.entries.get_mut(hit.entry()) {
+            session.presume_answered();
+        }
+    }
+
     /// Replaces what was decided about a session.
     pub fn decide(&mut self, hit: Hit, decision: &Decision) {
         let entry = hit.entry();
@@ -360,12 +456,14 @@ impl Sessions {
     /// Creates a session. Expired sessions in the way are removed, and where there is no room, one that is worth less.
     pub fn create(&mut self, new: &NewSession) -> Result<Hit, Refused> {
         let keys = [new.key, new.reverse_key()];
+        // Where replies do not pass here there is one key only.
+        let two_ways = !new.decision.mode().is_direct();
         // A session whose two directions look the same could not tell them apart.
-        if keys[0] == keys[1] {
+        if two_ways && keys[0] == keys[1] {
             return Err(Refused::Conflict);
         }
         let hashes = keys.map(|key| self.hashes(&key));
-        for (key, hashes) in keys.iter().zip(&hashes) {
+        for (key, hashes) in keys.iter().zip(&hashes).take(1 + usize::from(two_ways)) {
             let hit = self.find_any(key, hashes.whole);
             if !hit.is_some() {
                 continue;
@@ -377,18 +475,21 @@ impl Sessions {
         }
         let Some(index) = self.take_entry(new.now) else { return Err(Refused::Full) };
         let entry = index as usize;
-        let hits = [Hit::new(entry, Direction::Forward), Hit::new(entry, Direction::Reverse)];
+        let hits = [Hit::new(entry, Direction::Forward), reply(entry, new.source.is_some())];
         if !self.insert(hashes[0].whole, hits[0], new.now) {
             self.free.push(index);
             return Err(Refused::Full);
         }
-        if !self.insert(hashes[1].whole, hits[1], new.now) {
+        if two_ways && !self.insert(hashes[1].whole, hits[1], new.now) {
             self.buckets.remove(hashes[0].whole, hits[0]);
             self.free.push(index);
             return Err(Refused::Full);
         }
         let decision = self.decisions.take(&new.decision);
-        let session = Session::new(new, decision);
+        let mut session = Session::new(new, decision);
+        if !two_ways {
+            session.presume_answered();
+        }
         let origin = &mut self.origins[entry];
         origin.begin();
         if decision == OWN {
@@ -411,9 +512,15 @@ impl Sessions {
     pub fn remove(&mut self, hit: Hit, why: SessionEnd) {
         let entry = hit.entry();
         let Some(&session) = self.entries.get(entry).filter(|session| session.is_used()) else { return };
-        let (forward, reverse) = (self.hashes(&session.forward_key()), self.hashes(&session.reverse_key()));
+        let source = self.source(entry);
+        let reverse = self.reverse_key(entry).unwrap_or_else(|| session.reverse_key());
+        let (forward, reverse) = (self.hashes(&session.forward_key()), self.hashes(&reverse));
         self.buckets.remove(forward.whole, Hit::new(entry, Direction::Forward));
-        self.buckets.remove(reverse.whole, Hit::new(entry, Direction::Reverse));
+        // A session with one key has not this one; nothing is removed then.
+        self.buckets.remove(reverse.whole, reply(entry, source.is_some()));
+        if let Some(source) = source {
+            self.give_port_back(source, session.protocol());
+        }
         self.services.remove(forward.destination);
         self.backends.remove(reverse.source);
         self.decisions.give_back(session.decision);
@@ -557,7 +664,7 @@ impl Sessions {
 
     #[inline]
     fn find_any(&self, key: &FlowKey, hash: u64) -> Hit {
-        self.buckets.find(hash, |hit| self.holds(hit, key))
+        self.buckets.find(hash, |hit| self.holds(hit, key)).without_mark()
     }
 
     /// Both families go the same way, so there is no branch to guess; the secrets differ by place, so ends can't be exchanged.
@@ -569,4 +676,10 @@ impl Sessions {
         let rest = u64::from(key.protocol) << 32 | u64::from(key.sport) << 16 | u64::from(key.dport);
         Hashes { source, destination, whole: mix(source ^ destination, rest ^ self.secrets.rest) }
     }
+}
+
+/// How the buckets hold a reply's key.
+fn reply(entry: usize, to_pool: bool) -> Hit {
+    let hit = Hit::new(entry, Direction::Reverse);
+    if to_pool { hit.to_pool() } else { hit }
 }

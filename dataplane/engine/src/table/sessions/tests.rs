@@ -10,6 +10,7 @@ use std::collections::HashMap;
 fn new(client: u32, port: u16, now: u64) -> NewSession {
     NewSession {
         dscp: 0,
+        source: None,
         key: FlowKey { src: v4(client), dst: v4(1), protocol: 17, sport: port, dport: 53 },
         backend: v4(2 + client % 3),
         backend_port: 5353,
