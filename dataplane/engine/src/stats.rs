@@ -226,6 +226,8 @@ pub struct ThreadStats {
     pub fragments_released: Counter,
     /// ICMP errors and resets not sent because of the rate limit.
     pub icmp_rate_limited: Counter,
+    /// ICMP errors about translated packets that were translated and sent on.
+    pub icmp_errors_translated: Counter,
     /// Packets that could not be made because the pool was empty.
     pub originate_failed: Counter,
     /// TSC ticks of turns that moved packets.
@@ -258,6 +260,7 @@ impl ThreadStats {
             fragments_held: Counter::default(),
             fragments_released: Counter::default(),
             icmp_rate_limited: Counter::default(),
+            icmp_errors_translated: Counter::default(),
             originate_failed: Counter::default(),
             busy_ticks: Counter::default(),
             all_ticks: Counter::default(),
