@@ -2,7 +2,7 @@
 //!
 //! First every file of `tests/corpus` (named regressions and classics), then mutated frames in bursts, in rounds of one node each.
 //! `MARCHPROXY_FUZZ_PACKETS` says how many (1 M unless given), `MARCHPROXY_FUZZ_SEED` repeats the round that a failure names.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod generators;
 
@@ -222,8 +222,11 @@ fn guarded(lab: &mut Lab, whence: &str, run: impl FnOnce(&mut Lab)) {
 
 fn hex(frames: &[Arrival]) -> String {
     frames.iter().fold(String::new(), |mut text, arrival| {
-        let octets: String = arrival.frame.iter().map(|octet| format!("{octet:02x}")).collect();
-        let _ = writeln!(text, "{} {octets}", PORTS[arrival.port]);
+        let _ = write!(text, "{} ", PORTS[arrival.port]);
+        arrival.frame.iter().for_each(|octet| {
+            let _ = write!(text, "{octet:02x}");
+        });
+        text.push('\n');
         text
     })
 }
@@ -341,9 +344,11 @@ fn the_corpus_ends_as_it_says() {
         for _ in 0..3 {
             guarded(&mut lab, &name, Lab::run);
             lab.now += MS;
-            let answers = lab.sent.drain(..).filter(|sent| asks(&sent.frame)).filter_map(|sent| {
-                Some(Arrival { port: sent.port, frame: answer(&sent.frame, 0, 0x40)? })
-            });
+            let answers = lab
+                .sent
+                .drain(..)
+                .filter(|sent| asks(&sent.frame))
+                .filter_map(|sent| Some(Arrival { port: sent.port, frame: answer(&sent.frame, 0, 0x40)? }));
             lab.burst = answers.collect();
         }
         lab.burst.clear();

@@ -12,7 +12,7 @@ impl Dice {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -21,7 +21,7 @@ impl Dice {
 
     /// Less than `n`; 0 where there is nothing less.
     pub fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
+        ((u128::from(self.roll()) * n as u128) >> 64) as usize
     }
 
     pub fn chance(&mut self, percent: usize) -> bool {
@@ -146,9 +146,12 @@ fn once(dice: &mut Dice, frame: &mut Vec<u8>, other: &[u8]) {
 fn lengths(dice: &mut Dice, frame: &mut [u8], l3: Option<(usize, u16)>) {
     let Some((l3, ethertype)) = l3 else { return };
     let l4 = if ethertype == 0x86dd { l3 + 40 } else { l3 + 20 };
-    let near = |dice: &mut Dice, right: Option<u16>| match dice.chance(60) {
-        true => right.unwrap_or(0).wrapping_add(dice.below(17) as u16).wrapping_sub(8),
-        false => dice.pick(&EDGES),
+    let near = |dice: &mut Dice, right: Option<u16>| {
+        if dice.chance(60) {
+            right.unwrap_or(0).wrapping_add(dice.below(17) as u16).wrapping_sub(8)
+        } else {
+            dice.pick(&EDGES)
+        }
     };
     match dice.below(4) {
         0 => {
