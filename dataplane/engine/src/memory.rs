@@ -1,7 +1,7 @@
 //! The memory backend: ports whose wire is a pair of rings in this process. Tests put frames on the wire and take them off; the harness
 //! does so with thousands of buffers laid out like a NIC's descriptor ring.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,6 +17,13 @@ const KEEP: usize = 1 << 12;
 thread_local! {
     /// Buffers that came back on this thread: allocation happens only until the circulation is warm.
     static HOME: RefCell<Vec<&'static mut Frame>> = const { RefCell::new(Vec::new()) };
+    /// Buffers that this thread was given, less those it gave away: as many as are at home or out.
+    static OWNED: Cell<isize> = const { Cell::new(0) };
+}
+
+fn own(more: isize) {
+    // A thread that ends counts no more.
+    let _ = OWNED.try_with(|owned| owned.set(owned.get() + more));
 }
 
 /// Buffers that one thread has too many of and another may lack: packets may be made on one thread and end on another.
@@ -58,7 +65,14 @@ impl MemoryBuf {
     pub fn pool(count: usize) -> Vec<Self> {
         let frames =
             (0..count).map(|_| Frame { start: MIN_HEADROOM as u16, ..Frame::EMPTY }).collect::<Vec<_>>().leak();
+        own(count as isize);
         frames.iter_mut().map(|frame| Self { frame: Some(frame) }).collect()
+    }
+
+    /// How many of this thread's buffers are packets now, wherever they are. Exact as long as packets end on the thread they were made
+    /// on; tests hold it against what a node says it holds.
+    pub fn out() -> isize {
+        OWNED.with(Cell::get) - HOME.with(|home| home.borrow().len() as isize)
     }
 
     /// A packet with this content, cut to what a buffer holds.
@@ -103,6 +117,7 @@ impl Drop for MemoryBuf {
         let _ = HOME.try_with(|home| {
             let mut home = home.borrow_mut();
             if home.len() == KEEP {
+                own(-((KEEP - KEEP / 2) as isize));
                 shared().extend(home.drain(KEEP / 2..));
             }
             home.extend(frame.take());
@@ -125,6 +140,7 @@ fn refill() -> &'static mut Frame {
     let mut lot = shared.split_off(from);
     drop(shared);
     let frame = lot.pop().unwrap_or_else(|| Box::leak(Box::new(Frame::EMPTY)));
+    own(lot.len() as isize + 1);
     HOME.with(|home| home.borrow_mut().extend(lot));
     frame
 }
@@ -301,6 +317,7 @@ mod tests {
     #[test]
     fn buffers_grow_shrink_and_come_home() {
         let mut packet = MemoryBuf::new(&[1, 2, 3, 4]);
+        assert_eq!(MemoryBuf::out(), 1);
         assert!(packet.prepend(MIN_HEADROOM));
         assert!(!packet.prepend(1));
         assert_eq!(packet.data().len(), MIN_HEADROOM + 4);
@@ -311,7 +328,7 @@ mod tests {
         packet.trim_front(1000);
         assert_eq!((packet.data(), packet.stamp()), (&[][..], 7));
         drop(packet);
-        assert_eq!(HOME.with(|home| home.borrow().len()), 1);
+        assert_eq!((HOME.with(|home| home.borrow().len()), MemoryBuf::out()), (1, 0));
         let packet = MemoryBuf::new(&[0; 4000]);
         assert_eq!((packet.data().len(), packet.stamp()), (2048, 0), "a used buffer is as good as new");
     }
@@ -321,8 +338,9 @@ mod tests {
         let mut pool = MemoryBuf::pool(3);
         pool[1].set(&[7; 60]);
         assert_eq!((pool[0].data().len(), pool[1].data(), pool[2].headroom()), (0, &[7; 60][..], MIN_HEADROOM));
+        assert_eq!(MemoryBuf::out(), 3);
         drop(pool);
-        assert_eq!(HOME.with(|home| home.borrow().len()), 3);
+        assert_eq!((HOME.with(|home| home.borrow().len()), MemoryBuf::out()), (3, 0));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod answers;
 pub mod fragments;
 pub mod hostile;
+pub mod mutation;
 pub mod packets;
 pub mod pools;
 pub mod steps;
