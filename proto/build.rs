@@ -86,6 +86,8 @@ const FIELDS: &[(&str, &[&str])] = &[
             "Service.name",
             "Service.protocol",
             "Service.mode",
+            "Service.sessions",
+            "Service.on_backend_loss",
             "Service.qos",
             "Health.kind",
             "Health.path",

@@ -198,7 +198,7 @@ impl Line {
             assert!(burst.columns.hit.iter().all(|hit| hit.is_some()), "all packets have a session");
             return ticks;
         }
-        let ticks = timed(&mut || rule::process(burst, snapshot));
+        let ticks = timed(&mut || rule::process(burst, snapshot, stats));
         if stage == Stage::Rule {
             assert!(burst.columns.rule.iter().all(|&rule| rule != NONE), "all packets have a rule");
             return ticks;

@@ -28,6 +28,10 @@ const ENGINE_MAY_USE: &[&str] = &[
     "heapless",
     "managed",
     "stable_deref_trait",
+    // Not built: cargo's metadata list them because of smoltcp's `defmt?/alloc`.
+    "defmt",
+    "defmt-macros",
+    "defmt-parser",
     // Compile-time only, behind the derives.
     "proc-macro2",
     "quote",

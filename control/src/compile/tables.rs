@@ -66,6 +66,7 @@ fn interfaces(
             vlan: interface.vlan,
             addresses: interface.addresses.clone(),
             table: table(&interface.table),
+            urpf: interface.urpf,
             trust_dscp: interface.trust_dscp,
         }
     };

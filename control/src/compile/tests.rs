@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
     BackendState, FlagMatch, FragmentMatch, PolicerAction, PortRange, RouteAction, RuleAction, RuleMatch, RuleWay,
-    ServiceProtocol,
+    ServiceProtocol, Urpf,
 };
 use marchproxy_proto::tables;
 use proptest::prelude::*;
@@ -24,7 +24,7 @@ nodes:
     ports: [{name: wan, device: "vdev:x"}]
 interfaces:
   - {name: wan-b, node: b, port: wan, addresses: [192.0.2.2/24, 10.7.0.1/24]}
-  - {name: lan-b, node: b, port: lan, vlan: 5, addresses: [10.0.0.1/24], table: red, trust_dscp: false}
+  - {name: lan-b, node: b, port: lan, vlan: 5, addresses: [10.0.0.1/24], table: red, urpf: strict, trust_dscp: false}
   - {name: wan-a, node: a, port: wan, addresses: [192.0.3.1/24], table: blue}
   - {name: up-a, node: a, port: wan, vlan: 9, addresses: [192.0.2.1/24]}
 routes:
@@ -68,6 +68,7 @@ fn ports_and_interfaces_of_the_node_in_order_of_names() {
     let lan = &tables.interfaces[0];
     // blue 1, red 2, on every node.
     assert_eq!((lan.port, lan.vlan, lan.table, lan.trust_dscp), (0, Some(5), 2, false));
+    assert_eq!(lan.urpf, Urpf::Strict);
     let wan = &tables.interfaces[1];
     assert_eq!((wan.port, wan.vlan, wan.table, wan.trust_dscp), (1, None, 0, true));
     assert_eq!(wan.addresses[0].to_string(), "192.0.2.2/24", "addresses stay in the document's order");

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
     BackendLoss, BackendState, Cidr, HealthSpec, PolicerSpec, PortRange, RuleAction, RuleMatch, ServiceLimitsSpec,
-    ServiceMode, ServiceProtocol,
+    ServiceMode, ServiceProtocol, Urpf,
 };
 
 /// A validated document.
@@ -55,6 +55,7 @@ pub(crate) struct Interface {
     /// In the document's order: the first one of a family is the source of ICMP errors.
     pub addresses: Vec<Cidr>,
     pub table: String,
+    pub urpf: Urpf,
     pub trust_dscp: bool,
 }
 

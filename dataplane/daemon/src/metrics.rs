@@ -208,6 +208,20 @@ const FAMILIES: &[Family] = &[
         |o| one(o.stats.sources_untracked as f64),
     ),
     family(
+        "icmp_errors_translated_packets",
+        Kind::Counter,
+        &[],
+        "ICMP errors about packets of sessions, translated and sent on.",
+        |o| one(o.stats.icmp_errors_translated as f64),
+    ),
+    family(
+        "icmp_errors_limited_packets",
+        Kind::Counter,
+        &[],
+        "ICMP errors not sent because of their rate limit.",
+        |o| one(o.stats.icmp_errors_limited as f64),
+    ),
+    family(
         "conservation_packets",
         Kind::Gauge,
         &["term"],

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use crate::burst::{Egress, NONE};
 use crate::flow::{Addr, from_ip};
+use crate::hash::{ECMP_SLOTS, hop_claim, hop_identity};
 use crate::ports::{PortSlot, UNTAGGED};
 use crate::sampling;
 use crate::slots::{Slot, Slots};
@@ -18,7 +19,8 @@ use crate::table::rules::{Limits, Refused, Rules};
 use crate::table::services::{Service, Services};
 use crate::table::sessions::{Limits as SessionLimits, MOST_POOLS, MOST_SERVICES, ServiceLimits};
 use crate::tables::{
-    LimitsSpec, RouteAction, RuleMatch, RuleTables, RuleWay, ServiceMode, ServiceProtocol, ServiceSpec,
+    LimitsSpec, NextHopSpec, RouteAction, RuleMatch, RuleTables, RuleWay, ServiceMode, ServiceProtocol, ServiceSpec,
+    Urpf,
 };
 use crate::wire::TCP;
 
@@ -219,12 +221,12 @@ fn check(tables: &RuleTables) -> Result<(), BuildError> {
             if let Some(hop) = hops.iter().find(|h| h.interface >= interfaces) {
                 return invalid(format!("route {}", r.prefix), "via.interface", hop.interface, interfaces);
             }
-            if hops.is_empty() || hops.iter().any(|h| h.weight == 0) {
+            if hops.is_empty() || hops.len() > ECMP_SLOTS || hops.iter().any(|h| h.weight == 0) {
                 return Err(BuildError::Invalid {
                     object: format!("route {}", r.prefix),
                     field: "via",
                     found: format!("{} next hops, or one of weight 0", hops.len()),
-                    allowed: "at least one, weights from 1".into(),
+                    allowed: format!("1 to {ECMP_SLOTS}, weights from 1"),
                 });
             }
         }
@@ -399,6 +401,7 @@ fn interfaces(tables: &RuleTables, snapshot: &mut Snapshot) {
             vlan,
             mtu: port_spec.mtu,
             trust_dscp: spec.trust_dscp,
+            urpf: spec.urpf,
             addresses: spec.addresses.iter().map(|c| (from_ip(c.addr), c.len)).collect(),
             fib: fib_of[&spec.table],
             table: spec.table,
@@ -411,6 +414,7 @@ fn interfaces(tables: &RuleTables, snapshot: &mut Snapshot) {
         }
     }
     snapshot.by_port = by_port;
+    snapshot.checks_sources = snapshot.interfaces.iter().any(|i| i.urpf != Urpf::Off);
     snapshot.trusts_all = snapshot.interfaces.iter().all(|i| i.trust_dscp);
     snapshot.own.sort_unstable();
     snapshot.own.dedup();
@@ -437,14 +441,19 @@ fn routes(tables: &RuleTables, snapshot: &mut Snapshot) {
         }
     }
     // Routes that do the same share one entry: few gateways serve many prefixes, and their entries stay in the cache.
-    let mut same: HashMap<&RouteAction, u32> = HashMap::new();
+    // Default routes have their own: reverse path checks tell them apart.
+    let mut same: HashMap<(bool, &RouteAction), u32> = HashMap::new();
     for spec in &tables.routes {
         let key = (from_ip(spec.prefix.network().addr), spec.prefix.len);
-        let index = *same.entry(&spec.action).or_insert_with(|| {
+        let is_default = spec.prefix.len == 0;
+        let index = *same.entry((is_default, &spec.action)).or_insert_with(|| {
             let route = route(&spec.action, snapshot);
             snapshot.routes.push(route);
             snapshot.routes.len() as u32 - 1
         });
+        if is_default && !snapshot.default_routes.contains(&index) {
+            snapshot.default_routes.push(index);
+        }
         prefixes.entry(spec.table).or_default().insert(key, index);
     }
     snapshot.ways = snapshot
@@ -469,21 +478,34 @@ fn route(action: &RouteAction, snapshot: &mut Snapshot) -> Route {
         RouteAction::Reject => Route::Reject,
         RouteAction::Via(hops) => {
             let first = snapshot.hops.len() as u32;
-            let mut weight = 0;
             for hop in hops {
-                weight += u32::from(hop.weight);
                 let address = from_ip(hop.address);
                 let neighbour_hash = snapshot.interfaces[hop.interface].neighbour(address).hash();
-                snapshot.hops.push(Hop {
-                    address,
-                    interface: hop.interface as u32,
-                    cumulative: weight,
-                    neighbour_hash,
-                });
+                snapshot.hops.push(Hop { address, interface: hop.interface as u32, neighbour_hash });
             }
-            Route::Via { first, count: hops.len() as u32, weight }
+            let slots = snapshot.hop_slots.len() as u32;
+            if hops.len() > 1 {
+                snapshot.hop_slots.extend(slot_owners(hops));
+            }
+            Route::Via { first, count: hops.len() as u32, slots }
         }
     }
+}
+
+/// For each slot the hop with the least claim for its weight.
+fn slot_owners(hops: &[NextHopSpec]) -> impl Iterator<Item = u16> {
+    let hops: Vec<_> = hops.iter().map(|hop| (hop_identity(hop.address), u64::from(hop.weight))).collect();
+    (0..ECMP_SLOTS).map(move |slot| {
+        let (mut owner, mut least) = (0, (u64::MAX, 1));
+        for (nth, &(identity, weight)) in hops.iter().enumerate() {
+            let claim = hop_claim(identity, slot);
+            // claim / weight < least claim / its weight; claims have 27 bits, weights 16.
+            if least.0 == u64::MAX || claim * least.1 < least.0 * weight {
+                (owner, least) = (nth as u16, (claim, weight));
+            }
+        }
+        owner
+    })
 }
 
 /// Counter slots by kind and name.

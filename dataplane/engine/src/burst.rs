@@ -5,6 +5,7 @@ use crate::io::{PacketBuf, PacketVec};
 use crate::ledger::{Backend, Errand, HandedOff, Ledger, Punted};
 use crate::ports::PortSlot;
 use crate::reason::{DropReason, PuntReason};
+use crate::received::Received;
 use crate::stage::direct;
 use crate::stage::fragment::said_by;
 use crate::stage::parse::Head;
@@ -268,6 +269,8 @@ pub struct Columns {
     pub egress: [Egress; BURST],
     /// What becomes of it (any).
     pub fate: [Fate; BURST],
+    /// As it was before it was finished (finish; only with [`PuntReason::Neighbour`]).
+    pub received: [Received; BURST],
 }
 
 /// One burst. Reused for every receive call; it owns its packets until [`drain`](Self::drain).
@@ -281,6 +284,8 @@ pub struct Burst<B> {
     pub v6: Mask,
     /// Lanes whose `verdict` says something (balance).
     pub judged: Mask,
+    /// Lanes of ICMP errors that may be about a session (parse).
+    pub errors: Mask,
     /// Lanes of fragments (parse).
     pub fragments: Mask,
     /// Lanes of IPv4 packets that have to be cut to leave (route).
@@ -297,6 +302,7 @@ impl<B: PacketBuf> Default for Burst<B> {
             active: Mask::default(),
             v6: Mask::default(),
             judged: Mask::default(),
+            errors: Mask::default(),
             fragments: Mask::default(),
             too_long: Mask::default(),
             columns: Box::new(Columns {
@@ -313,6 +319,7 @@ impl<B: PacketBuf> Default for Burst<B> {
                 source_port: [0; BURST],
                 egress: [Egress::default(); BURST],
                 fate: [Fate::Active; BURST],
+                received: [Received::default(); BURST],
             }),
         }
     }
@@ -336,6 +343,7 @@ impl<B: PacketBuf> Burst<B> {
         self.active = Mask::first(self.packets.len());
         self.v6 = Mask::default();
         self.judged = Mask::default();
+        self.errors = Mask::default();
         self.fragments = Mask::default();
         self.too_long = Mask::default();
         rest
@@ -390,7 +398,7 @@ impl<B: PacketBuf> Burst<B> {
         if at >= self.packets.len() {
             return None;
         }
-        for mask in [&mut self.active, &mut self.v6, &mut self.fragments] {
+        for mask in [&mut self.active, &mut self.v6, &mut self.fragments, &mut self.errors] {
             mask.close(lane);
         }
         let Columns { head, key, fate, .. } = &mut *self.columns;
@@ -443,6 +451,8 @@ impl<B: PacketBuf> Burst<B> {
                     ledger.hand_off(HandedOff { packet, port, errand: Errand::Reassembly }, usize::from(worker));
                 }
                 Fate::Punt(reason) => {
+                    let waits = reason == PuntReason::Neighbour;
+                    let received = waits.then(|| columns.received[index].on(port));
                     let (port, vlan, mtu) = match reason {
                         PuntReason::Neighbour | PuntReason::Fragment => egress(out.interface),
                         PuntReason::MtuExceeded => {
@@ -451,7 +461,7 @@ impl<B: PacketBuf> Burst<B> {
                         }
                         _ => (port, columns.head[index].vlan, 0),
                     };
-                    ledger.punt(Punted { packet, reason, port, vlan, next_hop: out.next_hop, mtu });
+                    ledger.punt(Punted { packet, reason, port, vlan, next_hop: out.next_hop, mtu, received });
                 }
                 // A lane no stage decided would be lost silently; there is none, and the counter would show it.
                 Fate::Active => ledger.drop(packet, DropReason::PortNotConfigured),

@@ -9,6 +9,10 @@ use std::net::IpAddr;
 pub const MAGLEV_FLOW_SEED: u64 = 0x4D61_676C_6576_4631;
 /// Seed under which flows choose among several next hops ("ECMPHash").
 pub const ECMP_SEED: u64 = 0x4543_4D50_4861_7368;
+/// Slots over which the flows of a route with several next hops spread: with eight hops shares are then within about 10 % of the weights.
+pub const ECMP_SLOTS: usize = 1024;
+/// Seed of a next hop's identity ("ECMPHops").
+pub const ECMP_HOP_SEED: u64 = 0x4543_4D50_486F_7073;
 /// Seed of the entropy of tunnels ("TunnelFl").
 pub const TUNNEL_SEED: u64 = 0x5475_6E6E_656C_466C;
 /// Seed of a backend's first ring position ("RingOffs").
@@ -64,6 +68,30 @@ pub fn flow_words(src: IpAddr, dst: IpAddr, protocol: u8, sport: u16, dport: u16
     FlowWords { words: [(src >> 64) as u64, src as u64, (dst >> 64) as u64, dst as u64, 1 << 40 | meta], len: 5 }
 }
 
+/// What a next hop's claims are made of.
+pub fn hop_identity(address: IpAddr) -> u64 {
+    hash(ECMP_HOP_SEED, backend_words(address, None).as_slice())
+}
+
+/// A next hop's claim to a slot: -log2 of a random number of 64 bits below 1, in units of 2^-20, so exponentially distributed. Then the
+/// least of claim / weight falls to a hop in proportion to its weight, and without a hop the others' order is what it was (weighted
+/// rendezvous hashing, Schindelhauer and Schomaker 2005). In integers, so that every machine agrees.
+pub fn hop_claim(identity: u64, slot: usize) -> u64 {
+    const BITS: u32 = 20;
+    let random = hash(identity, &[slot as u64]) | 1;
+    let whole = random.ilog2();
+    // The mantissa, 1.63; each squaring gives one more bit of its logarithm.
+    let mut mantissa = random << (63 - whole);
+    let mut log = u64::from(whole);
+    for _ in 0..BITS {
+        let square = (u128::from(mantissa) * u128::from(mantissa)) >> 63;
+        let carry = (square >> 64) as u64;
+        mantissa = (square >> carry) as u64;
+        log = log << 1 | carry;
+    }
+    (64 << BITS) - log
+}
+
 /// Words that identify a backend in a ring: IPv4 `[address, port or 0]`, IPv6 `[high, low, port or 0]`.
 #[inline]
 pub fn backend_words(address: IpAddr, port: Option<u16>) -> FlowWords {
@@ -87,6 +115,16 @@ fn wide(ip: IpAddr) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn claims_are_logarithms() {
+        for slot in 0..2000 {
+            let identity = hop_identity(IpAddr::from([192, 0, 2, 7]));
+            let random = (hash(identity, &[slot as u64]) | 1) as f64 / 2f64.powi(64);
+            let claim = hop_claim(identity, slot) as f64 / f64::from(1 << 20);
+            assert!((claim + random.log2()).abs() < 1e-5, "slot {slot}: {claim} of {random}");
+        }
+    }
+
     use super::*;
 
     const HASH_EMPTY: u64 = 0x6705_27F2_8686_2C69;

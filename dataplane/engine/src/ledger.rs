@@ -10,6 +10,7 @@ use crate::io::{PacketBuf, PacketPool, PacketVec, RxQueue, TxQueue};
 use crate::observe::{End, Lens};
 use crate::ports::PortSlot;
 use crate::reason::{ConsumeReason, DropReason, PuntReason};
+use crate::received::Received;
 use crate::stats::{MAX_PORTS, ThreadStats, Totals};
 use crate::table::fragments::Known;
 
@@ -41,6 +42,8 @@ pub struct Punted<B> {
     pub next_hop: u128,
     /// The egress MTU (`MtuExceeded`, `Fragment`).
     pub mtu: u16,
+    /// What the packet was like when it was received (`Neighbour`).
+    pub received: Option<Received>,
 }
 
 /// A finished packet from the slow path, to be transmitted by a worker.

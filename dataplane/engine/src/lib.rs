@@ -18,6 +18,7 @@ pub mod packet;
 pub mod pipeline;
 pub mod ports;
 pub mod reason;
+pub mod received;
 pub mod reference;
 pub mod sampling;
 pub mod slots;

@@ -12,7 +12,7 @@ use crate::ports::{PortFacts, PortSlot, UNTAGGED};
 use crate::sampling::{Sample, Sampling};
 use crate::snapshot::Snapshot;
 use crate::stage::fragment::Arrival;
-use crate::stage::{balance, finish, fragment, parse, route, rule, session, steer};
+use crate::stage::{balance, finish, fragment, parse, route, rule, session, steer, urpf};
 use crate::stats::{STAGES, ThreadStats};
 use crate::table::fragments::Fragments;
 use crate::table::neighbours::NeighbourTable;
@@ -129,6 +129,9 @@ impl Pipeline {
             lens.begin(burst);
         }
         parse::process(burst, snapshot, &self.facts);
+        if !arrival.is_handed_over() {
+            urpf::process(burst, snapshot);
+        }
         let (me, workers) = self.seat;
         if !burst.fragments.is_empty() {
             fragment::process(burst, snapshot, arrival, fragments, self.seat, now, ledger);
@@ -140,7 +143,7 @@ impl Pipeline {
         let packets = burst.active.len();
         session::process(burst, snapshot, &self.sessions, &self.stats, now);
         clock.stage(packets);
-        rule::process(burst, snapshot);
+        rule::process(burst, snapshot, &self.stats);
         clock.stage(packets);
         let mut context = balance::Context {
             snapshot,

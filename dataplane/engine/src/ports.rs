@@ -31,18 +31,33 @@ impl PortSlot {
 #[derive(Clone, Debug)]
 pub struct PortFacts {
     macs: SharedWords,
+    /// By slot the number of its last opening; the last word counts openings.
+    openings: SharedWords,
 }
 
 impl Default for PortFacts {
     fn default() -> Self {
-        Self { macs: SharedWords::heap(MAX_PORTS) }
+        Self { macs: SharedWords::heap(MAX_PORTS), openings: SharedWords::heap(MAX_PORTS + 1) }
     }
 }
 
 impl PortFacts {
-    /// Records the MAC address of the device behind a slot.
+    /// Records the MAC address of the device behind a slot, which was just opened.
     pub fn set_mac(&self, port: PortSlot, mac: Mac) {
         self.macs[port.index()].store(mac_to_word(mac), Ordering::Release);
+        let number = self.openings() + 1;
+        self.openings[port.index()].store(number, Ordering::Relaxed);
+        self.openings[MAX_PORTS].store(number, Ordering::Release);
+    }
+
+    /// How many devices were opened so far.
+    pub fn openings(&self) -> u64 {
+        self.openings[MAX_PORTS].load(Ordering::Acquire)
+    }
+
+    /// The number of the opening of the device behind a slot, counted over all slots; 0 for none.
+    pub fn opened_at(&self, port: PortSlot) -> u64 {
+        self.openings[port.index()].load(Ordering::Relaxed)
     }
 
     /// The MAC address; all zero when no device is there.

@@ -67,6 +67,8 @@ reasons! {
         Multicast = "multicast",
         /// A fragment for one of our addresses: only whole packets are answered.
         FragmentUnsupported = "fragment_unsupported",
+        /// The interface checks sources, and this one is not reached that way (or by no route at all).
+        Urpf = "urpf",
         /// A fragment without data, whose length is no multiple of eight though others follow, or that ends beyond 65,535 octets.
         FragmentMalformed = "fragment_malformed",
         /// A fragment that cuts through a TCP, UDP or ICMP header, as attacks on filters do (RFC 1858, 3128).
@@ -169,7 +171,8 @@ impl DropReason {
     pub const fn class(self) -> DropClass {
         use DropReason as R;
         match self {
-            R::RuleDeny
+            R::Urpf
+            | R::RuleDeny
             | R::RuleReject
             | R::SessionLimitService
             | R::SessionLimitSource

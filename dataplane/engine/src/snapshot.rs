@@ -2,6 +2,7 @@
 
 use crate::burst::{Egress, NONE};
 use crate::flow::Addr;
+use crate::hash::ECMP_SLOTS;
 use crate::ports::PortSlot;
 use crate::slots::Slots;
 use crate::stats::MAX_PORTS;
@@ -11,7 +12,7 @@ use crate::table::neighbours::NeighbourKey;
 use crate::table::policer::PolicerTable;
 use crate::table::rules::Rules;
 use crate::table::services::Services;
-use crate::tables::PortSpec;
+use crate::tables::{PortSpec, Urpf};
 
 /// One generation. Made by [`build`](crate::build::build); `Default` is the empty configuration.
 #[derive(Debug, Default)]
@@ -20,11 +21,17 @@ pub struct Snapshot {
     pub(crate) interfaces: Vec<Interface>,
     /// Whether every interface keeps the DSCP of what it receives.
     pub(crate) trusts_all: bool,
+    /// Whether some interface checks sources.
+    pub(crate) checks_sources: bool,
     /// Per port slot: (VLAN, interface), sorted.
     pub(crate) by_port: PortInterfaces,
     pub(crate) fibs: Vec<Fib>,
     pub(crate) routes: Vec<Route>,
     pub(crate) hops: Vec<Hop>,
+    /// By route with several next hops and slot: which of them.
+    pub(crate) hop_slots: Vec<u16>,
+    /// Routes of prefixes of length 0, a few.
+    pub(crate) default_routes: Vec<u32>,
     /// By route: its next hop where there is but one and never another; otherwise of interface [`NONE`].
     pub(crate) ways: Vec<Egress>,
     /// Interface addresses, sorted.
@@ -92,6 +99,8 @@ pub struct Interface {
     pub mtu: u16,
     /// Whether received DSCP is kept.
     pub trust_dscp: bool,
+    /// What is asked of sources.
+    pub urpf: Urpf,
     /// Own addresses and prefix lengths, in document order.
     pub addresses: Vec<(Addr, u8)>,
     /// Index into the snapshot's tables.
@@ -136,8 +145,8 @@ pub enum Route {
         first: u32,
         /// How many.
         count: u32,
-        /// Sum of their weights.
-        weight: u32,
+        /// With several: index of the first of [`ECMP_SLOTS`] slots.
+        slots: u32,
     },
     /// Drop without a word.
     Blackhole,
@@ -166,8 +175,6 @@ pub struct Hop {
     pub address: Addr,
     /// Egress interface.
     pub interface: u32,
-    /// Sum of the weights up to and with this one.
-    pub cumulative: u32,
     /// Hash in the neighbour table.
     pub neighbour_hash: u64,
 }
@@ -332,13 +339,13 @@ impl Snapshot {
 
     /// The hop of a `Via` route for a flow's hash.
     #[inline]
-    pub fn hop(&self, first: u32, count: u32, weight: u32, hash: impl FnOnce() -> u64) -> Option<&Hop> {
-        let hops = self.hops.get(first as usize..(first + count) as usize)?;
-        if let [only] = hops {
-            return Some(only);
+    pub fn hop(&self, first: u32, count: u32, slots: u32, hash: impl FnOnce() -> u64) -> Option<&Hop> {
+        if count == 1 {
+            return self.hops.get(first as usize);
         }
-        let point = (hash() % u64::from(weight.max(1))) as u32;
-        hops.iter().find(|hop| point < hop.cumulative)
+        let slot = hash() as usize % ECMP_SLOTS;
+        let nth = self.hop_slots.get(slots as usize + slot)?;
+        self.hops.get(first as usize + usize::from(*nth))
     }
 
     /// Objects that have counters: kind, name, slot.
@@ -361,6 +368,7 @@ impl Snapshot {
         self.fibs.iter().map(Fib::bytes).sum::<usize>()
             + self.routes.len() * (size_of::<Route>() + size_of::<Egress>())
             + self.hops.len() * size_of::<Hop>()
+            + self.hop_slots.len() * size_of::<u16>()
             + self.rules.bytes()
             + self.detours.len() * size_of::<Detour>()
             + self.services.bytes()

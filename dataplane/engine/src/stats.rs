@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use marchproxy_cpu::prefetch_slice;
+
 use crate::reason::{ConsumeReason, DropReason, LookupResult, PuntReason, SessionEnd};
 use crate::table::sessions::MOST_POOLS;
 
@@ -138,6 +140,8 @@ impl PacketsBytes {
 
 /// One named object's counters (rule, service, backend, policer).
 #[derive(Debug, Default)]
+// Never across two cache lines.
+#[repr(align(32))]
 pub struct ObjectCounters {
     /// What it matched.
     pub matched: PacketsBytes,
@@ -222,6 +226,8 @@ pub struct ThreadStats {
     pub fragments_released: Counter,
     /// ICMP errors and resets not sent because of the rate limit.
     pub icmp_rate_limited: Counter,
+    /// ICMP errors about translated packets that were translated and sent on.
+    pub icmp_errors_translated: Counter,
     /// Packets that could not be made because the pool was empty.
     pub originate_failed: Counter,
     /// TSC ticks of turns that moved packets.
@@ -254,10 +260,17 @@ impl ThreadStats {
             fragments_held: Counter::default(),
             fragments_released: Counter::default(),
             icmp_rate_limited: Counter::default(),
+            icmp_errors_translated: Counter::default(),
             originate_failed: Counter::default(),
             busy_ticks: Counter::default(),
             all_ticks: Counter::default(),
         }
+    }
+
+    /// Starts loading the counters of an object.
+    #[inline]
+    pub fn prefetch_object(&self, slot: u32) {
+        prefetch_slice(&self.objects, slot as usize);
     }
 
     /// The counters of an object; `None` beyond the configured room.

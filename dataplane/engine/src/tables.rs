@@ -49,8 +49,22 @@ pub struct InterfaceSpec {
     pub addresses: Vec<Cidr>,
     /// Routing table for packets received here, and the table its connected routes belong to. 0 is the main table.
     pub table: u32,
+    /// What is asked of the sources of packets received here.
+    pub urpf: Urpf,
     /// Keep the DSCP of packets received here; otherwise forwarded ones leave with DSCP 0 unless something marks them.
     pub trust_dscp: bool,
+}
+
+/// Which sources an interface accepts (unicast reverse path forwarding, RFC 3704).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Urpf {
+    /// All.
+    #[default]
+    Off,
+    /// Those that some route leads to, the default route aside.
+    Loose,
+    /// Those that the best route leads to by this interface, among others perhaps.
+    Strict,
 }
 
 /// An address and the length of the prefix it lies in; as a prefix, host bits are zero.

@@ -30,11 +30,13 @@ pub struct Size {
     pub counters: u32,
     /// Slots of each wire.
     pub wire: usize,
+    /// Whether addresses are announced when they appear.
+    pub announcing: bool,
 }
 
 impl Default for Size {
     fn default() -> Self {
-        Self { sessions: 4096, counters: 1 << 12, wire: 1 << 14 }
+        Self { sessions: 4096, counters: 1 << 12, wire: 1 << 14, announcing: false }
     }
 }
 
@@ -91,6 +93,7 @@ impl Node {
         let slow_stats = Arc::new(ThreadStats::new(0));
         let links = vec![WorkerLink { punts, injects }];
         let slow = SlowPath::new(slow_reader, links, MemoryPool, neighbours, facts.clone(), slow_stats);
+        let slow = if size.announcing { slow.announcing() } else { slow };
         let mut node =
             Self { publisher, worker, slow, commands, replies, samples, facts, wires: Vec::new(), budget, size };
         node.push(tables)?;

@@ -7,11 +7,11 @@ use crate::burst::{Egress, Fate, NO_MARK, NONE, Rewrite};
 use crate::flow::{FlowKey, is_v4, to_ip};
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::{Detour, Route, Snapshot};
-use crate::stage::{direct, route};
+use crate::stage::{direct, route, urpf};
 use crate::table::rules::{Rule, RuleKey, Sight};
 use crate::table::services::Service;
 use crate::table::sessions::State;
-use crate::tables::{RuleAction, ServiceMode};
+use crate::tables::{RuleAction, ServiceMode, Urpf};
 use crate::wire::{TCP, UDP};
 use crate::worker::Listed;
 
@@ -124,6 +124,11 @@ fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>) -> Res
         return Err(Fate::Drop(DropReason::VlanUnknown));
     };
     step("parse", format!("interface {}", interface.name), "received here".into());
+    if !urpf::reached(snapshot, question.interface, key.src, interface.urpf) {
+        let mode = if interface.urpf == Urpf::Strict { "strict" } else { "loose" };
+        step("urpf", format!("interface {}", interface.name), format!("{mode}: no such way to {}", to_ip(key.src)));
+        return Err(Fate::Drop(DropReason::Urpf));
+    }
     if snapshot.is_own(key.dst) {
         step("parse", format!("address {}", to_ip(key.dst)), "is an address of this node".into());
         return Err(Fate::Punt(PuntReason::Local));

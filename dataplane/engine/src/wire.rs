@@ -81,6 +81,13 @@ pub fn checksum(bytes: &[u8], extra: u64) -> u16 {
     !fold(sum(bytes) + extra)
 }
 
+/// Whether the checksum inside `bytes` holds; `pseudo` gives addresses and protocol of the pseudo header, of either family: what IPv4
+/// addresses have in common cancels out.
+pub fn checksum_holds(bytes: &[u8], pseudo: Option<(u128, u128, u8)>) -> bool {
+    let pseudo = pseudo.map_or(0, |(src, dst, protocol)| pseudo_header(src, dst, true, protocol, bytes.len()));
+    fold(sum(bytes) + pseudo) == 0xffff
+}
+
 /// Sum of the words of a pseudo header (RFC 768, 793, 8200 s8.1).
 pub fn pseudo_header(src: u128, dst: u128, v6: bool, protocol: u8, len: usize) -> u64 {
     let words = |a: u128| if v6 { sum(&a.to_be_bytes()) } else { sum(&(a as u32).to_be_bytes()) };

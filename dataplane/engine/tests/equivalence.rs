@@ -6,7 +6,7 @@ mod generators;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use generators::answers::{again, answer};
+use generators::answers::{again, answer, is_announcement};
 use generators::pools::PORTS;
 use generators::steps::{Event, Incoming, Step, histories};
 use generators::tables::{Model, models};
@@ -64,11 +64,13 @@ struct Twins {
 impl Twins {
     fn new(model: Model, size: Size) -> Self {
         let tables = model.tables();
-        let mut node = Node::with_size(&tables, size).unwrap();
-        // Takes up the ports.
-        node.run(0);
+        let mut node = Node::with_size(&tables, Size { announcing: true, ..size }).unwrap();
         let macs = (0..PORTS.len()).map(port_mac).collect();
-        let reference = Reference::new(tables, macs);
+        let reference = Reference::new(tables, macs).announcing();
+        // Takes up the ports, of which there are fewer than turns.
+        for _ in PORTS {
+            node.worker.turn(0);
+        }
         let mut twins = Self {
             model,
             node,
@@ -87,6 +89,9 @@ impl Twins {
             story: Vec::new(),
         };
         twins.counted = twins.rule_counts();
+        twins.turn();
+        let first = twins.reference.tick(twins.now);
+        twins.compare(&first).unwrap_or_else(|failure| panic!("{failure}"));
         twins
     }
 
@@ -148,11 +153,25 @@ impl Twins {
                 let (port, frame) = self.recent.get(to.index(self.recent.len().max(1)))?;
                 Some((*port, answer(frame, station, flags)?))
             }
+            Incoming::Complaint { about, complaint } => {
+                let all = self.recent.iter().filter_map(|(port, frame)| Some((*port, complaint.about(frame)?)));
+                let (of_sessions, others): (Vec<_>, Vec<_>) = all.partition(|(_, (_, ends))| self.is_of_session(*ends));
+                // Most frames are of no session.
+                let all = if of_sessions.is_empty() { others } else { of_sessions };
+                let (port, (error, _)) = all.get(about.index(all.len().max(1)))?;
+                Some((*port, error.clone()))
+            }
             Incoming::Again { what, flags } => {
                 let (port, frame) = self.heard.get(what.index(self.heard.len().max(1)))?;
                 Some((*port, again(frame, flags)))
             }
         }
+    }
+
+    /// Whether there is a session with packets from the one to the other.
+    fn is_of_session(&self, [src, dst]: [IpAddr; 2]) -> bool {
+        let sessions = self.reference.sessions(self.now);
+        sessions.into_iter().any(|s| [&s.forward, &s.reverse].iter().any(|tuple| [tuple.dst, tuple.src] == [src, dst]))
     }
 
     /// Frames in bursts of at most [`BURST`] per port: a turn of the worker, then one of the slow path.
@@ -310,7 +329,7 @@ impl Twins {
         // What is forwarded has another TTL.
         let reset = |frame: &[u8]| describe(frame).contains(" tcp R") && describe(frame).contains(" ttl 64 ");
         self.resets += expected.transmitted.iter().filter(|(_, frame)| reset(frame)).count() as u64;
-        self.recent.extend(expected.transmitted.iter().cloned());
+        self.recent.extend(expected.transmitted.iter().filter(|(_, frame)| !is_announcement(frame)).cloned());
         self.heard.drain(..self.heard.len().saturating_sub(REMEMBERED));
         self.recent.drain(..self.recent.len().saturating_sub(REMEMBERED));
         Ok(())
@@ -401,7 +420,7 @@ fn every_fate_is_reached() {
     let mut drops = [0; DropReason::COUNT];
     let mut consumed = [0; ConsumeReason::COUNT];
     let (mut states, mut modes) = (BTreeMap::new(), BTreeMap::new());
-    let mut created = 0;
+    let (mut created, mut translated) = (0, 0);
     let mut reached = [0; 4];
     let mut ended = [0; SessionEnd::COUNT];
     for (burst, sessions) in [(12, 1024), (1, 4), (1, 1)] {
@@ -419,6 +438,7 @@ fn every_fate_is_reached() {
             let what = [twins.samples, twins.resets, twins.detours, twins.spared];
             reached.iter_mut().zip(what).for_each(|(sum, n)| *sum += n);
             created += twins.node.worker.stats().sessions_created.value();
+            translated += twins.node.worker.stats().icmp_errors_translated.value();
             ended.iter_mut().zip(twins.node.worker.pipeline().sessions.ended()).for_each(|(sum, n)| *sum += n);
             drops.iter_mut().zip(twins.drops).for_each(|(sum, n)| *sum += n);
             consumed.iter_mut().zip(twins.consumed).for_each(|(sum, n)| *sum += n);
@@ -453,5 +473,6 @@ fn every_fate_is_reached() {
     assert!(ended.iter().all(|n| *n > 0), "{ended:?}");
     assert_eq!(modes.len(), 5, "{modes:?}");
     assert!(created > 1000, "{created} sessions in all");
-    assert!(reached.iter().all(|n| *n > 5), "samples, resets, ways, spared sessions: {reached:?}");
+    assert!(translated > 100, "{translated} errors translated");
+    assert!(reached.iter().all(|n| *n > 3), "samples, resets, ways, spared sessions: {reached:?}");
 }

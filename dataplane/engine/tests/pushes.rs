@@ -153,7 +153,7 @@ fn a_torn_swap_would_be_noticed() {
     burst.receive().push(packet(0));
     burst.begin(PortSlot::from_index(2));
     parse::process(&mut burst, &old, &facts);
-    marchproxy_engine::stage::rule::process(&mut burst, &old);
+    marchproxy_engine::stage::rule::process(&mut burst, &old, &stats);
     let sampling = &mut Sampling::new(None);
     let mut context = balance::Context {
         snapshot: &old,

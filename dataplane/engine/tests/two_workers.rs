@@ -146,6 +146,37 @@ fn replies_on_any_queue_find_their_session() {
     assert_eq!(sessions.iter().sum::<usize>(), 200);
 }
 
+/// RFC 7690: what the error is about decides whose it is, not where it comes in.
+#[test]
+fn icmp_errors_on_any_queue_find_their_session() {
+    let mut pair = Pair::new();
+    for (n, (port, frame)) in introductions().into_iter().enumerate() {
+        pair.wires[n % 2][usize::from(port == "wan")].put(MemoryBuf::new(&frame));
+    }
+    pair.run();
+    assert_eq!(pair.sent(0).len() + pair.sent(1).len(), 6);
+    for (client, vip) in [("192.0.2.7", "203.0.113.10"), ("2001:db8::7", "2001:db8:1::10")] {
+        for n in 0..40u16 {
+            let syn = Packet::eth(CLIENT, port_mac(1)).ip(ip(client), ip(vip)).tcp(1000 + n, 80).flags(2).build();
+            pair.wires[0][1].put(MemoryBuf::new(&syn));
+        }
+        pair.run();
+        for (n, frame) in pair.sent(0).iter().enumerate() {
+            let quote = &frame[18..];
+            let backend = if vip.contains(':') { ip("fd00:20::11") } else { ip("10.0.20.11") };
+            let error = Packet::eth(SERVER, port_mac(0)).vlan(20).ip(backend, ip(client));
+            let error = if vip.contains(':') { error.icmpv6(1, 4, [0; 4]) } else { error.icmp(3, 3, [0; 4]) };
+            pair.wires[n % 2][0].put(MemoryBuf::new(&error.payload(quote).build()));
+        }
+        pair.run();
+        let told = pair.sent(1);
+        assert_eq!(told.len(), 40);
+        assert!(told.iter().all(|frame| describe(frame).contains(&format!(" {vip} > {client} "))));
+    }
+    let translated: Vec<_> = pair.workers.iter().map(|w| w.stats().icmp_errors_translated.value()).collect();
+    assert!(translated.iter().sum::<u64>() == 80 && translated.iter().all(|&n| n > 10), "{translated:?}");
+}
+
 /// Fragments come in on any queue in any order, meet on one worker, and go on where their session is.
 #[test]
 fn fragments_on_any_queue_find_each_other_and_their_session() {

@@ -27,7 +27,8 @@ pub enum Order {
 pub const HELP: &str = "\
 start                  forward
 stop                   stop forwarding, print its statistics
-set fwd SCENARIO       forward, forward6, balance, rules, police, mark or full; while stopped
+set fwd SCENARIO       forward, forward6, balance, rules, police, mark, full or new_sessions;
+                       while stopped
 set burst N            packets asked for in a receive call, 1 to 32; while stopped
 show port stats all    what the ports counted since they were cleared, and rates since last shown
 show fwd stats all     what the node did since start: packets, drops by reason, cycles

@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use marchproxy_engine::tables::{
     BackendLoss, BackendSpec, BackendState, Cidr, FlagMatch, FragmentMatch, HealthKind, HealthSpec, InterfaceSpec,
     LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction,
-    RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec,
+    RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec, Urpf,
 };
 
 use super::TableError;
 use crate::v1::{
     Group, TableBackend, TableColour, TableHealth, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort,
     TablePortRange, TablePrefix, TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_backend,
-    table_colour, table_health, table_rule, table_service,
+    table_colour, table_health, table_interface, table_rule, table_service,
 };
 
 type Result<T> = std::result::Result<T, TableError>;
@@ -141,6 +141,12 @@ fn interface(wire: &TableInterface, ports: &Names) -> Result<InterfaceSpec> {
         addresses: wire.addresses.iter().map(|wire| cidr(wire, &object, "addresses")).collect::<Result<_>>()?,
         table: wire.table,
         trust_dscp: wire.trust_dscp,
+        urpf: match table_interface::Urpf::try_from(wire.urpf) {
+            Ok(table_interface::Urpf::Off) => Urpf::Off,
+            Ok(table_interface::Urpf::Loose) => Urpf::Loose,
+            Ok(table_interface::Urpf::Strict) => Urpf::Strict,
+            Err(_) => return Err(TableError::new(object, "urpf", wire.urpf, "off, loose or strict")),
+        },
     })
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use marchproxy_engine::tables::{
     BackendLoss, BackendSpec, BackendState, Cidr, FragmentMatch, HealthKind, HealthSpec, InterfaceSpec, LimitsSpec,
     PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleSpec, RuleTables, RuleWay,
-    ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec,
+    ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec, Urpf,
 };
 
 use super::{OBJECTS_PER_GROUP, TableError};
@@ -13,7 +13,7 @@ use crate::v1::{
     Group, InterfaceGroup, PolicerGroup, PortGroup, RouteGroup, RuleGroup, ServiceGroup, TableBackend, TableColour,
     TableFlags, TableHealth, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort, TablePortRange,
     TablePrefix, TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_backend, table_colour,
-    table_health, table_rule, table_service,
+    table_health, table_interface, table_rule, table_service,
 };
 
 /// A border stands behind one key in so many, on average.
@@ -92,6 +92,12 @@ fn interface(tables: &RuleTables, spec: &InterfaceSpec) -> Result<TableInterface
         addresses: prefixes(&spec.addresses),
         table: spec.table,
         trust_dscp: spec.trust_dscp,
+        urpf: match spec.urpf {
+            Urpf::Off => table_interface::Urpf::Off,
+            Urpf::Loose => table_interface::Urpf::Loose,
+            Urpf::Strict => table_interface::Urpf::Strict,
+        }
+        .into(),
     })
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use marchproxy_engine::tables::{
     BackendLoss, BackendSpec, BackendState, Cidr, FlagMatch, FragmentMatch, HealthKind, HealthSpec, InterfaceSpec,
     LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction,
-    RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec,
+    RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec, Urpf,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
@@ -73,15 +73,18 @@ fn policers() -> impl Strategy<Value = Vec<PolicerSpec>> {
 }
 
 fn interfaces(ports: usize) -> impl Strategy<Value = Vec<InterfaceSpec>> {
-    let values = (0..ports, proptest::option::of(1..=4094_u16), vec(cidr(), 0..3), any::<u32>(), any::<bool>());
+    let urpf = proptest::sample::select(vec![Urpf::Off, Urpf::Loose, Urpf::Strict]);
+    let flags = (any::<bool>(), urpf);
+    let values = (0..ports, proptest::option::of(1..=4094_u16), vec(cidr(), 0..3), any::<u32>(), flags);
     btree_map(name(), values, 1..5).prop_map(|map| {
         map.into_iter()
-            .map(|(name, (port, vlan, addresses, table, trust_dscp))| InterfaceSpec {
+            .map(|(name, (port, vlan, addresses, table, (trust_dscp, urpf)))| InterfaceSpec {
                 name,
                 port,
                 vlan,
                 addresses,
                 table,
+                urpf,
                 trust_dscp,
             })
             .collect()
@@ -358,6 +361,7 @@ fn sample() -> Vec<Group> {
             vlan: Some(7),
             addresses: vec![Cidr { addr: IpAddr::from([192, 0, 2, 1]), len: 24 }],
             table: 0,
+            urpf: Urpf::Loose,
             trust_dscp: true,
         }],
         routes: vec![RouteSpec {

@@ -633,7 +633,9 @@ mod tests {
                 if at % 2 == 1 {
                     words.push(part.to_owned());
                 } else {
-                    words.extend(part.split_whitespace().take_while(|word| *word != ">").map(str::to_owned));
+                    words.extend(
+                        part.split_whitespace().take_while(|word| ![">", "|"].contains(word)).map(str::to_owned),
+                    );
                 }
             }
             Cli::try_parse_from(&words).unwrap_or_else(|why| panic!("{line}: {why}"));

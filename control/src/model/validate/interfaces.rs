@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use marchproxy_engine::tables::Cidr;
+use marchproxy_engine::tables::{Cidr, Urpf};
 use marchproxy_proto::v1::{self, Document};
 
 use super::super::objects::MAIN_TABLE;
@@ -76,12 +76,8 @@ fn one(
     for (index, text) in interface.addresses.iter().enumerate() {
         addresses.extend(report.word(at, format_args!("addresses[{index}]"), text, own_address));
     }
-    if let Some(mode) =
-        report.choice(at, "urpf", &interface.urpf, Some(""), &[("off", ""), ("loose", "l"), ("strict", "s")])
-        && !mode.is_empty()
-    {
-        report.not_enforced(at, "urpf");
-    }
+    let modes = [("off", Urpf::Off), ("loose", Urpf::Loose), ("strict", Urpf::Strict)];
+    let urpf = report.choice(at, "urpf", &interface.urpf, Some(Urpf::Off), &modes).unwrap_or_default();
     if !interface.table.is_empty() {
         report.word(at, "table", &interface.table, words::name);
     }
@@ -98,6 +94,7 @@ fn one(
         vlan,
         addresses,
         table: if interface.table.is_empty() { MAIN_TABLE } else { &interface.table }.to_owned(),
+        urpf,
         trust_dscp: interface.trust_dscp.unwrap_or(true),
     })
 }

@@ -76,6 +76,7 @@ fn one(
         report.refuse(at, "mode", "full_nat with protocol icmp", "another mode: ICMP has no ports");
     }
     let limits = service.limits.as_ref().and_then(|limits| limits::check(limits, protocol, at, report));
+    let ports = words::join(ports);
     let shape = Shape { protocol, mode, ports: &ports };
     let backends = backends(service, &shape, &addresses, at, network, report);
     let health = service.health.as_ref().map(|health| health::check(health, &ports, &backends, at, report));

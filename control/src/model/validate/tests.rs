@@ -92,7 +92,6 @@ fn the_sample_documents_are_good() {
     let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     let expected = [
         "nodes[0].ports[1].shaper: stored, not enforced by this release",
-        "interfaces[0].urpf: stored, not enforced by this release",
         "qos[0].bandwidth: stored, not enforced by this release",
         "qos[0].aqm: stored, not enforced by this release",
         "qos[0].priority.class: stored, not enforced by this release",

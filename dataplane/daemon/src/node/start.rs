@@ -145,7 +145,8 @@ impl<D: Driver> Node<D> {
         }
         let slow_stats = Arc::new(ThreadStats::new(0));
         let slow = SlowPath::new(slow_reader, links, driver.pool(), neighbours, facts.clone(), slow_stats.clone())
-            .with_checks(secret()?);
+            .with_checks(secret()?)
+            .announcing();
         let lines: Arc<[Line<D::Backend>]> = lines.into();
         let (slow_path, questions) = mpsc::channel();
         let shared = Arc::new(Shared {

@@ -103,6 +103,8 @@ impl<D: Driver> Shared<D> {
             conservation: Some(self.conservation()),
             nat_pools: self.nat_pools(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            icmp_errors_translated: threads.iter().map(|stats| stats.icmp_errors_translated.value()).sum(),
+            icmp_errors_limited: threads.iter().map(|stats| stats.icmp_rate_limited.value()).sum(),
         }
     }
 

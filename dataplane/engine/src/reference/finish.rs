@@ -79,21 +79,29 @@ fn translate(bytes: &mut [u8], ip: &Ip, rewrite: Rewrite) {
         new.extend_from_slice(&port.to_be_bytes());
         bytes[port_at..port_at + 2].copy_from_slice(&port.to_be_bytes());
     }
-    let checksum_at = ip.upper
-        + match ip.protocol {
+    update_transport(bytes, ip.upper, ip.protocol, ip.is_v6(), &old, &new);
+}
+
+/// The checksum of the upper layer that begins at `upper`, when words under it become others. In a quote it may be cut off.
+pub(super) fn update_transport(bytes: &mut [u8], upper: usize, protocol: u8, v6: bool, old: &[u8], new: &[u8]) {
+    let checksum_at = upper
+        + match protocol {
             TCP => 16,
             UDP => 6,
             ICMPV6 => 2,
             // ICMP over IPv4 sums no pseudo header.
             _ => return,
         };
-    let before = u16::from_be_bytes([bytes[checksum_at], bytes[checksum_at + 1]]);
-    if ip.protocol == UDP && !ip.is_v6() && before == 0 {
+    if checksum_at + 2 > bytes.len() {
         return;
     }
-    let after = match update(before, &old, &new) {
+    let before = u16::from_be_bytes([bytes[checksum_at], bytes[checksum_at + 1]]);
+    if protocol == UDP && !v6 && before == 0 {
+        return;
+    }
+    let after = match update(before, old, new) {
         // RFC 768: zero would mean that there is none.
-        0 if ip.protocol == UDP => 0xffff,
+        0 if protocol == UDP => 0xffff,
         sum => sum,
     };
     bytes[checksum_at..checksum_at + 2].copy_from_slice(&after.to_be_bytes());

@@ -6,6 +6,7 @@ use super::finish::{Rewrite, finish};
 use super::icmp::Cause;
 use super::layer2::{Frame, Kind, enframe};
 use super::layer4::{Fragment, Ip, Message, TCP, Told, Tuple};
+use super::neighbour::Held;
 use super::node::is_link_local;
 use super::outcome::{Choices, Outcome};
 use super::route::{Route, lookup};
@@ -42,7 +43,7 @@ pub(super) enum Punt {
     Neighbour {
         interface: usize,
         next_hop: std::net::IpAddr,
-        frame: Vec<u8>,
+        held: Box<Held>,
     },
     /// Finished from the IPv4 header on, but longer than its way allows.
     TooLong {
@@ -60,17 +61,17 @@ impl From<DropReason> for End {
 
 /// What session, rules and service decided for a packet.
 #[derive(Clone, Copy, Debug)]
-struct Decision {
-    rewrite: Rewrite,
-    rule_mark: Option<u8>,
-    service_mark: Option<u8>,
-    policer: Option<usize>,
-    way: Option<RuleWay>,
+pub(super) struct Decision {
+    pub rewrite: Rewrite,
+    pub rule_mark: Option<u8>,
+    pub service_mark: Option<u8>,
+    pub policer: Option<usize>,
+    pub way: Option<RuleWay>,
 }
 
 /// Why a packet gets no further than session, rules and service.
 #[derive(Clone, Copy, Debug)]
-enum Refusal {
+pub(super) enum Refusal {
     Drop(DropReason),
     /// A rule rejects it.
     Reject,
@@ -94,7 +95,7 @@ impl Refusal {
 }
 
 impl Decision {
-    fn of(session: &Session, direction: Direction) -> Self {
+    pub fn of(session: &Session, direction: Direction) -> Self {
         let (backend, backend_port) = session.backend();
         let full = session.mode == ServiceMode::FullNat;
         let rewrite = match direction {
@@ -147,7 +148,9 @@ impl Reference {
             return Ok(End::Punt(Punt::Arp(frame)));
         }
         let mut ip = layer4::parse(layer3::parse(&self.node, &frame)?)?;
-        if self.is_for_us(&frame, &ip)? {
+        let is_for_us = self.is_for_us(&frame, &ip)?;
+        self.check_source(frame.interface, &ip)?;
+        if is_for_us {
             return Ok(End::Punt(Punt::Local(frame, Box::new(ip))));
         }
         let told = if told.is_some() || ip.fragment == Fragment::No || !self.node.needs_ports() {
@@ -165,7 +168,11 @@ impl Reference {
         {
             (ip.protocol, ip.told) = (told.tuple.protocol, Some(told));
         }
-        let decided = match self.session(now, &ip, out) {
+        let related = self.related(&ip, out);
+        if let Ok(Some((ip, decision))) = related {
+            return self.route(now, frame, &ip, decision);
+        }
+        let decided = match related.and_then(|_| self.session(now, &ip, out)) {
             Ok(None) => self.first_packet(now, &frame, &ip, choices, out),
             decided => decided,
         };
@@ -216,25 +223,36 @@ impl Reference {
             return Ok(None);
         }
         let Some((index, direction)) = self.sessions.find(&ip.tuple()) else { return Ok(None) };
-        if self.sessions.all[index].generation != self.node.generation {
-            match self.decide_again(&self.sessions.all[index]) {
-                Ok(Some(session)) => self.sessions.all[index] = session,
-                Ok(None) => {
-                    self.sessions.all.remove(index);
-                    return Ok(None);
-                }
-                Err((refusal, ruled)) => {
-                    self.sessions.all.remove(index);
-                    self.count(&ruled, ip.tuple(), out);
-                    return Err(refusal);
-                }
-            }
+        if !self.current(index, ip.tuple(), out)? {
+            return Ok(None);
         }
         let ruled = self.sessions.all[index].ruled.clone();
         self.count(&ruled, ip.tuple(), out);
         let session = &mut self.sessions.all[index];
         session.touch(now, direction, &TcpFlags::of(ip));
         Ok(Some(Decision::of(session, direction)))
+    }
+
+    /// Decides a session anew if that is due. False or an error: it ended.
+    pub(super) fn current(&mut self, index: usize, tuple: Tuple, out: &mut Outcome) -> Result<bool, Refusal> {
+        if self.sessions.all[index].generation == self.node.generation {
+            return Ok(true);
+        }
+        match self.decide_again(&self.sessions.all[index]) {
+            Ok(Some(session)) => {
+                self.sessions.all[index] = session;
+                Ok(true)
+            }
+            Ok(None) => {
+                self.sessions.all.remove(index);
+                Ok(false)
+            }
+            Err((refusal, ruled)) => {
+                self.sessions.all.remove(index);
+                self.count(&ruled, tuple, out);
+                Err(refusal)
+            }
+        }
     }
 
     /// A session under the running configuration: refused, without its service, or decided anew with its old backend.
@@ -437,6 +455,7 @@ impl Reference {
             return Ok(End::Transmit { port, frame: enframe(&self.node, egress, mac, kind, &bytes) });
         }
         let frame = enframe(&self.node, egress, [0; 6], kind, &bytes);
-        Ok(End::Punt(Punt::Neighbour { interface: egress, next_hop, frame }))
+        let received = Some((receiving.port, receiving.vlan, ip.clone()));
+        Ok(End::Punt(Punt::Neighbour { interface: egress, next_hop, held: Box::new(Held { frame, received }) }))
     }
 }

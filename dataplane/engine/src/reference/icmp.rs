@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::layer2::{Frame, Kind, enframe};
 use super::layer4::{Fragment, ICMP, ICMPV6, Ip, Message, TCP, Tuple, UDP};
+use super::neighbour::Held;
 use super::outcome::{Fate, Outcome};
 use super::route::{Route, lookup};
 use super::{Reference, address_octets, checksum, finish, node};
@@ -22,6 +23,7 @@ pub(super) enum Cause {
     TtlExceeded,
     NoRoute,
     Rejected,
+    HostUnreachable,
     /// A rule says so.
     Prohibited,
     /// With the egress MTU.
@@ -37,29 +39,32 @@ impl Cause {
             Self::TtlExceeded => DropReason::TtlExceeded,
             Self::NoRoute => DropReason::NoRoute,
             Self::Rejected => DropReason::RouteReject,
+            Self::HostUnreachable => DropReason::NeighbourUnreachable,
             Self::Prohibited => DropReason::RuleReject,
             Self::TooBig(_) => DropReason::MtuExceeded,
             Self::PortClosed | Self::ProtocolUnknown => DropReason::LocalUnreachable,
         }
     }
 
-    /// Type and code; for an unknown protocol only IPv4 has one.
+    /// Type and code.
     #[expect(clippy::match_same_arms, reason = "one line per message")]
-    fn message(self, v6: bool) -> Option<(u8, u8)> {
-        Some(match (self, v6) {
+    fn message(self, v6: bool) -> (u8, u8) {
+        match (self, v6) {
             (Self::TtlExceeded, false) => (11, 0),
             (Self::TtlExceeded, true) => (3, 0),
             (Self::NoRoute, false) => (3, 0),
             (Self::NoRoute, true) => (1, 0),
             (Self::Rejected | Self::Prohibited, false) => (3, 13),
             (Self::Rejected | Self::Prohibited, true) => (1, 1),
+            (Self::HostUnreachable, false) => (3, 1),
+            (Self::HostUnreachable, true) => (1, 3),
             (Self::TooBig(_), false) => (3, 4),
             (Self::TooBig(_), true) => (2, 0),
             (Self::PortClosed, false) => (3, 3),
             (Self::PortClosed, true) => (1, 4),
             (Self::ProtocolUnknown, false) => (3, 2),
-            (Self::ProtocolUnknown, true) => return None,
-        })
+            (Self::ProtocolUnknown, true) => (4, 1),
+        }
     }
 }
 
@@ -89,20 +94,21 @@ impl ErrorRate {
 
 impl Reference {
     /// Drops a packet and tells its sender, where that is proper.
-    pub(super) fn refuse(&mut self, now: u64, frame: &Frame, ip: &Ip, cause: Cause, out: &mut Outcome) -> Fate {
+    pub(super) fn refuse(&mut self, now: u64, interface: usize, ip: &Ip, cause: Cause, out: &mut Outcome) -> Fate {
         let fate = Fate::Dropped(cause.drop_reason());
         // RFC 1122 s3.2.2, RFC 4443 s2.4 (e): never about errors, nor about fragments without the header that names the flow.
         if ip.fragment == Fragment::Later || ip.message() == Some(Message::Error) {
             return fate;
         }
         let v6 = ip.is_v6();
-        let Some((kind, code)) = cause.message(v6) else { return fate };
-        let Some(source) = self.node.error_source(frame.interface, v6) else { return fate };
+        let (kind, code) = cause.message(v6);
+        let Some(source) = self.node.error_source(interface, v6) else { return fate };
         if !self.errors.take(now) {
             return fate;
         }
         let rest = match cause {
             Cause::TooBig(mtu) => u32::from(mtu),
+            Cause::ProtocolUnknown if v6 => pointer(ip),
             _ => 0,
         };
         let room = if v6 { MAX_ERROR_V6 - 48 } else { MAX_ERROR_V4 - 28 };
@@ -111,7 +117,7 @@ impl Reference {
         body.extend(&ip.bytes[..ip.bytes.len().min(room)]);
         // RFC 1812 s4.3.2.5: precedence 6.
         let packet = icmp_packet(source, ip.src, if v6 { 0 } else { 0xc0 }, body);
-        self.originate(now, frame.interface, source, ip.src, &packet, out);
+        self.originate(now, interface, source, ip.src, &packet, out);
         fate
     }
 
@@ -122,11 +128,10 @@ impl Reference {
         if ip.fragment != Fragment::No {
             return match message {
                 Some(_) => Fate::Dropped(DropReason::LocalUnreachable),
-                None if matches!(ip.protocol, TCP | UDP) => self.refuse(now, frame, ip, Cause::PortClosed, out),
-                None => self.refuse(now, frame, ip, Cause::ProtocolUnknown, out),
+                None => self.unserved(now, frame, ip, out),
             };
         }
-        if message.is_some() && !icmp_checksum_holds(ip) {
+        if message.is_some() && !checksum_holds(ip) {
             return Fate::Dropped(DropReason::L4Malformed);
         }
         if let Some(message @ (Message::Solicitation | Message::Advertisement)) = message {
@@ -147,8 +152,17 @@ impl Reference {
             Some(Message::Error) => Fate::Dropped(DropReason::IcmpErrorUnmatched),
             // RFC 1122 s3.2.2: ICMP of unknown type is silently discarded.
             Some(_) => Fate::Dropped(DropReason::LocalUnreachable),
-            None if matches!(ip.protocol, TCP | UDP) => self.refuse(now, frame, ip, Cause::PortClosed, out),
-            None => self.refuse(now, frame, ip, Cause::ProtocolUnknown, out),
+            None => self.unserved(now, frame, ip, out),
+        }
+    }
+
+    /// Not ICMP, and nobody listens.
+    fn unserved(&mut self, now: u64, frame: &Frame, ip: &Ip, out: &mut Outcome) -> Fate {
+        match ip.protocol {
+            TCP | UDP => self.refuse(now, frame.interface, ip, Cause::PortClosed, out),
+            // Nothing follows, and nothing is wrong about that.
+            59 if ip.is_v6() => Fate::Dropped(DropReason::LocalUnreachable),
+            _ => self.refuse(now, frame.interface, ip, Cause::ProtocolUnknown, out),
         }
     }
 
@@ -186,12 +200,23 @@ impl Reference {
         }
         let kind = if src.is_ipv6() { Kind::V6 } else { Kind::V4 };
         let frame = enframe(&self.node, egress, [0; 6], kind, packet);
-        self.neighbours.deliver(now, &self.node, egress, next_hop, frame, out)
+        self.neighbours.deliver(now, &self.node, egress, next_hop, Held { frame, received: None }, out)
     }
 }
 
+/// RFC 4443 s3.4: offset of the octet that names the upper layer.
+fn pointer(ip: &Ip) -> u32 {
+    let mut headers = vec![(ip.bytes[6], 6)];
+    let mut at = 40;
+    while let Some(&(number @ (0 | 43 | 44 | 60), _)) = headers.last() {
+        headers.push((ip.bytes[at], at));
+        at += if number == 44 { 8 } else { 8 * (1 + usize::from(ip.bytes[at + 1])) };
+    }
+    headers.last().map_or(6, |(_, named_at)| *named_at as u32)
+}
+
 /// The checksum of ICMP, or of ICMPv6 with its pseudo header.
-fn icmp_checksum_holds(ip: &Ip) -> bool {
+pub(super) fn checksum_holds(ip: &Ip) -> bool {
     let mut covered = Vec::new();
     if ip.is_v6() {
         covered = checksum::pseudo_header_v6(ip.src, ip.dst, ICMPV6, ip.body().len());

@@ -14,7 +14,7 @@ pub(super) const ICMPV6: u8 = 58;
 const MAX_EXTENSION_HEADERS: usize = 8;
 
 /// A packet as received, taken apart.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ip {
     /// The whole packet from the IP header on, without padding.
     pub bytes: Vec<u8>,
@@ -242,6 +242,23 @@ fn ipv6(bytes: &[u8]) -> Result<Found, DropReason> {
         at += len;
     }
     Ok((number, at, if first.is_some() { Fragment::First } else { Fragment::No }, first))
+}
+
+/// Source, destination, upper-layer protocol and where that begins in a packet that is quoted and may be cut. Nothing for what is
+/// no IP header, a bad chain, and a later fragment.
+pub(super) fn quoted_upper(bytes: &[u8], v6: bool) -> Option<(IpAddr, IpAddr, u8, usize)> {
+    let version = bytes.first()? >> 4;
+    if v6 {
+        let header = bytes.get(..40).filter(|_| version == 6)?;
+        let address = |at: usize| IpAddr::from(std::array::from_fn::<u8, 16, _>(|i| header[at + i]));
+        let (protocol, upper, fragment, _) = ipv6(bytes).ok()?;
+        return (fragment != Fragment::Later).then_some((address(8), address(24), protocol, upper));
+    }
+    let header = bytes.get(..20).filter(|header| version == 4 && header[0] & 15 >= 5)?;
+    let address = |at: usize| IpAddr::from(std::array::from_fn::<u8, 4, _>(|i| header[at + i]));
+    bytes.get(..usize::from(header[0] & 15) * 4)?;
+    let (protocol, upper, fragment, _) = ipv4(bytes);
+    (fragment != Fragment::Later).then_some((address(12), address(16), protocol, upper))
 }
 
 fn is_well_formed(ip: &Ip) -> bool {

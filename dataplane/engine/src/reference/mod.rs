@@ -3,6 +3,7 @@
 //!
 //! It shares with the pipeline what must be one thing in a cluster, the [`hash`](crate::hash), and nothing else.
 
+mod announce;
 mod arp;
 mod checksum;
 mod finish;
@@ -18,12 +19,14 @@ mod neighbour;
 mod node;
 mod outcome;
 mod policer;
+mod related;
 mod reset;
 mod route;
 mod rule;
 mod service;
 mod session;
 mod tunnel;
+mod urpf;
 
 #[cfg(test)]
 mod tests;
@@ -32,15 +35,17 @@ use std::net::IpAddr;
 
 pub use layer4::Tuple;
 pub use limits::Counted;
-pub use neighbour::Neighbour;
+pub use neighbour::{Held, Neighbour};
 pub use outcome::{Choices, Fate, Outcome};
 pub use rule::{Ruled, Sight};
 pub use session::{Direction, Session, SessionState, TcpFlags};
 
 use crate::io::Mac;
+use crate::reason::DropReason;
 use crate::tables::RuleTables;
 use forward::{End, Punt};
 use fragment::Fragments;
+use icmp::Cause;
 use limits::Rates;
 use neighbour::Neighbours;
 use node::Node;
@@ -70,6 +75,7 @@ pub struct Reference {
     policers: Policers,
     rings: Rings,
     errors: icmp::ErrorRate,
+    announcements: announce::Announcements,
     samples: rule::Samples,
     rates: Rates,
     fragments: Fragments,
@@ -87,11 +93,19 @@ impl Reference {
             policers: Policers::default(),
             rings: Rings::default(),
             errors: icmp::ErrorRate::default(),
+            announcements: announce::Announcements::default(),
             samples: rule::Samples::default(),
             rates: Rates::default(),
             fragments: Fragments::default(),
             nat_sources: Vec::new(),
         }
+    }
+
+    /// Makes addresses known when they appear.
+    #[must_use]
+    pub fn announcing(mut self) -> Self {
+        self.announcements.wanted = true;
+        self
     }
 
     /// A push: the next generation. Sessions stay and are decided anew when touched; policers keep their tokens by name;
@@ -167,16 +181,17 @@ impl Reference {
             Punt::Arp(frame) => self.arp(now, &frame, out),
             Punt::Local(frame, ip) => self.local(now, &frame, &ip, out),
             Punt::Reject(frame, ip) => self.reject(now, &frame, &ip, out),
-            Punt::Refuse(frame, ip, cause) => self.refuse(now, &frame, &ip, cause, out),
-            Punt::Neighbour { interface, next_hop, frame } => {
-                self.neighbours.deliver(now, &self.node, interface, next_hop, frame, out)
+            Punt::Refuse(frame, ip, cause) => self.refuse(now, frame.interface, &ip, cause, out),
+            Punt::Neighbour { interface, next_hop, held } => {
+                self.neighbours.deliver(now, &self.node, interface, next_hop, *held, out)
             }
             Punt::TooLong { interface, next_hop, packet } => {
                 let fragments = fragment::cut(&packet, self.node.mtu(interface));
                 let mut fates = Vec::new();
                 for bytes in &fragments {
                     let frame = layer2::enframe(&self.node, interface, [0; 6], layer2::Kind::V4, bytes);
-                    fates.push(self.neighbours.deliver(now, &self.node, interface, next_hop, frame, out));
+                    let held = Held { frame, received: None };
+                    fates.push(self.neighbours.deliver(now, &self.node, interface, next_hop, held, out));
                 }
                 // The packet becomes its first fragment; the others are made.
                 out.originated += fates.len() as u64 - 1;
@@ -190,8 +205,20 @@ impl Reference {
     pub fn tick(&mut self, now: u64) -> Outcome {
         let mut out = Outcome::default();
         self.fragments.expire(now, &mut out);
-        self.neighbours.tick(now, &self.node, &mut out);
+        for held in self.neighbours.tick(now, &self.node, &mut out) {
+            let fate = self.host_unreachable(now, &held, &mut out);
+            out.count(fate);
+        }
+        self.announcements.tick(now, &self.node, &mut out);
         out
+    }
+
+    /// The end of a packet that waited in vain.
+    fn host_unreachable(&mut self, now: u64, held: &Held, out: &mut Outcome) -> Fate {
+        let dropped = Fate::Dropped(DropReason::NeighbourUnreachable);
+        let Some((port, vlan, ip)) = &held.received else { return dropped };
+        let Some(interface) = self.node.interface_at(*port, *vlan) else { return dropped };
+        self.refuse(now, interface, ip, Cause::HostUnreachable, out)
     }
 
     /// Packets that wait for a neighbour, or for their first fragment.

@@ -123,6 +123,11 @@ pub(super) fn solicitation(from: Ipv6Addr, to: Ipv6Addr, target: Ipv6Addr, own: 
     message(from, to, 135, 0, target, SOURCE_LINK_LAYER, own)
 }
 
+/// An advertisement that nobody asked for.
+pub(super) fn announcement(from: Ipv6Addr, to: Ipv6Addr, own: Mac) -> Vec<u8> {
+    message(from, to, 136, ROUTER | OVERRIDE, from, TARGET_LINK_LAYER, own)
+}
+
 /// A whole packet: hop limit 255, one link-layer address option.
 fn message(from: Ipv6Addr, to: Ipv6Addr, kind: u8, flags: u8, target: Ipv6Addr, option: u8, mac: Mac) -> Vec<u8> {
     let mut body = vec![kind, 0, 0, 0, flags, 0, 0, 0];

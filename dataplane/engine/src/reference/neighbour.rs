@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::layer2::{Kind, enframe};
+use super::layer4::Ip;
 use super::node::Node;
 use super::outcome::{Fate, Outcome};
 use super::{arp, nd};
@@ -36,8 +37,17 @@ pub struct Neighbour {
     pub requests: u8,
     /// When the next request is due, or the end.
     pub due: u64,
-    /// Finished frames that lack the destination MAC address only.
-    pub held: Vec<Vec<u8>>,
+    /// Packets that wait.
+    pub held: Vec<Held>,
+}
+
+/// A packet that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Finished, lacks the destination MAC address only.
+    pub frame: Vec<u8>,
+    /// The packet as received, and on which port and VLAN; none for packets made here.
+    pub(super) received: Option<(usize, Option<u16>, Ip)>,
 }
 
 /// All neighbours, in order of creation.
@@ -72,7 +82,7 @@ impl Neighbours {
         node: &Node,
         interface: usize,
         address: IpAddr,
-        mut frame: Vec<u8>,
+        mut held: Held,
         out: &mut Outcome,
     ) -> Fate {
         let full = Fate::Dropped(DropReason::NeighbourHoldFull);
@@ -89,14 +99,14 @@ impl Neighbours {
         let position = self.position(node, interface, address);
         let Some(neighbour) = position.and_then(|index| self.all.get_mut(index)) else { return full };
         if let Some(mac) = neighbour.mac {
-            address_frame(&mut frame, mac);
-            out.transmit(neighbour.port, frame);
+            address_frame(&mut held.frame, mac);
+            out.transmit(neighbour.port, held.frame);
             return Fate::Transmitted;
         }
         if !room || neighbour.held.len() >= MAX_HELD {
             return full;
         }
-        neighbour.held.push(frame);
+        neighbour.held.push(held);
         Fate::Held
     }
 
@@ -116,20 +126,21 @@ impl Neighbours {
         neighbour.mac = Some(mac);
         neighbour.requests = 0;
         neighbour.due = now.saturating_add(REACHABLE);
-        for mut frame in std::mem::take(&mut neighbour.held) {
+        for Held { mut frame, .. } in std::mem::take(&mut neighbour.held) {
             address_frame(&mut frame, mac);
             out.transmit(neighbour.port, frame);
         }
     }
 
-    /// Looks at every timer once, in order of creation.
-    pub fn tick(&mut self, now: u64, node: &Node, out: &mut Outcome) {
+    /// Looks at every timer once, in order of creation. Returns what waited in vain.
+    pub fn tick(&mut self, now: u64, node: &Node, out: &mut Outcome) -> Vec<Held> {
+        let mut in_vain = Vec::new();
         self.all.retain_mut(|neighbour| {
             if now < neighbour.due {
                 return true;
             }
             if neighbour.requests >= MAX_REQUESTS {
-                give_up(neighbour, out);
+                in_vain.append(&mut neighbour.held);
                 return false;
             }
             neighbour.requests += 1;
@@ -139,6 +150,7 @@ impl Neighbours {
             }
             true
         });
+        in_vain
     }
 
     /// Forgets the neighbours of interfaces that are gone.
@@ -146,16 +158,11 @@ impl Neighbours {
         self.all.retain(|neighbour| {
             let stays = node.interface_at(neighbour.port, neighbour.vlan).is_some();
             if !stays {
-                give_up(neighbour, out);
+                let unreachable = Fate::Dropped(DropReason::NeighbourUnreachable);
+                neighbour.held.iter().for_each(|_| out.count(unreachable));
             }
             stays
         });
-    }
-}
-
-fn give_up(neighbour: &Neighbour, out: &mut Outcome) {
-    for _ in &neighbour.held {
-        out.count(Fate::Dropped(DropReason::NeighbourUnreachable));
     }
 }
 

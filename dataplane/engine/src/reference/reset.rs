@@ -16,7 +16,7 @@ impl Reference {
     /// Drops a packet that a rule rejects and tells its sender.
     pub(super) fn reject(&mut self, now: u64, frame: &Frame, ip: &Ip, out: &mut Outcome) -> Fate {
         if ip.protocol != TCP || ip.fragment != Fragment::No {
-            return self.refuse(now, frame, ip, Cause::Prohibited, out);
+            return self.refuse(now, frame.interface, ip, Cause::Prohibited, out);
         }
         let fate = Fate::Dropped(DropReason::RuleReject);
         let body = ip.body();

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::layer4::Tuple;
-use crate::hash::{ECMP_SEED, flow_words, hash};
+use crate::hash::{ECMP_SEED, ECMP_SLOTS, flow_words, hash, hop_claim, hop_identity};
 use crate::tables::{Cidr, NextHopSpec, RouteAction, RuleTables};
 
 /// Where a packet goes.
@@ -39,6 +39,19 @@ pub(super) fn lookup(tables: &RuleTables, table: u32, dst: IpAddr, flow: &Tuple)
     }
 }
 
+/// The interfaces that the best route of a table leaves by, and the length of its prefix; nothing where it leads nowhere.
+pub(super) fn best_ways(tables: &RuleTables, table: u32, to: IpAddr) -> Option<(Vec<usize>, u8)> {
+    let configured =
+        tables.routes.iter().filter(|r| r.table == table && r.prefix.contains(to)).max_by_key(|r| r.prefix.len);
+    match (configured, connected(tables, table, to)) {
+        (Some(route), near) if near.is_none_or(|(_, prefix)| route.prefix.len >= prefix.len) => match &route.action {
+            RouteAction::Via(hops) => Some((hops.iter().map(|hop| hop.interface).collect(), route.prefix.len)),
+            RouteAction::Blackhole | RouteAction::Reject => None,
+        },
+        (_, near) => near.map(|(interface, prefix)| (vec![interface], prefix.len)),
+    }
+}
+
 /// The longest connected prefix of a table; of equal ones the first interface's.
 fn connected(tables: &RuleTables, table: u32, dst: IpAddr) -> Option<(usize, Cidr)> {
     let mut best: Option<(usize, Cidr)> = None;
@@ -52,15 +65,15 @@ fn connected(tables: &RuleTables, table: u32, dst: IpAddr) -> Option<(usize, Cid
     best
 }
 
-/// One next hop per flow, in proportion to the weights.
+/// The next hop of a flow: owner of the flow's slot.
 fn choose<'a>(hops: &'a [NextHopSpec], flow: &Tuple) -> Option<&'a NextHopSpec> {
-    let total: u64 = hops.iter().map(|hop| u64::from(hop.weight)).sum();
     let words = flow_words(flow.src, flow.dst, flow.protocol, flow.sport, flow.dport);
-    let mut point = hash(ECMP_SEED, words.as_slice()).checked_rem(total)?;
-    hops.iter().find(|hop| {
-        let weight = u64::from(hop.weight);
-        let hit = point < weight;
-        point = point.saturating_sub(weight);
-        hit
+    let slot = (hash(ECMP_SEED, words.as_slice()) % ECMP_SLOTS as u64) as usize;
+    // The least quotient of claim and weight, as fractions.
+    hops.iter().min_by(|a, b| {
+        let product = |claims: &NextHopSpec, weight: u16| {
+            u128::from(hop_claim(hop_identity(claims.address), slot)) * u128::from(weight)
+        };
+        product(a, b.weight).cmp(&product(b, a.weight))
     })
 }

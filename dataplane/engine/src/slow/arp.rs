@@ -78,6 +78,11 @@ pub(super) fn request(mac: Mac, source: u32, target: u32, known: Option<Mac>, vl
     frame(mac, known.unwrap_or([0xff; 6]), REQUEST, (mac, source), ([0; 6], target), vlan)
 }
 
+/// Sender and target are the address itself (RFC 5227 s3).
+pub(super) fn announcement(mac: Mac, address: u32, vlan: u16) -> Vec<u8> {
+    request(mac, address, address, None, vlan)
+}
+
 fn frame(from: Mac, to: Mac, operation: u16, sender: (Mac, u32), target: (Mac, u32), vlan: u16) -> Vec<u8> {
     let mut frame = ethernet(from, to, ETHERTYPE_ARP, vlan);
     frame.extend([0, 1, 8, 0, 6, 4]);

@@ -5,6 +5,7 @@ use crate::ledger::{Backend, Punted};
 use crate::ports::UNTAGGED;
 use crate::reason::DropReason;
 use crate::slow::SlowPath;
+use crate::slow::neighbour::Held;
 use crate::table::neighbours::NeighbourKey;
 use crate::wire::{ETHERNET, TAG, be16, checksum, put};
 
@@ -31,7 +32,8 @@ impl<K: Backend> SlowPath<K> {
         packet.data_mut().copy_from_slice(&first);
         let key = NeighbourKey { port, vlan, address: next_hop };
         for fragment in std::iter::once(packet).chain(made) {
-            self.neighbours.resolve(now, worker, fragment, key, self.reader.current(), &mut self.out);
+            let held = Held { packet: fragment, received: None };
+            self.neighbours.resolve(now, worker, held, key, self.reader.current(), &mut self.out);
         }
     }
 }
@@ -142,7 +144,9 @@ mod tests {
             let mut slow = SlowPath::<Poor>::new(readers.pop().unwrap(), links, Few(buffers), table, facts, stats);
             let packet = MemoryBuf::new(&frame);
             let (port, vlan, next_hop, mtu) = (PortSlot::default(), UNTAGGED, 1, 576);
-            punts.push(Punted { packet, reason: PuntReason::Fragment, port, vlan, next_hop, mtu }).unwrap();
+            punts
+                .push(Punted { packet, reason: PuntReason::Fragment, port, vlan, next_hop, mtu, received: None })
+                .unwrap();
             slow.turn(1);
             let totals = slow.stats().totals.read();
             assert_eq!(totals.residue(), 0);

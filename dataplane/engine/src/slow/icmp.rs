@@ -5,7 +5,7 @@ use crate::io::Mac;
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::Snapshot;
 use crate::stage::parse::{Head, link_local};
-use crate::wire::{ICMP, ICMPV6, be32, be128, checksum, fold, pseudo_header, put, sum};
+use crate::wire::{self, ICMP, ICMPV6, be32, be128, checksum, pseudo_header, put};
 
 /// TTL and hop limit of what we send.
 const TTL: u8 = 64;
@@ -15,6 +15,11 @@ const MAX_V4_ERROR: usize = 576;
 const MAX_V6_ERROR: usize = 1280;
 /// TOS of IPv4 errors: precedence internetwork control (RFC 1812 s4.3.2.5).
 const ERROR_TOS: u8 = 0xc0;
+
+/// The number that says that nothing follows (RFC 8200 s4.7).
+const NO_NEXT_HEADER: u8 = 59;
+/// The number of IPv6's fragment header, whose second octet is no length.
+const FRAGMENT: u8 = 44;
 
 /// Type, code and the second word of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +63,8 @@ pub(super) fn error_for(punt: PuntReason, v6: bool, mtu: u16) -> (Error, DropRea
         PuntReason::RouteReject => ((3, 13), (1, 1), DropReason::RouteReject),
         PuntReason::RuleReject => ((3, 13), (1, 1), DropReason::RuleReject),
         PuntReason::MtuExceeded => ((3, 4), (2, 0), DropReason::MtuExceeded),
-        PuntReason::NoRoute | PuntReason::Arp | PuntReason::Local | PuntReason::Fragment | PuntReason::Neighbour => {
+        PuntReason::Neighbour => ((3, 1), (1, 3), DropReason::NeighbourUnreachable),
+        PuntReason::NoRoute | PuntReason::Arp | PuntReason::Local | PuntReason::Fragment => {
             ((3, 0), (1, 0), DropReason::NoRoute)
         }
     };
@@ -68,14 +74,28 @@ pub(super) fn error_for(punt: PuntReason, v6: bool, mtu: u16) -> (Error, DropRea
 }
 
 /// The error for a packet to an address of ours where nothing listens.
-pub(super) fn local_unreachable(head: &Head) -> Option<Error> {
+pub(super) fn local_unreachable(frame: &[u8], head: &Head) -> Option<Error> {
     let ports = head.has_ports();
     match (ports, head.v6) {
         (true, false) => Some(Error { kind: 3, code: 3, rest: 0 }),
         (true, true) => Some(Error { kind: 1, code: 4, rest: 0 }),
         (false, false) => Some(Error { kind: 3, code: 2, rest: 0 }),
-        (false, true) => None,
+        (false, true) if head.protocol == NO_NEXT_HEADER => None,
+        (false, true) => Some(Error { kind: 4, code: 1, rest: naming_octet(frame, head) }),
     }
+}
+
+/// Where an IPv6 packet names its upper-layer protocol: its own header, or the last extension header before that.
+fn naming_octet(frame: &[u8], head: &Head) -> u32 {
+    let packet = frame.get(usize::from(head.l3)..).unwrap_or(&[]);
+    let (mut naming, mut at) = (6, 40);
+    let upper = usize::from(head.l4) - usize::from(head.l3);
+    while at < upper {
+        let fragment = packet.get(naming) == Some(&FRAGMENT);
+        naming = at;
+        at += if fragment { 8 } else { (packet.get(at + 1).map_or(0, |&len| usize::from(len)) + 1) * 8 };
+    }
+    naming as u32
 }
 
 /// Whether the packet is an ICMP error, about which no error is ever sent.
@@ -90,8 +110,7 @@ pub(super) fn checksum_holds(frame: &[u8], head: &Head, key: &FlowKey) -> bool {
     let body = frame.get(usize::from(head.l4)..head.end()).unwrap_or(&[]);
     // Only ICMP over IPv4 covers no addresses.
     let covers = head.v6 || !head.is_icmp();
-    let pseudo = if covers { pseudo_header(key.src, key.dst, head.v6, head.protocol, body.len()) } else { 0 };
-    fold(sum(body) + pseudo) == 0xffff
+    wire::checksum_holds(body, covers.then_some((key.src, key.dst, head.protocol)))
 }
 
 /// The reply to an echo request, from L3 on.
@@ -181,6 +200,7 @@ pub(super) fn around(src: Addr, dst: Addr, tos: u8, protocol: u8, body: &[u8]) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{fold, sum};
 
     #[test]
     fn errors_are_limited_to_a_burst_and_a_rate() {

@@ -2,6 +2,7 @@
 //!
 //! One thread owns it. Packets come from the workers over punt rings and leave over inject rings; it never touches a queue.
 
+mod announce;
 mod arp;
 mod fragment;
 mod health;
@@ -22,6 +23,7 @@ use crate::ledger::{Backend, Injected, Punted};
 use crate::observe::{End, Lens};
 use crate::ports::{PortFacts, PortSlot};
 use crate::reason::{ConsumeReason, DropReason, PuntReason};
+use crate::received::Received;
 use crate::snapshot::Snapshot;
 use crate::stage::{parse, route};
 use crate::stats::{ThreadStats, Totals};
@@ -51,6 +53,8 @@ pub struct SlowPath<K: Backend> {
     icmp_bucket: icmp::Bucket,
     /// `None`: services are taken as if they asked for no checks.
     checks: Option<health::Checks>,
+    /// None: the node keeps quiet.
+    announcements: Option<announce::Announcements>,
 }
 
 /// Where packets go from here, and the counters of that.
@@ -92,6 +96,7 @@ impl<K: Backend> SlowPath<K> {
             out: Output { links, pool, facts, stats, totals: Totals::default(), lens: None, place: None },
             icmp_bucket: icmp::Bucket::default(),
             checks: None,
+            announcements: None,
         }
     }
 
@@ -104,10 +109,20 @@ impl<K: Backend> SlowPath<K> {
         self
     }
 
+    /// Makes addresses known when they appear.
+    #[must_use]
+    pub fn announcing(mut self) -> Self {
+        let mut announcements = announce::Announcements::default();
+        announcements.look(0, self.reader.current(), &self.out.facts);
+        self.announcements = Some(announcements);
+        self
+    }
+
     /// One turn: new generation, punted packets, checks, timers. Returns how many packets came and checks were due.
     pub fn turn(&mut self, now: u64) -> usize {
         self.reader.refresh();
-        if self.reader.generation() != self.generation {
+        let pushed = self.reader.generation() != self.generation;
+        if pushed {
             self.generation = self.reader.generation();
             self.neighbours.retain_interfaces(self.reader.current(), &mut self.out);
             if let Some(checks) = &mut self.checks {
@@ -132,7 +147,15 @@ impl<K: Backend> SlowPath<K> {
             taken += checks.turn(now, self.reader.current());
         }
         self.send_checks(now);
-        self.neighbours.timers(now, self.reader.current(), &mut self.out);
+        for (worker, held) in self.neighbours.timers(now, self.reader.current(), &mut self.out) {
+            self.host_unreachable(now, worker, held);
+        }
+        if let Some(announcements) = &mut self.announcements {
+            if pushed || announcements.is_stale(&self.out.facts) {
+                announcements.look(now, self.reader.current(), &self.out.facts);
+            }
+            announcements.turn(now, &mut self.out);
+        }
         self.out.totals.held = self.neighbours.held() as u64;
         self.out.stats.totals.publish(&self.out.totals);
         taken
@@ -223,7 +246,8 @@ impl<K: Backend> SlowPath<K> {
         if head.fragment {
             // To a service address where nothing is: their upper layer is not all here.
             if !head.is_icmp()
-                && let Some(error) = icmp::local_unreachable(head)
+                && !head.later_fragment
+                && let Some(error) = icmp::local_unreachable(packet.data(), head)
             {
                 self.icmp_error(now, subject, packet.data(), error);
             }
@@ -236,7 +260,7 @@ impl<K: Backend> SlowPath<K> {
             // The unspecified address is a source in neighbour discovery only.
             self.out.drop(packet, DropReason::MartianSource);
         } else if !head.is_icmp() {
-            if let Some(error) = icmp::local_unreachable(head) {
+            if let Some(error) = icmp::local_unreachable(packet.data(), head) {
                 self.icmp_error(now, subject, packet.data(), error);
             }
             self.out.drop(packet, DropReason::LocalUnreachable);
@@ -268,7 +292,7 @@ impl<K: Backend> SlowPath<K> {
             return self.out.consume(packet, ConsumeReason::Health);
         }
         if key.src != 0
-            && let Some(error) = icmp::local_unreachable(head).filter(|_| !head.is_icmp())
+            && let Some(error) = icmp::local_unreachable(packet.data(), head).filter(|_| !head.is_icmp())
         {
             self.icmp_error(now, subject, packet.data(), error);
         }
@@ -305,6 +329,22 @@ impl<K: Backend> SlowPath<K> {
         }
         let (worker, v6) = (key.dst as usize % self.out.links.len().max(1), !is_v4(key.dst));
         self.neighbours.send(now, worker, buffer, out, egress.next_hop, v6, snapshot, &mut self.out);
+    }
+
+    /// A packet waited in vain for its next hop (RFC 1812 s4.3.3.1, 4861 s7.2.2).
+    fn host_unreachable(&mut self, now: u64, worker: usize, held: neighbour::Held<K::Buf>) {
+        let neighbour::Held { mut packet, received } = held;
+        let snapshot = self.reader.current();
+        if let Some(received) = received
+            && let Received { port, head, key, .. } = received
+            && let Some(interface) = snapshot.interface_at(port, head.vlan)
+        {
+            received.restore(packet.data_mut());
+            let subject = Subject { worker, port, head: parse::Head { interface, ..head }, key };
+            let (error, _) = icmp::error_for(PuntReason::Neighbour, head.v6, 0);
+            self.icmp_error(now, &subject, packet.data(), error);
+        }
+        self.out.drop(packet, DropReason::NeighbourUnreachable);
     }
 
     fn icmp_error(&mut self, now: u64, subject: &Subject, frame: &[u8], error: icmp::Error) {

@@ -19,6 +19,7 @@ const ROUTER: u8 = 0x80;
 const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
 const ALL_NODES: Addr = 0xff02 << 112 | 1;
+const ALL_NODES_MAC: Mac = [0x33, 0x33, 0, 0, 0, 1];
 
 /// A valid message.
 struct Message {
@@ -108,7 +109,7 @@ impl<K: Backend> SlowPath<K> {
             self.neighbours.learn(now, subject.worker, key, source_mac, &mut self.out);
         }
         let (to, to_mac, flags) = if source == 0 {
-            (ALL_NODES, [0x33, 0x33, 0, 0, 0, 1], ROUTER | OVERRIDE)
+            (ALL_NODES, ALL_NODES_MAC, ROUTER | OVERRIDE)
         } else {
             (source, from, ROUTER | SOLICITED | OVERRIDE)
         };
@@ -147,6 +148,11 @@ pub(super) fn solicitation(mac: Mac, source: Addr, target: Addr, known: Option<M
 
 fn advertisement(mac: Mac, to_mac: Mac, target: Addr, to: Addr, flags: u8, vlan: u16) -> Vec<u8> {
     message(mac, to_mac, (target, to), ADVERTISEMENT, flags, target, TARGET_LINK_LAYER, vlan)
+}
+
+/// Unsolicited, to all nodes.
+pub(super) fn announcement(mac: Mac, address: Addr, vlan: u16) -> Vec<u8> {
+    advertisement(mac, ALL_NODES_MAC, address, ALL_NODES, ROUTER | OVERRIDE, vlan)
 }
 
 #[expect(clippy::too_many_arguments, reason = "the fields of the message in order")]

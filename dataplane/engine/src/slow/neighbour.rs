@@ -7,6 +7,7 @@ use crate::io::{Mac, PacketBuf};
 use crate::ledger::{Backend, Punted};
 use crate::ports::PortSlot;
 use crate::reason::DropReason;
+use crate::received::Received;
 use crate::slow::{Output, arp, nd};
 use crate::snapshot::{Interface, Snapshot};
 use crate::stage::finish;
@@ -70,7 +71,15 @@ struct Neighbour<B> {
     due: u64,
     since: u64,
     worker: usize,
-    held: VecDeque<B>,
+    held: VecDeque<Held<B>>,
+}
+
+/// A packet that waits.
+pub(super) struct Held<B> {
+    /// Finished but for the destination MAC address.
+    pub packet: B,
+    /// What it was like before; none for packets made here.
+    pub received: Option<Received>,
 }
 
 impl<B> Neighbour<B> {
@@ -138,7 +147,8 @@ impl<B: PacketBuf> Neighbours<B> {
             return output.drop(packet, DropReason::NoHeadroom);
         }
         finish::layer2(packet.data_mut(), v6, out, 0, source);
-        self.resolve(now, worker, packet, out.neighbour(next_hop), snapshot, output);
+        let held = Held { packet, received: None };
+        self.resolve(now, worker, held, out.neighbour(next_hop), snapshot, output);
     }
 
     /// A finished packet lacks its destination MAC.
@@ -151,7 +161,8 @@ impl<B: PacketBuf> Neighbours<B> {
         output: &mut Output<K>,
     ) {
         let key = NeighbourKey { port: punted.port, vlan: punted.vlan, address: punted.next_hop };
-        self.resolve(now, worker, punted.packet, key, snapshot, output);
+        let held = Held { packet: punted.packet, received: punted.received };
+        self.resolve(now, worker, held, key, snapshot, output);
     }
 
     /// Sends a finished packet to a neighbour, or keeps it until that is known.
@@ -159,31 +170,31 @@ impl<B: PacketBuf> Neighbours<B> {
         &mut self,
         now: u64,
         worker: usize,
-        mut packet: B,
+        mut held: Held<B>,
         key: NeighbourKey,
         snapshot: &Snapshot,
         output: &mut Output<K>,
     ) {
         if snapshot.interface_at(key.port, key.vlan).is_none() {
-            return output.drop(packet, DropReason::NeighbourUnreachable);
+            return output.drop(held.packet, DropReason::NeighbourUnreachable);
         }
         match self.ids.get(&key).and_then(|id| self.entries.get_mut(id)) {
             Some(Neighbour { mac: Some(mac), .. }) => {
-                put(packet.data_mut(), 0, mac);
-                output.send(worker, packet, key.port);
+                put(held.packet.data_mut(), 0, mac);
+                output.send(worker, held.packet, key.port);
             }
             Some(entry) => {
                 if entry.held.len() >= HOLD_PER_NEIGHBOUR || self.held >= HOLD_TOTAL {
-                    return output.drop(packet, DropReason::NeighbourHoldFull);
+                    return output.drop(held.packet, DropReason::NeighbourHoldFull);
                 }
-                entry.held.push_back(packet);
+                entry.held.push_back(held);
                 self.held += 1;
             }
             None => {
                 if self.entries.len() >= MAX_NEIGHBOURS || self.held >= HOLD_TOTAL {
-                    return output.drop(packet, DropReason::NeighbourHoldFull);
+                    return output.drop(held.packet, DropReason::NeighbourHoldFull);
                 }
-                let held = VecDeque::from([packet]);
+                let held = VecDeque::from([held]);
                 self.held += 1;
                 self.insert(Neighbour { key, mac: None, requests: 1, due: now + RETRY, since: now, worker, held });
                 request(worker, &key, None, snapshot, output);
@@ -225,17 +236,22 @@ impl<B: PacketBuf> Neighbours<B> {
         self.table.set(&key, mac);
         self.held -= entry.held.len();
         let worker = entry.worker;
-        for mut packet in entry.held.drain(..) {
+        for Held { mut packet, .. } in entry.held.drain(..) {
             put(packet.data_mut(), 0, &mac);
             output.send(worker, packet, key.port);
         }
         true
     }
 
-    /// Requests and probes that are due; entries whose time is up.
-    pub(super) fn timers<K: Backend<Buf = B>>(&mut self, now: u64, snapshot: &Snapshot, output: &mut Output<K>) {
+    /// Requests and probes that are due. Returns what waited in vain for neighbours whose time is up, and for which worker.
+    pub(super) fn timers<K: Backend<Buf = B>>(
+        &mut self,
+        now: u64,
+        snapshot: &Snapshot,
+        output: &mut Output<K>,
+    ) -> Vec<(usize, Held<B>)> {
         if now < self.next_due {
-            return;
+            return Vec::new();
         }
         let mut gone = Vec::new();
         for (&id, entry) in &mut self.entries {
@@ -250,10 +266,9 @@ impl<B: PacketBuf> Neighbours<B> {
             entry.due = now + RETRY;
             request(entry.worker, &entry.key, entry.mac, snapshot, output);
         }
-        for id in gone {
-            self.remove(id, output, DropReason::NeighbourUnreachable);
-        }
+        let gone: Vec<_> = gone.into_iter().filter_map(|id| self.take(id)).collect();
         self.next_due = self.entries.values().map(|n| n.due).min().unwrap_or(u64::MAX);
+        gone.into_iter().flat_map(|n| n.held.into_iter().map(move |held| (n.worker, held))).collect()
     }
 
     /// Forgets neighbours on interfaces that are no more.
@@ -279,13 +294,17 @@ impl<B: PacketBuf> Neighbours<B> {
     }
 
     fn remove<K: Backend<Buf = B>>(&mut self, id: u64, output: &mut Output<K>, reason: DropReason) {
-        let Some(entry) = self.entries.remove(&id) else { return };
+        for held in self.take(id).into_iter().flat_map(|entry| entry.held) {
+            output.drop(held.packet, reason);
+        }
+    }
+
+    fn take(&mut self, id: u64) -> Option<Neighbour<B>> {
+        let entry = self.entries.remove(&id)?;
         self.ids.remove(&entry.key);
         self.table.remove(&entry.key);
         self.held -= entry.held.len();
-        for packet in entry.held {
-            output.drop(packet, reason);
-        }
+        Some(entry)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::ledger::Backend;
 use crate::reason::DropReason;
 use crate::stage::parse::Head;
 use crate::table::sessions::tcp::{ACK, FIN, RST, SYN};
-use crate::wire::{TCP, be32, checksum, fold, pseudo_header, put, sum};
+use crate::wire::{TCP, be32, checksum, checksum_holds, pseudo_header, put};
 
 /// Whether a reset is what the sender of a rejected packet is to be told.
 pub(super) fn is_for(head: &Head) -> bool {
@@ -20,7 +20,8 @@ impl<K: Backend> SlowPath<K> {
         let Subject { head, key, .. } = subject;
         let segment = packet.data().get(usize::from(head.l4)..head.end()).unwrap_or(&[]);
         // A checksum that a virtual peer left to offload says nothing about damage.
-        let sound = packet.checksum() == ChecksumState::Partial || checksum_holds(segment, key);
+        let sound =
+            packet.checksum() == ChecksumState::Partial || checksum_holds(segment, Some((key.src, key.dst, TCP)));
         if head.flags_or_type & RST == 0 && sound {
             if self.icmp_bucket.take(now) {
                 let answer = answer(segment, head.flags_or_type, key);
@@ -31,10 +32,6 @@ impl<K: Backend> SlowPath<K> {
         }
         self.out.drop(packet, DropReason::RuleReject);
     }
-}
-
-fn checksum_holds(segment: &[u8], key: &FlowKey) -> bool {
-    fold(sum(segment) + pseudo_header(key.src, key.dst, !is_v4(key.src), TCP, segment.len())) == 0xffff
 }
 
 /// The reset, from L3 on: as if it came from the packet's destination, in which no such connection exists.

@@ -4,13 +4,13 @@
 //! get no session.
 
 use crate::burst::{Burst, Columns, Fate, NO_MARK, NONE, Rewrite, Verdict};
-use crate::flow::FlowKey;
+use crate::flow::{Addr, FlowKey};
 use crate::io::PacketBuf;
 use crate::reason::{DropReason, LookupResult, PuntReason, SessionEnd};
 use crate::sampling::Sampling;
 use crate::snapshot::Snapshot;
 use crate::stage::parse::Head;
-use crate::stage::rule;
+use crate::stage::{related, rule};
 use crate::stats::ThreadStats;
 use crate::table::rules::{Rule, RuleKey};
 use crate::table::services::{Backend, Service};
@@ -43,11 +43,14 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
         return;
     }
     let looked_up = context.sessions.changes();
-    let place = burst.port;
+    let (place, errors) = (burst.port, burst.errors);
     if context.snapshot.diverts() {
         burst.columns.way.fill(NONE);
     }
     for lane in burst.active.lanes() {
+        if errors.contains(lane) && related::process(burst, lane, context) {
+            continue;
+        }
         let index = lane.index();
         let (packets, columns) = burst.parts();
         let packet = packets.get(index);
@@ -96,7 +99,8 @@ fn look_up_again(before: Hit, key: &FlowKey, context: &Context<'_>) -> Hit {
     if known { context.sessions.find(key, hash, context.now) } else { Hit::MISS }
 }
 
-enum Applied {
+/// How a session was applied.
+pub(super) enum Applied {
     /// The session decided.
     Done,
     /// A rule of this generation denies or rejects it; the session ended.
@@ -172,6 +176,20 @@ fn sample(rule: &Rule, head: &Head, key: &FlowKey, context: &mut Context<'_>) {
     }
 }
 
+/// What is decided about a session under this generation, without a packet of it having passed.
+#[cold]
+pub(super) fn current_decision(
+    hit: Hit,
+    columns: &mut Columns,
+    lane: usize,
+    context: &mut Context<'_>,
+) -> Result<Decision, Applied> {
+    if context.sessions.decision(hit.entry()).is_none_or(|d| d.generation != context.generation) {
+        redecide(hit, columns, lane, context)?;
+    }
+    context.sessions.decision(hit.entry()).copied().ok_or(Applied::Gone)
+}
+
 /// What a packet of a session asks for whose service does not simply rewrite one end.
 #[inline(never)]
 fn unusual(mode: u8, hit: Hit, columns: &mut Columns, lane: usize, context: &mut Context<'_>) {
@@ -180,14 +198,18 @@ fn unusual(mode: u8, hit: Hit, columns: &mut Columns, lane: usize, context: &mut
         return context.sessions.touch_one_way(hit, context.now, flags);
     }
     context.sessions.touch(hit, context.now, flags);
-    let sessions = &*context.sessions;
-    let (Some(session), Some(source)) = (sessions.get(hit), sessions.source(hit.entry())) else { return };
-    let (to, from) = match hit.direction() {
-        Direction::Forward => (session.target(Direction::Forward), (source.address, source.port)),
-        Direction::Reverse => ((session.client(), session.client_port()), session.target(Direction::Reverse)),
-    };
+    let Some([to, from]) = both_ends(context.sessions, hit) else { return };
     (columns.target[lane], columns.port[lane]) = to;
     (columns.source[lane], columns.source_port[lane]) = from;
+}
+
+/// What destination and source become of packets of a full NAT's session.
+pub(super) fn both_ends(sessions: &Sessions, hit: Hit) -> Option<[(Addr, u16); 2]> {
+    let (session, source) = (sessions.get(hit)?, sessions.source(hit.entry())?);
+    Some(match hit.direction() {
+        Direction::Forward => [session.target(Direction::Forward), (source.address, source.port)],
+        Direction::Reverse => [(session.client(), session.client_port()), session.target(Direction::Reverse)],
+    })
 }
 
 /// First touch after a push: rules and service anew, binding kept. `Err` when the session ends.

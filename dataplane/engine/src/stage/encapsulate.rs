@@ -32,6 +32,12 @@ pub struct Station {
     pub from: u64,
 }
 
+/// Where in the finished frame the packet begins that the lane had before.
+pub fn inside(columns: &Columns, lane: usize, out: &Interface) -> usize {
+    let layer2 = if out.vlan == UNTAGGED { ETHERNET } else { ETHERNET + TAG };
+    layer2 + usize::from(direct::overhead(columns.verdict[lane].rewrite, columns.target[lane]))
+}
+
 /// Wraps a lane's packet. `None` when the headroom is used up.
 pub fn process<B: PacketBuf>(
     packet: &mut B,

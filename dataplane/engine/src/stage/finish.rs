@@ -8,6 +8,7 @@ use crate::flow::FlowKey;
 use crate::io::PacketBuf;
 use crate::ports::{PortFacts, UNTAGGED};
 use crate::reason::{DropReason, PuntReason};
+use crate::received::Received;
 use crate::snapshot::{Interface, Snapshot};
 use crate::stage::encapsulate::{self, Station};
 use crate::stage::parse::Head;
@@ -82,9 +83,11 @@ fn unchanged<B: PacketBuf, const V6: bool>(
     context: &Context<'_>,
 ) {
     let Some(packet) = packets.get_mut(lane) else { return };
-    let (head, egress) = (&columns.head[lane], &columns.egress[lane]);
+    let (head, egress, key) = (&columns.head[lane], &columns.egress[lane], &columns.key[lane]);
+    let received = &mut columns.received[lane];
+    let remember = |packet: &[u8], l3| *received = Received::of(packet, l3, head, key);
     let mark = received_mark(head, context.snapshot);
-    columns.fate[lane] = send::<B, V6>(packet, head, egress, mark, context, |_, _| Change::default());
+    columns.fate[lane] = send::<B, V6>(packet, head, egress, mark, context, remember, |_, _| Change::default());
 }
 
 /// A packet with a mark or another address.
@@ -99,7 +102,9 @@ fn changed<B: PacketBuf, const V6: bool>(packets: &mut [B], columns: &mut Column
     }
     let to = (columns.target[lane], columns.port[lane]);
     let from = (columns.source[lane], columns.source_port[lane]);
-    columns.fate[lane] = send::<B, V6>(packet, head, egress, mark, context, |frame, l3| {
+    let received = &mut columns.received[lane];
+    let remember = |packet: &[u8], l3| *received = Received::of(packet, l3, head, key);
+    columns.fate[lane] = send::<B, V6>(packet, head, egress, mark, context, remember, |frame, l3| {
         if rewrite == Rewrite::None {
             return Change::default();
         }
@@ -111,7 +116,8 @@ fn changed<B: PacketBuf, const V6: bool>(packets: &mut [B], columns: &mut Column
     });
 }
 
-/// Layer-2 header, `translate` (given the frame and the offset of its L3 header), age and mark.
+/// Layer-2 header, `translate` (given the frame and the offset of its L3 header), age and mark. A packet whose next hop is not known is
+/// given to `remember` before, with that offset: should it wait in vain, its sender is told about the packet that it sent.
 #[inline(always)]
 fn send<B: PacketBuf, const V6: bool>(
     packet: &mut B,
@@ -119,6 +125,7 @@ fn send<B: PacketBuf, const V6: bool>(
     egress: &Egress,
     mark: u8,
     context: &Context<'_>,
+    remember: impl FnOnce(&[u8], usize),
     translate: impl FnOnce(&mut [u8], usize) -> Change,
 ) -> Fate {
     let Some(out) = context.snapshot.interface(egress.interface) else { return Fate::Drop(DropReason::TxPortGone) };
@@ -126,6 +133,9 @@ fn send<B: PacketBuf, const V6: bool>(
     let station = context.neighbours.lookup_word(&out.neighbour(egress.next_hop), egress.neighbour_hash);
     let source = context.facts.mac_word(out.port);
     let frame = packet.data_mut();
+    if station.is_none() {
+        remember(frame.get(l3..).unwrap_or(&[]), l3);
+    }
     layer2(frame, V6, out, station.unwrap_or_default(), source);
     let change = translate(frame, l3);
     age_and_mark::<V6>(frame.get_mut(l3..).unwrap_or(&mut []), head, mark, change);
@@ -134,10 +144,16 @@ fn send<B: PacketBuf, const V6: bool>(
 
 /// A packet for a backend behind a tunnel.
 #[inline(never)]
-fn tunnel<B: PacketBuf>(packet: &mut B, columns: &Columns, lane: usize, context: &Context<'_>) -> Fate {
+fn tunnel<B: PacketBuf>(packet: &mut B, columns: &mut Columns, lane: usize, context: &Context<'_>) -> Fate {
     let egress = &columns.egress[lane];
     let Some(out) = context.snapshot.interface(egress.interface) else { return Fate::Drop(DropReason::TxPortGone) };
     let to = context.neighbours.lookup_word(&out.neighbour(egress.next_hop), egress.neighbour_hash);
+    if to.is_none() {
+        let (head, key) = (&columns.head[lane], &columns.key[lane]);
+        let inside = encapsulate::inside(columns, lane, out);
+        columns.received[lane] =
+            Received::of(packet.data().get(usize::from(head.l3)..).unwrap_or(&[]), inside, head, key);
+    }
     let station = Station { to: to.unwrap_or_default(), from: context.facts.mac_word(out.port) };
     match encapsulate::process(packet, columns, lane, out, &station) {
         None => Fate::Drop(DropReason::NoHeadroom),

@@ -9,6 +9,7 @@ use crate::flow::{Addr, FlowKey};
 use crate::hash::hash;
 use crate::io::PacketBuf;
 use crate::snapshot::Snapshot;
+use crate::stage::related;
 
 /// Seed of the owner's choice ("SteerSds").
 const STEER_SEED: u64 = 0x5374_6565_7253_6473;
@@ -17,10 +18,15 @@ const STEER_SEED: u64 = 0x5374_6565_7253_6473;
 pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, me: usize, workers: usize) {
     for lane in burst.active.lanes() {
         let (head, key) = (&burst.columns.head[lane.index()], &burst.columns.key[lane.index()]);
-        if !head.has_session() {
+        let key = if head.has_session() {
+            *key
+        } else if let (true, Some(packet)) = (burst.errors.contains(lane), burst.packet(lane)) {
+            let Some(key) = related::quoted_tuple(packet.data(), head, key) else { continue };
+            key
+        } else {
             continue;
-        }
-        if let Some(owner) = owner(snapshot, key, workers)
+        };
+        if let Some(owner) = owner(snapshot, &key, workers)
             && owner != me
         {
             burst.settle(lane, Fate::HandOff(owner as u8));

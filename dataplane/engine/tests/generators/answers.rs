@@ -1,10 +1,101 @@
 //! What a host would answer to a frame that we sent it: the way to replies that find their session.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use marchproxy_engine::packet::Packet;
 
-use super::pools::STATIONS;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use super::pools::{FAR, STATIONS, ip};
+
+/// An ICMP error about a frame.
+#[derive(Clone, Debug)]
+pub struct Complaint {
+    station: usize,
+    /// Type over IPv4 and IPv6.
+    kinds: (u8, u8),
+    /// From a router on the way; otherwise from whom the frame was for.
+    router: bool,
+    /// About what the receiver would answer to the frame, as a backend does that answers clients by itself.
+    answered: bool,
+    /// Octets quoted.
+    quoted: usize,
+    /// A changed octet of the quote.
+    flip: Option<(Index, u8)>,
+    wrong_checksum: bool,
+}
+
+pub fn complaints() -> impl Strategy<Value = Complaint> {
+    let kinds = select(vec![(3u8, 1u8), (3, 2), (11, 3), (12, 4), (5, 0), (4, 127)]);
+    let quoted = prop_oneof![6 => 28usize..120, 1 => 0usize..60, 1 => Just(540)];
+    let flip = prop::option::weighted(0.15, (any::<Index>(), any::<u8>()));
+    let (answered, wrong_checksum) = (prop::bool::weighted(0.2), prop::bool::weighted(0.04));
+    (0usize..3, kinds, any::<bool>(), answered, quoted, flip, wrong_checksum).prop_map(
+        |(station, kinds, router, answered, quoted, flip, wrong_checksum)| Complaint {
+            station,
+            kinds,
+            router,
+            answered,
+            quoted,
+            flip,
+            wrong_checksum,
+        },
+    )
+}
+
+impl Complaint {
+    /// The error that comes back for a frame of IP, and between whom what it is about was on its way.
+    pub fn about(&self, frame: &[u8]) -> Option<(Vec<u8>, [IpAddr; 2])> {
+        let us: [u8; 6] = frame.get(6..12)?.try_into().ok()?;
+        let tagged = frame.get(12..14)? == [0x81, 0];
+        let l3 = if tagged { 18 } else { 14 };
+        let answer = if self.answered { Some(answer(&inside(frame, l3)?, self.station, 16)?) } else { None };
+        let frame = answer.as_deref().unwrap_or(frame);
+        let v6 = match frame.get(l3 - 2..l3)? {
+            [0x08, 0x00] => false,
+            [0x86, 0xdd] => true,
+            _ => return None,
+        };
+        let (src, dst): (IpAddr, IpAddr) = if v6 {
+            (octets6(frame, l3 + 8).into(), octets6(frame, l3 + 24).into())
+        } else {
+            (octets4(frame, l3 + 12).into(), octets4(frame, l3 + 16).into())
+        };
+        let router = FAR.iter().map(|far| ip(far)).find(|far| far.is_ipv6() == v6 && *far != src);
+        let from = router.filter(|_| self.router).unwrap_or(dst);
+        let mut quote = frame[l3..].to_vec();
+        quote.truncate(self.quoted);
+        if let Some((at, value)) = self.flip.as_ref().filter(|_| !quote.is_empty()) {
+            let at = at.index(quote.len());
+            quote[at] ^= value;
+        }
+        let packet = Packet::eth(STATIONS[self.station], us).ip(from, src);
+        let rest = [0, 0, 5, 0];
+        let packet = if v6 { packet.icmpv6(self.kinds.1, 0, rest) } else { packet.icmp(self.kinds.0, 0, rest) };
+        let packet = packet.payload(quote);
+        let packet = if self.wrong_checksum { packet.l4_checksum(0x1234) } else { packet };
+        Some((if tagged { packet.vlan(word(frame, 14)) } else { packet }.build(), [src, dst]))
+    }
+}
+
+/// A frame with what is inside its tunnel; others as they are.
+fn inside(frame: &[u8], l3: usize) -> Option<Vec<u8>> {
+    let (header, protocol) = match frame.get(l3 - 2..l3)? {
+        [0x08, 0x00] => (20, *frame.get(l3 + 9)?),
+        [0x86, 0xdd] => (40, *frame.get(l3 + 6)?),
+        _ => return None,
+    };
+    let gue = || frame.get(l3 + header + 2..l3 + header + 4) == Some(&6080u16.to_be_bytes());
+    let begin = match protocol {
+        4 | 41 => l3 + header,
+        17 if gue() => l3 + header + 8,
+        _ => return Some(frame.to_vec()),
+    };
+    let packet = frame.get(begin..)?;
+    let (kind, least) = if packet.first()? >> 4 == 6 { ([0x86, 0xdd], 40) } else { ([0x08, 0x00], 20) };
+    (packet.len() >= least).then(|| [&frame[..l3 - 2], &kind, packet].concat())
+}
 
 /// ARP and ND requests get an answer from a station; echo requests become replies; everything else comes back with addresses
 /// and ports exchanged, TCP with these flags.
@@ -32,6 +123,15 @@ pub fn answer(frame: &[u8], station: usize, flags: u8) -> Option<Vec<u8>> {
         [0x08, 0x00] => Some(turned(frame, l3, 12, 4, l3 + 20, station, us, flags)),
         [0x86, 0xdd] => Some(turned(frame, l3, 8, 16, l3 + 40, station, us, flags)),
         _ => None,
+    }
+}
+
+/// What nobody answers: ARP from and for the same address, an advertisement to all nodes.
+pub fn is_announcement(frame: &[u8]) -> bool {
+    let l3 = if frame[12..14] == [0x81, 0] { 18 } else { 14 };
+    match frame[l3 - 2..l3] {
+        [0x08, 0x06] => frame[l3 + 14..l3 + 18] == frame[l3 + 24..l3 + 28],
+        _ => frame[..6] == [0x33, 0x33, 0, 0, 0, 1],
     }
 }
 

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
+use super::answers::{Complaint, complaints};
 use super::fragments::{long, pieces, storms, trains};
 use super::packets::{Arrival, arrivals, forwardable, noise};
 use super::tables::{Change, changes};
@@ -40,6 +41,11 @@ pub enum Incoming {
         station: usize,
         flags: u8,
     },
+    /// An ICMP error about a frame that was sent not long ago.
+    Complaint {
+        about: Index,
+        complaint: Complaint,
+    },
     /// A frame received not long ago once more, with these TCP flags.
     Again {
         what: Index,
@@ -49,7 +55,7 @@ pub enum Incoming {
 
 /// Histories of up to `len` steps with up to `burst` packets at once.
 pub fn histories(len: usize, burst: usize) -> BoxedStrategy<Vec<Step>> {
-    let flags = || select(vec![0x10u8, 0x12, 0x11, 0x14, 0x02, 0x02, 0xff]);
+    let flags = || select(vec![0x10u8, 0x12, 0x11, 0x11, 0x11, 0x14, 0x02, 0x02, 0xff]);
     let incoming = || {
         prop_oneof![
             10 => arrivals().prop_map(Incoming::Fresh),
@@ -58,6 +64,7 @@ pub fn histories(len: usize, burst: usize) -> BoxedStrategy<Vec<Step>> {
             1 => long().prop_map(Incoming::Fresh),
             9 => (any::<Index>(), 0usize..3, flags())
                 .prop_map(|(to, station, flags)| Incoming::Answer { to, station, flags }),
+            6 => (any::<Index>(), complaints()).prop_map(|(about, complaint)| Incoming::Complaint { about, complaint }),
             5 => (any::<Index>(), flags()).prop_map(|(what, flags)| Incoming::Again { what, flags }),
         ]
     };

@@ -23,6 +23,7 @@ struct Interface {
     addresses: Vec<&'static str>,
     table: u32,
     trust_dscp: bool,
+    urpf: Urpf,
 }
 
 #[derive(Clone, Debug)]
@@ -85,6 +86,7 @@ impl Model {
                 addresses: i.addresses.iter().map(|text| cidr(text)).collect(),
                 table: i.table,
                 trust_dscp: i.trust_dscp,
+                urpf: i.urpf,
                 ..Default::default()
             })
             .collect();
@@ -199,9 +201,12 @@ fn interfaces() -> impl Strategy<Value = Vec<Interface>> {
             // One place shares a prefix with another; it is mostly in a table of its own.
             let table = if place == 4 { select(vec![1, 1, 1, 0]) } else { select(vec![0, 0, 0, 0, 1]) };
             let present = prop::bool::weighted(0.9);
-            (present, some, table, any::<bool>()).prop_map(move |(present, addresses, table, trust_dscp)| {
-                present.then_some(Interface { place, addresses, table, trust_dscp })
-            })
+            let urpf = prop_oneof![8 => Just(Urpf::Off), 1 => Just(Urpf::Loose), 1 => Just(Urpf::Strict)];
+            (present, some, table, any::<bool>(), urpf).prop_map(
+                move |(present, addresses, table, trust_dscp, urpf)| {
+                    present.then_some(Interface { place, addresses, table, trust_dscp, urpf })
+                },
+            )
         })
         .collect();
     all.prop_map(|interfaces| interfaces.into_iter().flatten().collect())

@@ -134,7 +134,7 @@ fn interfaces() {
         ),
     ]);
     check_warnings(&[
-        ("10.0.30.1/24]", "10.0.30.1/24], urpf: strict", &["interfaces[2].urpf: stored, not enforced by this release"]),
+        ("10.0.30.1/24]", "10.0.30.1/24], urpf: strict", &[]),
         ("10.0.30.1/24]", "10.0.30.1/24], urpf: off", &[]),
     ]);
 }

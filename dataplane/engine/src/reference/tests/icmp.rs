@@ -135,6 +135,24 @@ fn sources_of_errors() {
     assert!(told[1].contains("icmp6 who-has fd00:20::5"), "the link-local address serves: {told:?}");
 }
 
+/// RFC 4443 s3.4: the pointer leads to the octet that named what nobody knows.
+#[test]
+fn unknown_protocols_are_pointed_at() {
+    let bare = || server("fd00:20::5", "fd00:20::1");
+    for (packet, pointer) in [
+        (bare(), 6),
+        (bare().destination_options(), 40),
+        (bare().hop_by_hop().destination_options(), 48),
+        (bare().fragment(0, false, 5).extension(60, &[1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), 48),
+    ] {
+        let mut lab = Lab::new();
+        let out = lab.node.process(lab.now, LAN_PORT, &packet.protocol(47).build(), Choices::default());
+        let (_, error) = &out.transmitted[0];
+        assert_eq!(error[18 + 40..][..2], [4, 1]);
+        assert_eq!(error[18 + 44..][..4], u32::to_be_bytes(pointer), "{}", describe(error));
+    }
+}
+
 #[test]
 fn closed_ports_and_unknown_protocols() {
     run(vec![
@@ -165,7 +183,16 @@ fn closed_ports_and_unknown_protocols() {
                 "lan: LAN > SERVER vlan 20 10.0.20.1 > 10.0.20.5 icmp 3/2 ttl 64 dscp 48 ecn 0 df data 20",
             ],
         ),
-        ("GRE over IPv6", LAN_PORT, server("fd00:20::5", "fd00:20::1").protocol(47), &["dropped local_unreachable"]),
+        (
+            "GRE over IPv6",
+            LAN_PORT,
+            server("fd00:20::5", "fd00:20::1").protocol(47),
+            &[
+                "dropped local_unreachable",
+                "lan: LAN > SERVER vlan 20 fd00:20::1 > fd00:20::5 icmp6 4/1 ttl 64 data 40",
+            ],
+        ),
+        ("nothing", LAN_PORT, server("fd00:20::5", "fd00:20::1").protocol(59), &["dropped local_unreachable"]),
         (
             "timestamp request",
             LAN_PORT,

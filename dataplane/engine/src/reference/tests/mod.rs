@@ -1,6 +1,7 @@
 //! `BEHAVIOUR.md` clause by clause: packets in, packets and reasons out.
 
 mod addresses;
+mod announce;
 mod direct;
 mod forwarding;
 mod fragments;
@@ -10,8 +11,10 @@ mod icmp;
 mod limits;
 mod neighbours;
 mod random;
+mod related;
 mod rules;
 mod sessions;
+mod urpf;
 
 use std::net::IpAddr;
 

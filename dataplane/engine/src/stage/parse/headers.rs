@@ -203,6 +203,14 @@ fn extension_headers(packet: &[u8], first: u8, head: &mut Head) -> Result<usize,
     Ok(at)
 }
 
+/// The upper-layer protocol of an IPv6 packet that is quoted and may be cut, and the octets before its header. `None` for a bad
+/// chain and for a later fragment, which has no such header.
+pub fn quoted_chain(packet: &[u8]) -> Option<(u8, usize)> {
+    let mut head = Head::default();
+    let len = extension_headers(packet, *packet.get(6)?, &mut head).ok()?;
+    (!head.later_fragment).then_some((head.protocol, len))
+}
+
 #[inline]
 fn layer4(frame: &[u8], head: &mut Head, key: &mut FlowKey) -> Result<(), Fate> {
     if !head.has_l4() {

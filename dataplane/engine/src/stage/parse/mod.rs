@@ -11,10 +11,11 @@ use crate::io::{Mac, PacketBuf};
 use crate::ports::{PortFacts, UNTAGGED};
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::Snapshot;
+use crate::stage::related;
 use crate::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMPV6, TCP, UDP};
 
 use headers::ended;
-pub use headers::headers;
+pub use headers::{headers, quoted_chain};
 
 /// What the headers of a packet say.
 #[derive(Clone, Copy, Debug)]
@@ -158,8 +159,10 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, facts: &
         let (head, key) = (&mut columns.head[lane.index()], &mut columns.key[lane.index()]);
         let outcome = slow(packet, &place, snapshot, head, key);
         let (is_v6, is_fragment) = (head.v6, head.fragment);
+        let is_error = related::may_be_about_session(head);
         burst.v6.insert_if(lane, is_v6);
         burst.fragments.insert_if(lane, is_fragment);
+        burst.errors.insert_if(lane, is_error);
         if let Err(fate) = outcome {
             burst.settle(lane, fate);
         }
