@@ -46,6 +46,8 @@ pub fn tables() -> RuleTables {
         route("fd00:2::/32", RouteAction::Blackhole),
         route("10.3.0.0/16", RouteAction::Reject),
         route("fd00:3::/32", RouteAction::Reject),
+        // Many clients: the kernel limits some errors per source, and no namespace can change that.
+        via("172.16.0.0/12", NEIGHBOURS[0].v4, 0),
         // More specific than the black hole around it.
         via("10.2.128.0/17", NEIGHBOURS[1].v4, 1),
         via("fd00:2:8000::/33", NEIGHBOURS[1].v6, 1),
