@@ -83,7 +83,7 @@ fn set(frame: &mut [u8], at: usize, value: u8) {
 
 /// Changes a frame in one to three ways; `other` is what it may be spliced with.
 pub fn mutate(dice: &mut Dice, frame: &mut Vec<u8>, other: &[u8]) {
-    for _ in 0..1 + dice.below(3) {
+    for _ in 0..=dice.below(3) {
         once(dice, frame, other);
     }
     if dice.chance(75) {
@@ -99,7 +99,7 @@ fn once(dice: &mut Dice, frame: &mut Vec<u8>, other: &[u8]) {
     let l3 = network(frame);
     match dice.below(12) {
         0 => {
-            for _ in 0..1 + dice.below(4) {
+            for _ in 0..=dice.below(4) {
                 let (at, bit) = (from + dice.below(reach), dice.below(8));
                 let flipped = frame.get(at).copied().unwrap_or(0) ^ 1 << bit;
                 set(frame, at, flipped);
