@@ -474,5 +474,5 @@ fn every_fate_is_reached() {
     assert_eq!(modes.len(), 5, "{modes:?}");
     assert!(created > 1000, "{created} sessions in all");
     assert!(translated > 100, "{translated} errors translated");
-    assert!(reached.iter().all(|n| *n > 3), "samples, resets, ways, spared sessions: {reached:?}");
+    assert!(reached.iter().all(|n| *n > 20), "samples, resets, ways, spared sessions: {reached:?}");
 }
