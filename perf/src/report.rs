@@ -342,8 +342,8 @@ fn table_hits(counts: &Counts, packets: f64) -> BTreeMap<&'static str, f64> {
         ("session", session_hits(counts)),
         ("rule", rules),
         ("service", counts.created),
-        ("route", through(counts, "finish")),
-        ("neighbour", through(counts, "finish")),
+        ("route", through(counts, "finish") + through(counts, "express")),
+        ("neighbour", through(counts, "finish") + through(counts, "express")),
         ("policer", counts.policers),
     ]
     .into_iter()
@@ -354,7 +354,7 @@ fn table_hits(counts: &Counts, packets: f64) -> BTreeMap<&'static str, f64> {
 fn mix(counts: &Counts, packets: f64) -> BTreeMap<&'static str, f64> {
     let denied = counts.drops[marchproxy_engine::reason::DropReason::RuleDeny.index()];
     let (established, first, odd) = (session_hits(counts), counts.created, counts.odd);
-    let forwarded = through(counts, "route").saturating_sub(established + first + odd);
+    let forwarded = (through(counts, "route") + through(counts, "express")).saturating_sub(established + first + odd);
     [
         ("established", established),
         ("first", first),

@@ -10,10 +10,11 @@ use crate::hash::{ECMP_SLOTS, hop_claim, hop_identity};
 use crate::ports::{PortSlot, UNTAGGED};
 use crate::sampling;
 use crate::slots::{Slot, Slots};
-use crate::snapshot::{Detour, Hop, Interface, PortInterfaces, Route, Snapshot};
+use crate::snapshot::{Detour, Exit, Hop, Interface, PortInterfaces, Route, Snapshot};
 use crate::stats::MAX_PORTS;
 use crate::table::fib::Fib;
 use crate::table::filter::AddressFilter;
+use crate::table::neighbours::NeighbourKey;
 use crate::table::policer::{MAX_BURST_OCTETS, PolicerTable};
 use crate::table::rules::{Limits, Refused, Rules};
 use crate::table::services::{Service, Services};
@@ -132,6 +133,13 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
     snapshot.pools = with_past(pools, &previous.pools);
     policers(tables, &mut snapshot.policer_slots, &mut snapshot.policers, &mut counters, budget)?;
     snapshot.policer_names = tables.policers.iter().map(|p| p.name.clone()).collect();
+    // Sessions of services that are gone may still be another worker's, and a route may cover an address of ours.
+    snapshot.only_ways = snapshot.only_routes()
+        && !snapshot.checks_sources
+        && snapshot.trusts_all
+        && snapshot.backends.is_empty()
+        && snapshot.pools.is_empty()
+        && snapshot.specials().all(|addr| snapshot.fibs.iter().all(|fib| snapshot.exit(fib.lookup(addr)).is_none()));
     within_budget(&snapshot, tables, budget)?;
     Ok(snapshot)
 }
@@ -324,7 +332,7 @@ fn detours(tables: &RuleTables, snapshot: &Snapshot) -> Vec<Detour> {
             let next_hop = from_ip(address);
             let out = &snapshot.interfaces[interface];
             let neighbour_hash = out.neighbour(next_hop).hash();
-            let egress = Egress { interface: interface as u32, next_hop, neighbour_hash, mtu: out.mtu };
+            let egress = Egress { interface: interface as u32, next_hop, neighbour_hash, mtu: out.mtu, port: out.port };
             Detour::NextHop { v6: address.is_ipv6(), egress }
         }
         RuleWay::Table(table) => Detour::Table(fib_of[&table]),
@@ -420,7 +428,7 @@ fn interfaces(tables: &RuleTables, snapshot: &mut Snapshot) {
     snapshot.own.dedup();
     snapshot.broadcasts.sort_unstable();
     snapshot.broadcasts.dedup();
-    snapshot.special = AddressFilter::new(&[&snapshot.own[..], &snapshot.broadcasts[..]].concat());
+    snapshot.special = AddressFilter::new(&snapshot.specials().collect::<Vec<_>>());
 }
 
 fn routes(tables: &RuleTables, snapshot: &mut Snapshot) {
@@ -464,11 +472,21 @@ fn routes(tables: &RuleTables, snapshot: &mut Snapshot) {
             _ => Egress { interface: NONE, ..Egress::default() },
         })
         .collect();
+    snapshot.exits = snapshot.ways.iter().map(|way| exit(way, snapshot)).collect();
     // BTreeMap order equals the numbering of `fib_numbers`.
     snapshot.fibs = prefixes
         .into_values()
         .map(|list| Fib::build(list.into_iter().map(|((addr, len), index)| (addr, len, index))))
         .collect();
+}
+
+/// Of a way, if it is one.
+fn exit(way: &Egress, snapshot: &Snapshot) -> Exit {
+    let neighbour = match snapshot.interface(way.interface) {
+        Some(out) => out.neighbour(way.next_hop),
+        None => NeighbourKey { port: PortSlot::default(), vlan: UNTAGGED, address: 0 },
+    };
+    Exit { neighbour, hash: way.neighbour_hash, interface: way.interface, mtu: way.mtu }
 }
 
 /// The entry of an action; its next hops go into the snapshot.

@@ -239,7 +239,11 @@ pub struct Egress {
     pub neighbour_hash: u64,
     /// Largest L3 packet that fits out of the interface.
     pub mtu: u16,
+    /// The interface's port.
+    pub port: PortSlot,
 }
+
+const _: () = assert!(size_of::<Egress>() == 32);
 
 /// The columns. Each stage's file says which it reads and writes.
 pub struct Columns {
@@ -437,7 +441,7 @@ impl<B: PacketBuf> Burst<B> {
             let index = index % BURST;
             let out = &columns.egress[index];
             match columns.fate[index] {
-                Fate::Transmit => ledger.transmit(packet, egress(out.interface).0),
+                Fate::Transmit => ledger.transmit(packet, out.port),
                 Fate::Drop(reason) => ledger.drop(packet, reason),
                 Fate::HandOff(worker) => {
                     let errand = if fragments.contains(Lane(index as u8)) {

@@ -12,7 +12,7 @@ use crate::ports::{PortFacts, PortSlot, UNTAGGED};
 use crate::sampling::{Sample, Sampling};
 use crate::snapshot::Snapshot;
 use crate::stage::fragment::Arrival;
-use crate::stage::{balance, finish, fragment, parse, route, rule, session, steer, urpf};
+use crate::stage::{balance, express, finish, fragment, parse, route, rule, session, steer, urpf};
 use crate::stats::{STAGES, ThreadStats};
 use crate::table::fragments::Fragments;
 use crate::table::neighbours::NeighbourTable;
@@ -121,13 +121,19 @@ impl Pipeline {
         fragments: &mut Fragments<K::Buf>,
         ledger: &mut Ledger<K>,
     ) {
-        const { assert!(STAGES.len() == 7) };
+        const { assert!(STAGES.len() == 8) };
         self.bursts = self.bursts.wrapping_add(1);
         let mut clock = Clock::start(&self.stats, self.bursts.is_multiple_of(SAMPLE_EVERY));
         let packets = burst.len();
         if let Some(lens) = ledger.lens_mut() {
             lens.begin(burst);
         }
+        // Whoever looks at packets wants to see each stage decide.
+        if snapshot.only_ways && ledger.lens_mut().is_none() {
+            express::process(burst, snapshot, &self.facts, &self.neighbours);
+        }
+        clock.stage(packets - burst.active.len());
+        let packets = burst.active.len();
         parse::process(burst, snapshot, &self.facts);
         if !arrival.is_handed_over() {
             urpf::process(burst, snapshot);

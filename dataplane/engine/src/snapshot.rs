@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub(crate) trusts_all: bool,
     /// Whether some interface checks sources.
     pub(crate) checks_sources: bool,
+    /// Whether all that is decided about most packets is their way: see [`express`](crate::stage::express).
+    pub(crate) only_ways: bool,
     /// Per port slot: (VLAN, interface), sorted.
     pub(crate) by_port: PortInterfaces,
     pub(crate) fibs: Vec<Fib>,
@@ -34,6 +36,8 @@ pub struct Snapshot {
     pub(crate) default_routes: Vec<u32>,
     /// By route: its next hop where there is but one and never another; otherwise of interface [`NONE`].
     pub(crate) ways: Vec<Egress>,
+    /// The same for [`express`](crate::stage::express).
+    pub(crate) exits: Vec<Exit>,
     /// Interface addresses, sorted.
     pub(crate) own: Vec<Addr>,
     /// Directed broadcast addresses of connected IPv4 prefixes, sorted.
@@ -179,6 +183,21 @@ pub struct Hop {
     pub neighbour_hash: u64,
 }
 
+/// A next hop with all that a packet needs to leave for it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Exit {
+    /// Where it stands in the neighbour table.
+    pub neighbour: NeighbourKey,
+    /// Under this hash.
+    pub hash: u64,
+    /// Egress interface; [`NONE`] where there is no such single next hop.
+    pub interface: u32,
+    /// Largest L3 packet that fits.
+    pub mtu: u16,
+}
+
+const _: () = assert!(size_of::<Exit>() <= 64);
+
 /// What kind of object a counter belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ObjectKind {
@@ -260,6 +279,11 @@ impl Snapshot {
         self.special.may_hold(addr)
     }
 
+    /// Interface and directed broadcast addresses.
+    pub(crate) fn specials(&self) -> impl Iterator<Item = Addr> {
+        self.own.iter().chain(&self.broadcasts).copied()
+    }
+
     /// Whether it is an interface address of this node.
     #[inline]
     pub fn is_own(&self, addr: Addr) -> bool {
@@ -331,10 +355,17 @@ impl Snapshot {
         self.ways.get(route? as usize).filter(|way| way.interface != NONE)
     }
 
+    /// The same with all that is needed there.
+    #[inline]
+    pub(crate) fn exit(&self, route: Option<u32>) -> Option<&Exit> {
+        self.exits.get(route? as usize).filter(|exit| exit.interface != NONE)
+    }
+
     /// The way over a next hop.
     pub(crate) fn way(&self, hop: &Hop) -> Egress {
-        let mtu = self.interface(hop.interface).map_or(u16::MAX, |out| out.mtu);
-        Egress { interface: hop.interface, next_hop: hop.address, neighbour_hash: hop.neighbour_hash, mtu }
+        let (mtu, port) =
+            self.interface(hop.interface).map_or((u16::MAX, PortSlot::default()), |out| (out.mtu, out.port));
+        Egress { interface: hop.interface, next_hop: hop.address, neighbour_hash: hop.neighbour_hash, mtu, port }
     }
 
     /// The hop of a `Via` route for a flow's hash.

@@ -181,7 +181,7 @@ pub struct StageCounters {
 }
 
 /// The stages whose cost is measured, in pipeline order.
-pub const STAGES: [&str; 7] = ["parse", "session", "rule", "balance", "route", "finish", "drain"];
+pub const STAGES: [&str; 8] = ["express", "parse", "session", "rule", "balance", "route", "finish", "drain"];
 
 /// Everything one thread counts.
 #[derive(Debug)]

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use generators::answers::{again, answer, is_announcement};
+use generators::packets::passing;
 use generators::pools::PORTS;
 use generators::steps::{Event, Incoming, Step, histories};
-use generators::tables::{Model, models};
+use generators::tables::{Change, Model, models, plain_routers};
 use marchproxy_engine::burst::BURST;
 use marchproxy_engine::flow::{FlowKey, to_ip};
 use marchproxy_engine::packet::describe;
@@ -411,6 +412,28 @@ proptest! {
             twins.step(step)?;
         }
     }
+}
+
+/// Plain routers take the short way, and it leads to the same.
+#[test]
+fn also_on_plain_routers() {
+    let mut runner = TestRunner::deterministic();
+    let burst = prop::collection::vec(passing().prop_map(Incoming::Fresh), 1..12).prop_map(Event::Receive);
+    let strategy = (plain_routers(), histories(100, 12), prop::collection::vec(burst, 100));
+    let mut express = 0;
+    for history in 0..100 {
+        let (model, steps, bursts) = strategy.new_tree(&mut runner).unwrap().current();
+        let mut twins = Twins::new(model, Size::default());
+        // Other routes leave it one, as do all other changes now and then.
+        let plain = |step: &Step| !matches!(&step.event, Event::Push(change) if !matches!(change, Change::Routes(_)));
+        for (step, event) in steps.into_iter().zip(bursts).filter(|(step, _)| history % 4 == 0 || plain(step)) {
+            for step in [step, Step { pause: 0, event }] {
+                twins.step(step).unwrap_or_else(|failure| panic!("{failure}"));
+            }
+        }
+        express += twins.node.worker.stats().stages[0].packets.value();
+    }
+    assert!(express > 1000, "{express} packets");
 }
 
 /// The generators are worth something only if they reach every place: all reasons that traffic can cause, all session states.

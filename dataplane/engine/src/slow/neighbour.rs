@@ -143,10 +143,10 @@ impl<B: PacketBuf> Neighbours<B> {
         output: &mut Output<K>,
     ) {
         let source = output.facts.mac_word(out.port);
-        if finish::make_room(&mut packet, 0, out).is_none() {
+        if finish::make_room(&mut packet, 0, out.vlan).is_none() {
             return output.drop(packet, DropReason::NoHeadroom);
         }
-        finish::layer2(packet.data_mut(), v6, out, 0, source);
+        finish::layer2(packet.data_mut(), v6, out.vlan, 0, source);
         let held = Held { packet, received: None };
         self.resolve(now, worker, held, out.neighbour(next_hop), snapshot, output);
     }

@@ -86,7 +86,7 @@ pub fn process<B: PacketBuf>(
         return None;
     }
     let frame = packet.data_mut();
-    finish::layer2(frame, outer_v6, out, station.to, station.from);
+    finish::layer2(frame, outer_v6, out.vlan, station.to, station.from);
     put(frame, layer2, headers.get(..overhead)?);
     Some(())
 }

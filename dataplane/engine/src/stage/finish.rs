@@ -9,7 +9,7 @@ use crate::io::PacketBuf;
 use crate::ports::{PortFacts, UNTAGGED};
 use crate::reason::{DropReason, PuntReason};
 use crate::received::Received;
-use crate::snapshot::{Interface, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::stage::encapsulate::{self, Station};
 use crate::stage::parse::Head;
 use crate::stats::ThreadStats;
@@ -129,14 +129,14 @@ fn send<B: PacketBuf, const V6: bool>(
     translate: impl FnOnce(&mut [u8], usize) -> Change,
 ) -> Fate {
     let Some(out) = context.snapshot.interface(egress.interface) else { return Fate::Drop(DropReason::TxPortGone) };
-    let Some(l3) = make_room(packet, head.l3, out) else { return Fate::Drop(DropReason::NoHeadroom) };
+    let Some(l3) = make_room(packet, head.l3, out.vlan) else { return Fate::Drop(DropReason::NoHeadroom) };
     let station = context.neighbours.lookup_word(&out.neighbour(egress.next_hop), egress.neighbour_hash);
     let source = context.facts.mac_word(out.port);
     let frame = packet.data_mut();
     if station.is_none() {
         remember(frame.get(l3..).unwrap_or(&[]), l3);
     }
-    layer2(frame, V6, out, station.unwrap_or_default(), source);
+    layer2(frame, V6, out.vlan, station.unwrap_or_default(), source);
     let change = translate(frame, l3);
     age_and_mark::<V6>(frame.get_mut(l3..).unwrap_or(&mut []), head, mark, change);
     if station.is_some() { Fate::Transmit } else { Fate::Punt(PuntReason::Neighbour) }
@@ -281,8 +281,8 @@ fn layer4_checksum(frame: &mut [u8], l4: usize, head: &Head, change: Change) {
 
 /// Makes the L2 header as long as the egress interface's; returns the offset of the L3 header, `None` when the headroom is used up.
 #[inline]
-pub fn make_room<B: PacketBuf>(packet: &mut B, l3: u8, out: &Interface) -> Option<usize> {
-    let (old, new) = (usize::from(l3), if out.vlan == UNTAGGED { ETHERNET } else { ETHERNET + TAG });
+pub fn make_room<B: PacketBuf>(packet: &mut B, l3: u8, vlan: u16) -> Option<usize> {
+    let (old, new) = (usize::from(l3), if vlan == UNTAGGED { ETHERNET } else { ETHERNET + TAG });
     if new > old {
         packet.prepend(new - old).then_some(new)
     } else {
@@ -295,16 +295,16 @@ pub fn make_room<B: PacketBuf>(packet: &mut B, l3: u8, out: &Interface) -> Optio
 
 /// Writes the egress interface's L2 header; addresses as words, see [`PortFacts::mac_word`].
 #[inline]
-pub fn layer2(frame: &mut [u8], v6: bool, out: &Interface, to: u64, from: u64) {
+pub fn layer2(frame: &mut [u8], v6: bool, vlan: u16, to: u64, from: u64) {
     let ethertype = u128::from(if v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 });
     let addresses = u128::from(to) << 80 | u128::from(from) << 32;
-    if out.vlan == UNTAGGED {
+    if vlan == UNTAGGED {
         if let Some(header) = frame.first_chunk_mut::<ETHERNET>() {
             let octets = (addresses | ethertype << 16).to_be_bytes();
             header.copy_from_slice(&octets[..ETHERNET]);
         }
     } else if let Some(header) = frame.first_chunk_mut::<{ ETHERNET + TAG }>() {
-        let octets = (addresses | u128::from(ETHERTYPE_VLAN) << 16 | u128::from(out.vlan)).to_be_bytes();
+        let octets = (addresses | u128::from(ETHERTYPE_VLAN) << 16 | u128::from(vlan)).to_be_bytes();
         header[..16].copy_from_slice(&octets);
         header[16..].copy_from_slice(&(ethertype as u16).to_be_bytes());
     }

@@ -4,6 +4,7 @@ pub mod balance;
 pub mod direct;
 mod divert;
 pub mod encapsulate;
+pub mod express;
 pub mod finish;
 pub mod fragment;
 pub mod parse;

@@ -184,7 +184,7 @@ pub fn follow(snapshot: &Snapshot, route: Option<Route>, destination: Addr, key:
         Some(Route::Connected { interface, place: (port, vlan) }) => {
             let neighbour = NeighbourKey { port, vlan, address: destination };
             let mtu = snapshot.interface(interface).map_or(u16::MAX, |out| out.mtu);
-            Ok(Egress { interface, next_hop: destination, neighbour_hash: neighbour.hash(), mtu })
+            Ok(Egress { interface, next_hop: destination, neighbour_hash: neighbour.hash(), mtu, port })
         }
         Some(Route::Via { first, count, slots }) => {
             let hop = snapshot.hop(first, count, slots, || key.hash(ECMP_SEED));

@@ -43,6 +43,18 @@ pub fn arrivals() -> BoxedStrategy<Arrival> {
         .boxed()
 }
 
+/// Packets from hosts to far places, sometimes damaged.
+pub fn passing() -> BoxedStrategy<Arrival> {
+    let far = select(&FAR[..]).prop_map(ip).boxed();
+    (select(&PLACES[..4]), flows(hosts().boxed(), far, transports()), damages())
+        .prop_map(|(place, packet, damage)| {
+            let packet = packet.reframed(STATIONS[0], port_mac(place.port));
+            let packet = place.vlan.map_or(packet.clone(), |vlan| packet.vlan(vlan));
+            Arrival { port: place.port, frame: damage.inflict(packet.build()) }
+        })
+        .boxed()
+}
+
 /// Frames of random bytes that get past the first checks.
 pub fn noise() -> impl Strategy<Value = Arrival> {
     let bytes = prop::collection::vec(any::<u8>(), 0..100);

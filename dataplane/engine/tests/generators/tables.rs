@@ -62,6 +62,20 @@ pub enum Change {
 }
 
 impl Model {
+    /// Without everything that decides more than the way.
+    fn plain_router(mut self) -> Self {
+        for interface in &mut self.interfaces {
+            (interface.table, interface.trust_dscp, interface.urpf) = (0, true, Urpf::Off);
+        }
+        for route in &mut self.routes {
+            route.table = 0;
+            if let Action::Via(hops) = &mut route.action {
+                hops.truncate(1);
+            }
+        }
+        Self { rules: vec![], services: vec![], policers: vec![], ..self }
+    }
+
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Nothing => {}
@@ -174,6 +188,11 @@ pub fn models() -> BoxedStrategy<Model> {
             policers,
         })
         .boxed()
+}
+
+/// Nodes on which nothing is decided but the way, until something is pushed.
+pub fn plain_routers() -> BoxedStrategy<Model> {
+    models().prop_map(Model::plain_router).boxed()
 }
 
 pub fn changes() -> BoxedStrategy<Change> {

@@ -3,7 +3,7 @@
 //! Reads the frame. Writes `head`, `key`; cuts padding. Ends lanes that are malformed, martian or for the slow path.
 
 mod headers;
-mod quick;
+pub mod quick;
 
 use crate::burst::{BURST, Burst, Fate, Mask, NONE};
 use crate::flow::{Addr, FlowKey};
@@ -139,12 +139,16 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, snapshot: &Snapshot, facts: &
     }
     for lane in v4.lanes() {
         let index = lane.index();
-        done.insert_if(lane, quick::ipv4(frames[index], snapshot, &mut columns.head[index], &mut columns.key[index]));
+        let (head, key) = (&mut columns.head[index], &mut columns.key[index]);
+        let packet = frames[index].get(usize::from(head.l3)..).unwrap_or(&[]);
+        done.insert_if(lane, quick::ipv4(packet, head, key) & quick::ordinary(snapshot, key));
         padded.insert_if(lane, frames[index].len() != columns.head[index].end());
     }
     for lane in v6.lanes() {
         let index = lane.index();
-        done.insert_if(lane, quick::ipv6(frames[index], snapshot, &mut columns.head[index], &mut columns.key[index]));
+        let (head, key) = (&mut columns.head[index], &mut columns.key[index]);
+        let packet = frames[index].get(usize::from(head.l3)..).unwrap_or(&[]);
+        done.insert_if(lane, quick::ipv6(packet, head, key) & quick::ordinary(snapshot, key));
         padded.insert_if(lane, frames[index].len() != columns.head[index].end());
     }
     // Frames that end where their packet does, which most do, stay as they are.

@@ -48,27 +48,31 @@ const ODD_V4: [bool; 256] = {
 #[inline(always)]
 pub fn ethernet(frame: &[u8], place: &Place, snapshot: &Snapshot, head: &mut Head) -> u16 {
     let Some(header) = frame.first_chunk::<{ ETHERNET + TAG }>() else { return 0 };
-    let [t0, t1, t2, t3, t4, t5, f0, f1, f2, f3, f4, f5, e0, e1, v0, v1, w0, w1] = *header;
-    let (to, from) = (
-        u64::from_le_bytes([t0, t1, t2, t3, t4, t5, f0, f1]) << 16,
-        u64::from_le_bytes([f0, f1, f2, f3, f4, f5, e0, e1]) << 16,
-    );
+    // Both addresses as they are loaded, two octets of what comes next shifted out.
+    let (to, from) = (word(header, 0) << 16, word(header, 6) << 16);
     let (mut ethertype, mut l3, mut vlan, mut interface) =
-        (u16::from_be_bytes([e0, e1]), ETHERNET, UNTAGGED, place.untagged);
+        (u16::from_be_bytes([header[12], header[13]]), ETHERNET, UNTAGGED, place.untagged);
     if ethertype == ETHERTYPE_VLAN {
-        vlan = u16::from_be_bytes([v0, v1]) & 0xfff;
-        ethertype = u16::from_be_bytes([w0, w1]);
+        vlan = u16::from_be_bytes([header[14], header[15]]) & 0xfff;
+        ethertype = u16::from_be_bytes([header[16], header[17]]);
         (l3, interface) = (ETHERNET + TAG, snapshot.interface_at(place.port, vlan).unwrap_or(NONE));
     }
     (head.interface, head.vlan, head.l3) = (interface, vlan, l3 as u8);
-    let known = (to == place.own) & (from != place.own) & (from != 0) & (f0 & 1 == 0) & (interface != NONE);
+    // The group bit is the lowest of the first octet.
+    let known = (to == place.own) & (from != place.own) & (from != 0) & (from >> 16 & 1 == 0) & (interface != NONE);
     if known { ethertype } else { 0 }
 }
 
-/// Fills in `head` and `key` behind [`ethernet`]. False: nothing is known, and what they hold means nothing.
+/// Eight octets at `at`, first octet least significant.
 #[inline(always)]
-pub fn ipv4(frame: &[u8], snapshot: &Snapshot, head: &mut Head, key: &mut FlowKey) -> bool {
-    let packet = frame.get(usize::from(head.l3)..).unwrap_or(&[]);
+fn word(header: &[u8; ETHERNET + TAG], at: usize) -> u64 {
+    header[at..].first_chunk().map_or(0, |octets| u64::from_le_bytes(*octets))
+}
+
+/// Fills in `head` and `key` behind [`ethernet`] of a packet, from its L3 header on. False: nothing is known, and what they hold means
+/// nothing. Whether an end is an address of this node stays to be asked.
+#[inline(always)]
+pub fn ipv4(packet: &[u8], head: &mut Head, key: &mut FlowKey) -> bool {
     // As far as the ports.
     let Some(header) = packet.first_chunk::<24>() else { return false };
     let total = usize::from(u16::from_be_bytes([header[2], header[3]]));
@@ -91,13 +95,12 @@ pub fn ipv4(frame: &[u8], snapshot: &Snapshot, head: &mut Head, key: &mut FlowKe
     key.src = v4(u32::from_be_bytes([header[12], header[13], header[14], header[15]]));
     key.dst = v4(u32::from_be_bytes([header[16], header[17], header[18], header[19]]));
     let ports = [header[20], header[21], header[22], header[23]];
-    layer4::<20>(packet, ports, total, head, key) & ordinary(snapshot, key)
+    layer4::<20>(packet, ports, total, head, key)
 }
 
 /// The same for IPv6.
 #[inline(always)]
-pub fn ipv6(frame: &[u8], snapshot: &Snapshot, head: &mut Head, key: &mut FlowKey) -> bool {
-    let packet = frame.get(usize::from(head.l3)..).unwrap_or(&[]);
+pub fn ipv6(packet: &[u8], head: &mut Head, key: &mut FlowKey) -> bool {
     let Some(header) = packet.first_chunk::<44>() else { return false };
     let payload = u16::from_be_bytes([header[4], header[5]]);
     // ::/8 holds the unspecified, loopback and mapped addresses; above fe are link-local, site-local and multicast ones.
@@ -112,12 +115,12 @@ pub fn ipv6(frame: &[u8], snapshot: &Snapshot, head: &mut Head, key: &mut FlowKe
     key.src = u128::from_be_bytes(std::array::from_fn(|i| header[8 + i]));
     key.dst = u128::from_be_bytes(std::array::from_fn(|i| header[24 + i]));
     let ports = [header[40], header[41], header[42], header[43]];
-    layer4::<40>(packet, ports, 40 + usize::from(payload), head, key) & ordinary(snapshot, key)
+    layer4::<40>(packet, ports, 40 + usize::from(payload), head, key)
 }
 
 /// Neither end is an address of this node or a broadcast address.
 #[inline]
-fn ordinary(snapshot: &Snapshot, key: &FlowKey) -> bool {
+pub fn ordinary(snapshot: &Snapshot, key: &FlowKey) -> bool {
     !(snapshot.may_be_special(key.src) | snapshot.may_be_special(key.dst))
 }
 
