@@ -46,6 +46,7 @@ const OWN_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("marchproxy-dpdk-sys", &[]),
     ("marchproxy-engine", &["marchproxy-cpu", "marchproxy-rcu"]),
     ("marchproxy-dpdk", &["marchproxy-dpdk-sys", "marchproxy-engine", "marchproxy-cpu"]),
+    ("marchproxy-xdp", &["marchproxy-engine"]),
     ("marchproxy-proto", &["marchproxy-engine"]),
     ("marchproxy-control", &["marchproxy-engine", "marchproxy-proto"]),
     (

@@ -1,0 +1,120 @@
+/* Whose a frame is: ARP, neighbour discovery and IP are split by target address, everything else is the kernel's. */
+#pragma once
+
+#include "frame.h"
+
+enum owner {
+	KERNEL,
+	/* Ours, for the engine to look at. */
+	ENGINE,
+};
+
+struct arp {
+	__be16 hardware;
+	__be16 protocol;
+	__u8 hardware_length;
+	__u8 protocol_length;
+	__be16 operation;
+	__u8 sender_mac[6];
+	__be32 sender;
+	__u8 target_mac[6];
+	__be32 target;
+} __attribute__((packed));
+
+struct solicitation {
+	__u8 type;
+	__u8 code;
+	__u16 checksum;
+	__u32 reserved;
+	__u8 target[16];
+};
+
+#define ICMPV6_SOLICITATION 135
+#define ADDRESS_OURS (ADDRESS_INTERFACE | ADDRESS_SERVICE)
+
+static __always_inline __u32 flags_of(void *table, const __u32 key[4])
+{
+	struct address *found = bpf_map_lookup_elem(table, key);
+	return found ? found->flags : 0;
+}
+
+static __always_inline int is_link_local(const __u32 key[4])
+{
+	return (key[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
+/* The receiving interface's own link-local address, where it is ours. */
+static __always_inline int is_our_link_local(const struct port *port, const __u32 key[4])
+{
+	const __u32 *own = (const __u32 *)port->link_local;
+	return own[0] && key[0] == own[0] && key[1] == own[1] && key[2] == own[2] && key[3] == own[3];
+}
+
+/* An IP packet to a unicast address. */
+static __always_inline enum owner owner_of(const struct frame *f, const struct port *port, void *table, const __u32 key[4])
+{
+	__u32 flags = flags_of(table, key);
+	if (flags & ADDRESS_OURS)
+		return ENGINE;
+	if (flags & ADDRESS_KERNEL || !(port->flags & PORT_ROUTES) || !is_mac(f->eth->h_dest, port->mac))
+		return KERNEL;
+	return ENGINE;
+}
+
+static __always_inline enum owner steer_arp(const struct frame *f, void *table)
+{
+	struct arp *arp = f->l3;
+	__u32 key[4];
+	if ((void *)(arp + 1) > f->end)
+		return KERNEL;
+	map_v4(arp->target, key);
+	return flags_of(table, key) & ADDRESS_OURS ? ENGINE : KERNEL;
+}
+
+static __always_inline enum owner steer_v4(const struct frame *f, const struct port *port, void *table)
+{
+	struct iphdr *ip = f->l3;
+	__u32 key[4];
+	if ((void *)(ip + 1) > f->end)
+		return KERNEL;
+	/* Groups and broadcasts: nobody here listens but the kernel. */
+	if ((ip->daddr & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || ip->daddr == bpf_htonl(INADDR_BROADCAST))
+		return KERNEL;
+	map_v4(ip->daddr, key);
+	return owner_of(f, port, table, key);
+}
+
+static __always_inline enum owner steer_v6(const struct frame *f, const struct port *port, void *table)
+{
+	struct ipv6hdr *ip = f->l3;
+	__u32 key[4];
+	if ((void *)(ip + 1) > f->end)
+		return KERNEL;
+	if (ip->daddr.s6_addr[0] == 0xff) {
+		/* Who has one of our addresses? Its solicited-node group may be the kernel's as well, so the target decides. */
+		struct solicitation *who = (void *)(ip + 1);
+		if (ip->nexthdr != IPPROTO_ICMPV6 || (void *)(who + 1) > f->end || who->type != ICMPV6_SOLICITATION)
+			return KERNEL;
+		copy_v6(who->target, key);
+		return flags_of(table, key) & ADDRESS_OURS || is_our_link_local(port, key) ? ENGINE : KERNEL;
+	}
+	copy_v6(&ip->daddr, key);
+	if (is_link_local(key))
+		return is_our_link_local(port, key) ? ENGINE : KERNEL;
+	return owner_of(f, port, table, key);
+}
+
+static __always_inline enum owner steer(const struct frame *f, const struct port *port, void *table)
+{
+	if (!(port->vlans[(f->vlan >> 6) & 63] >> (f->vlan & 63) & 1))
+		return KERNEL;
+	switch (f->ethertype) {
+	case bpf_htons(ETH_P_ARP):
+		return steer_arp(f, table);
+	case bpf_htons(ETH_P_IP):
+		return steer_v4(f, port, table);
+	case bpf_htons(ETH_P_IPV6):
+		return steer_v6(f, port, table);
+	}
+	return KERNEL;
+}
