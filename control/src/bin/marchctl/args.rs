@@ -129,6 +129,13 @@ pub enum Command {
     /// Is the node healthy, how fast is it, what does it drop and why
     #[command(after_help = "Examples:\n  marchctl stats\n  marchctl stats --node edge-1 --watch 2")]
     Stats(Stats),
+    /// The same for all nodes, live on a terminal: health, ports, services, backends, drops, stages, workers
+    #[command(
+        after_help = "Examples:\n  marchctl top\n  marchctl top --node edge-1 --node edge-2 --view drops\n  marchctl top --once --json\n\n\
+                            Keys: 1-8 or Tab switch views, s and r sort, n the next node, p pause, ? all keys, q quit. Where standard output is no terminal, \
+                            or TERM is dumb, frames are printed one after the other. A node that does not answer keeps its last figures, marked as stale."
+    )]
+    Top(Top),
     /// Nodes: what runs where, enrolment
     #[command(after_help = "Example:\n  marchctl node list")]
     Node {
@@ -446,6 +453,23 @@ pub struct Stats {
     /// Again and again, every so many seconds
     #[arg(long, value_name = "SECS", value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub watch: Option<u32>,
+}
+
+/// `top`
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Which nodes; may be given several times [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub node: Vec<String>,
+    /// The view to begin with
+    #[arg(long, value_enum, default_value = "overview")]
+    pub view: crate::top::View,
+    /// Seconds between two looks
+    #[arg(long, value_name = "SECS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub interval: u32,
+    /// Print one frame and end; exit code 3 when some nodes did not answer
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// `node ...`

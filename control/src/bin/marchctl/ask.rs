@@ -38,6 +38,11 @@ impl Asked {
         }
     }
 
+    /// The client, who is asked, and whether that is control.
+    pub fn into_parts(self) -> (OperateServiceClient<Connection>, String, bool) {
+        (self.client, self.name, self.over_control)
+    }
+
     async fn local(path: &Path) -> Result<Asked, Failure> {
         let client = connect::socket(path).await?;
         Ok(Asked { client, name: format!("the node's socket {}", path.display()), over_control: false })

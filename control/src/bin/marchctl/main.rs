@@ -17,6 +17,7 @@ mod pcapng;
 mod settings;
 mod stats;
 mod table;
+mod top;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -81,6 +82,7 @@ async fn dispatch(command: Command, settings: &settings::Effective, out: &mut Ou
         Command::Trace(args) => observe::trace(args, settings, out).await,
         Command::Capture(args) => observe::capture(args, settings, out).await,
         Command::Stats(args) => stats::stats(args, settings, out).await,
+        Command::Top(args) => top::top(args, settings, out).await,
         Command::Node { command } => nodes::node(command, settings, out).await,
         Command::Operator { command } => nodes::operator(command, settings, out).await,
         Command::Enrol(args) => nodes::enrol(args, settings, out).await,

@@ -1,6 +1,7 @@
 //! `stats`: the first screen. Is it healthy, how fast is it, what does it drop and why.
 
-mod health;
+pub mod health;
+pub mod rates;
 mod screen;
 
 use std::time::Duration;

@@ -5,15 +5,13 @@ use std::collections::BTreeMap;
 use marchproxy_proto::v1;
 
 use super::health;
+use super::rates::Rates;
 use crate::out::{Paint, Tone};
 use crate::table::{Table, scaled, short, span, thousands};
 
 /// One screen of text.
 pub fn render(before: &v1::StatsResponse, now: &v1::StatsResponse, paint: Paint) -> String {
-    // A restart in between: what is counted now was counted since then.
-    let elapsed_ms = now.uptime_ms.checked_sub(before.uptime_ms).unwrap_or(now.uptime_ms);
-    let seconds = (elapsed_ms as f64 / 1e3).max(1e-3);
-    let rates = Rates { seconds };
+    let rates = Rates::between(before, now);
     let mut text = head(before, now, paint);
     for block in [
         ports(before, now, rates, paint),
@@ -32,18 +30,6 @@ pub fn render(before: &v1::StatsResponse, now: &v1::StatsResponse, paint: Paint)
         }
     }
     text
-}
-
-#[derive(Clone, Copy)]
-struct Rates {
-    seconds: f64,
-}
-
-impl Rates {
-    /// Per second; a counter that went backwards (a restart) counts from 0.
-    fn of(self, before: u64, now: u64) -> f64 {
-        (if now >= before { now - before } else { now }) as f64 / self.seconds
-    }
 }
 
 fn head(before: &v1::StatsResponse, now: &v1::StatsResponse, paint: Paint) -> String {
