@@ -118,8 +118,9 @@ fn workers(now: &v1::StatsResponse, paint: Paint) -> String {
             .filter(|stage| stage.packets > 0)
             .map(|stage| format!("{} {:.0}", stage.name, stage.cycles_per_packet))
             .collect();
-        let first = worker.stages.first().filter(|stage| stage.calls > 0);
-        let per_call = first.map_or(0.0, |stage| stage.packets as f64 / stage.calls as f64);
+        // The last stage sees every packet of a call.
+        let whole = worker.stages.last().filter(|stage| stage.calls > 0);
+        let per_call = whole.map_or(0.0, |stage| stage.packets as f64 / stage.calls as f64);
         table.toned([
             (worker.worker.to_string(), None),
             (worker.core.to_string(), None),

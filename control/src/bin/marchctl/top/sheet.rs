@@ -375,10 +375,10 @@ fn workers(before: &Look, now: &Look) -> Sheet {
     let nothing = v1::WorkerStats::default();
     let row = |worker: &v1::WorkerStats| {
         let old = earlier(before, worker.worker).unwrap_or(&nothing);
-        let first = worker.stages.first();
-        let calls = first.map_or(0.0, |stage| per_call(old.stages.first(), stage));
-        // Stages see fewer packets the later they are, so each counts by its share.
-        let all = first.map_or(0, |stage| stage.packets).max(1) as f64;
+        // The last stage sees every packet, others only some: each counts by its share.
+        let whole = worker.stages.last();
+        let calls = whole.map_or(0.0, |stage| per_call(old.stages.last(), stage));
+        let all = whole.map_or(0, |stage| stage.packets).max(1) as f64;
         let cycles = worker.stages.iter().map(|s| s.cycles_per_packet * s.packets as f64 / all).sum();
         let behind = worker.generation != now.stats.generation;
         vec![
