@@ -18,7 +18,7 @@ const FILES: [&str; 6] = [
 ];
 
 /// Messages that people write. `ColourAction` is missing on purpose: its form is written by hand.
-const WRITTEN: [&str; 22] = [
+const WRITTEN: [&str; 24] = [
     "Document",
     "Node",
     "Port",
@@ -34,6 +34,8 @@ const WRITTEN: [&str; 22] = [
     "SourceLimits",
     "Backend",
     "Policer",
+    "SourcePrefixes",
+    "DscpMap",
     "Qos",
     "Bandwidth",
     "Priority",
@@ -72,6 +74,7 @@ const FIELDS: &[(&str, &[&str])] = &[
             "Interface.port",
             "Interface.urpf",
             "Interface.table",
+            "Interface.policer",
             "Route.prefix",
             "Route.table",
             "Route.node",
@@ -81,6 +84,7 @@ const FIELDS: &[(&str, &[&str])] = &[
             "Rule.policer",
             "Rule.next_hop",
             "Rule.table",
+            "Rule.class",
             "Match.fragment",
             "Match.in",
             "Service.name",
@@ -97,6 +101,7 @@ const FIELDS: &[(&str, &[&str])] = &[
             "Backend.state",
             "Policer.name",
             "Policer.kind",
+            "DscpMap.name",
             "Qos.name",
             "Qos.policer",
             "Priority.class",
@@ -121,13 +126,14 @@ const FIELDS: &[(&str, &[&str])] = &[
             "Document.services",
             "Document.policers",
             "Document.qos",
+            "Document.dscp_maps",
             "Node.ports",
             "Route.via",
             "Service.backends",
             "Changes.delete",
         ],
     ),
-    (LABELS, &["Node.labels"]),
+    (LABELS, &["Node.labels", "DscpMap.map"]),
     (
         MAYBE,
         &[
@@ -159,6 +165,9 @@ const FIELDS: &[(&str, &[&str])] = &[
             "Policer.on_green",
             "Policer.on_yellow",
             "Policer.on_red",
+            "Policer.per_source",
+            "SourcePrefixes.prefix_v4",
+            "SourcePrefixes.prefix_v6",
             "Qos.bandwidth",
             "Qos.priority",
             "Qos.aqm",
@@ -173,7 +182,23 @@ const FIELDS: &[(&str, &[&str])] = &[
     ),
     (DECIMAL, &["Health.interval_s", "Health.timeout_s", "Priority.max_latency_ms"]),
     (FLAG, &["Route.blackhole", "Route.reject", "Rule.new_only", "Policer.colour_aware"]),
-    (ZERO, &["Policer.cbs_bytes", "Policer.ebs_bytes"]),
+    (
+        ZERO,
+        &[
+            "Policer.cir_kbps",
+            "Policer.cbs_bytes",
+            "Policer.ebs_bytes",
+            "Policer.pir_kbps",
+            "Policer.pbs_bytes",
+            "Policer.eir_kbps",
+            "Policer.cir_pps",
+            "Policer.cbs_packets",
+            "Policer.ebs_packets",
+            "Policer.pir_pps",
+            "Policer.pbs_packets",
+            "Policer.eir_pps",
+        ],
+    ),
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

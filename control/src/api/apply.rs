@@ -113,6 +113,7 @@ fn extend(whole: &mut v1::Document, more: v1::Document) -> Result<(), Status> {
     whole.services.extend(more.services);
     whole.policers.extend(more.policers);
     whole.qos.extend(more.qos);
+    whole.dscp_maps.extend(more.dscp_maps);
     Ok(())
 }
 

@@ -162,6 +162,7 @@ enum Kind {
     Service,
     Policer,
     Qos,
+    DscpMap,
 }
 
 impl Kind {
@@ -174,8 +175,9 @@ impl Kind {
             "service" => Kind::Service,
             "policer" => Kind::Policer,
             "qos" => Kind::Qos,
+            "dscp_map" => Kind::DscpMap,
             other => {
-                let allowed = "node, interface, route, rule, service, policer, qos";
+                let allowed = "node, interface, route, rule, service, policer, qos, dscp_map";
                 return Err(errors::bad_field("kind", format!("{other:?}"), allowed));
             }
         })
@@ -191,6 +193,7 @@ impl Kind {
             Kind::Service => one.services = all.services,
             Kind::Policer => one.policers = all.policers,
             Kind::Qos => one.qos = all.qos,
+            Kind::DscpMap => one.dscp_maps = all.dscp_maps,
         }
         one
     }

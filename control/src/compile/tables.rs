@@ -16,10 +16,10 @@ const NO_RULE_HERE: &str = "no-rule-for-this-node";
 pub(super) fn compile(model: &Model, node: usize, table_ids: &HashMap<&str, u32>) -> RuleTables {
     let table = |name: &str| table_ids.get(name).copied().unwrap_or_default();
     let (ports, port_index) = ports(model, node);
-    let (interfaces, interface_index) = interfaces(model, node, &port_index, table);
+    let policer_index = policer_index(model);
+    let (interfaces, interface_index) = interfaces(model, node, &port_index, &policer_index, table);
     let mut policers = model.policers.clone();
     policers.sort_by(|a, b| a.name.cmp(&b.name));
-    let policer_index = policer_index(model);
     RuleTables {
         routes: routes(model, node, &interfaces, table),
         rules: rules(model, &interfaces, &interface_index, &policer_index, table),
@@ -27,6 +27,7 @@ pub(super) fn compile(model: &Model, node: usize, table_ids: &HashMap<&str, u32>
         ports,
         interfaces,
         policers,
+        dscp_maps: model.dscp_maps.clone(),
     }
 }
 
@@ -50,6 +51,7 @@ fn interfaces(
     model: &Model,
     node: usize,
     port_index: &[usize],
+    policer_index: &[usize],
     table: impl Fn(&str) -> u32,
 ) -> (Vec<InterfaceSpec>, Vec<Option<usize>>) {
     let ours = (0..model.interfaces.len()).filter(|interface| model.interfaces[*interface].node == node);
@@ -68,6 +70,7 @@ fn interfaces(
             table: table(&interface.table),
             urpf: interface.urpf,
             trust_dscp: interface.trust_dscp,
+            policer: interface.policer.map(|policer| policer_index[policer]),
         }
     };
     (order.into_iter().map(spec).collect(), index)
@@ -166,6 +169,7 @@ fn rules(
             way,
             log_sample: rule.log_sample,
             new_only: rule.new_only,
+            class: rule.class,
         });
     }
     let decides = |action: RuleAction| action != RuleAction::Count;
@@ -213,6 +217,7 @@ fn services(model: &Model, policer_index: &[usize]) -> Vec<ServiceSpec> {
                 backends,
                 policer: service.policer.map(|policer| policer_index[policer]),
                 mark: service.mark,
+                class: service.class,
                 limits: service.limits,
                 health: service.health.clone(),
             }

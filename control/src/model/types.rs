@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendLoss, BackendState, Cidr, HealthSpec, PolicerSpec, PortRange, RuleAction, RuleMatch, ServiceLimitsSpec,
-    ServiceMode, ServiceProtocol, Urpf,
+    BackendLoss, BackendState, Cidr, Class, DscpMapSpec, HealthSpec, PolicerSpec, PortRange, RuleAction, RuleMatch,
+    ServiceLimitsSpec, ServiceMode, ServiceProtocol, Urpf,
 };
 
 /// A validated document.
@@ -18,6 +18,8 @@ pub struct Model {
     pub(crate) rules: Vec<Rule>,
     pub(crate) services: Vec<Service>,
     pub(crate) policers: Vec<PolicerSpec>,
+    /// Sorted by name: marks say their place.
+    pub(crate) dscp_maps: Vec<DscpMapSpec>,
 }
 
 impl Model {
@@ -57,6 +59,7 @@ pub(crate) struct Interface {
     pub table: String,
     pub urpf: Urpf,
     pub trust_dscp: bool,
+    pub policer: Option<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +97,7 @@ pub(crate) struct Rule {
     /// 0: none.
     pub log_sample: u32,
     pub new_only: bool,
+    pub class: Option<Class>,
 }
 
 /// A way that a rule sets.
@@ -117,6 +121,7 @@ pub(crate) struct Service {
     pub backends: Vec<Backend>,
     pub policer: Option<usize>,
     pub mark: Option<u8>,
+    pub class: Option<Class>,
     pub limits: Option<ServiceLimitsSpec>,
     pub health: Option<HealthSpec>,
 }

@@ -6,6 +6,7 @@
 mod health;
 mod interfaces;
 mod limits;
+mod marks;
 mod network;
 mod nodes;
 mod policers;
@@ -28,6 +29,7 @@ struct References<'a> {
     interfaces: Names<'a>,
     policers: Names<'a>,
     qos: Names<'a>,
+    maps: marks::Maps<'a>,
 }
 
 impl<'a> References<'a> {
@@ -47,7 +49,8 @@ impl<'a> References<'a> {
         names(report, "rule", "rules", rules);
         names(report, "service", "services", services);
         let (policers, qos) = (names(report, "policer", "policers", policers), names(report, "qos", "qos", qos));
-        Self { nodes, interfaces, policers, qos }
+        let maps = marks::Maps::new(document, report);
+        Self { nodes, interfaces, policers, qos, maps }
     }
 }
 
@@ -61,7 +64,8 @@ pub fn validate(document: &Document) -> Result<(Model, Vec<Warning>), Vec<Violat
     let mut network = Network::new(document, &interfaces, services::addresses(document));
     let routes = routes::check(document, &references, &mut network, &mut report);
     let rules = rules::check(document, &references, &network, &mut report);
-    let policers = policers::check_policers(document, &nodes, &mut report);
+    let policers = policers::check_policers(document, &nodes, &references, &mut report);
+    let dscp_maps = marks::check(document, &mut report);
     let qos = policers::check_qos(document, &references, &mut report);
     let services = services::check(document, &references, &qos, &network, &mut report);
 
@@ -78,6 +82,7 @@ pub fn validate(document: &Document) -> Result<(Model, Vec<Warning>), Vec<Violat
         rules: rules.into_iter().flatten().collect(),
         services: services.into_iter().flatten().collect(),
         policers: policers.into_iter().flatten().collect(),
+        dscp_maps,
     };
     Ok((model, report.warnings))
 }

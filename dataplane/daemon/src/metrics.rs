@@ -1,8 +1,11 @@
 //! `/metrics`: everything the node counts, as OpenMetrics text. One table names every family; the dictionary is made from it.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use marchproxy_engine::reason::{ConsumeReason, DropReason, LookupResult, PuntReason, SessionEnd};
+use marchproxy_engine::snapshot::ObjectKind;
+use marchproxy_engine::table::policer::Colour;
 use marchproxy_proto::v1;
 
 use crate::agent::{AgentState, LastGoodState};
@@ -59,6 +62,7 @@ const STAGE: &[&str] = &["worker", "core", "stage"];
 const NAT_POOL: &[&str] = &["address", "protocol"];
 const OBJECT: &[&str] = &["kind", "name"];
 const BACKEND: &[&str] = &["service", "backend"];
+const COLOUR: &[&str] = &["policer", "colour"];
 
 const FAMILIES: &[Family] = &[
     family("build", Kind::Info, &["version", "backend"], "Release and packet backend.", |o| {
@@ -254,6 +258,17 @@ const FAMILIES: &[Family] = &[
     family("object_dropped_packets", Kind::Counter, OBJECT, "Packets the object dropped.", |o| {
         objects(o, |c| c.dropped)
     }),
+    family("policer_packets", Kind::Counter, COLOUR, "Packets of each colour by policer.", |o| {
+        colours(o, |c| c.packets)
+    }),
+    family("policer_bytes", Kind::Counter, COLOUR, "Octets of L3 in those packets.", |o| colours(o, |c| c.bytes)),
+    family(
+        "policer_sources_placeless_packets",
+        Kind::Counter,
+        &[],
+        "Packets of sources that had no place for buckets of their own: they share their policer's.",
+        |o| one(o.stats.policer_sources_placeless as f64),
+    ),
     family("backend_takes_sessions", Kind::Gauge, BACKEND, "1 while the backend gets new sessions.", |o| {
         let sample = |b: &v1::BackendStatus| (vec![b.service.clone(), b.name.clone()], flag(b.takes_sessions));
         o.backends.iter().map(sample).collect()
@@ -415,7 +430,25 @@ fn checked(o: &Observation) -> impl Iterator<Item = (Vec<String>, &v1::BackendHe
 
 fn objects(o: &Observation, value: impl Fn(&v1::ObjectCount) -> u64) -> Vec<Sample> {
     let sample = |object: &v1::ObjectCount| (vec![object.kind.clone(), object.name.clone()], value(object) as f64);
-    o.stats.objects.iter().map(sample).collect()
+    o.stats.objects.iter().filter(|object| object.kind != COLOURS).map(sample).collect()
+}
+
+/// The kind of the counters of a policer's yellow and red packets.
+const COLOURS: &str = ObjectKind::Colour.label();
+
+/// By policer and colour; green is what is left.
+fn colours(o: &Observation, value: impl Fn(&v1::ObjectCount) -> u64) -> Vec<Sample> {
+    let of_kind = |kind: &'static str| o.stats.objects.iter().filter(move |object| object.kind == kind);
+    let worse: HashMap<&str, u64> = of_kind(COLOURS).map(|object| (object.name.as_str(), value(object))).collect();
+    let by_colour = |policer: &v1::ObjectCount| {
+        let of = |colour: Colour| worse.get(format!("{}/{}", policer.name, colour.label()).as_str()).copied();
+        let [yellow, red] = [Colour::Yellow, Colour::Red].map(|colour| of(colour).unwrap_or_default());
+        let all = [value(policer).saturating_sub(yellow + red), yellow, red];
+        let sample =
+            |(colour, value): (Colour, u64)| (vec![policer.name.clone(), colour.label().to_owned()], value as f64);
+        Colour::ALL.into_iter().zip(all).map(sample).collect::<Vec<_>>()
+    };
+    of_kind(ObjectKind::Policer.label()).flat_map(by_colour).collect()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 pub mod build;
 pub mod burst;
+pub mod class;
 pub mod flow;
 pub mod hash;
 pub mod io;

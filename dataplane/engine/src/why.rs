@@ -428,12 +428,13 @@ mod tests {
         let port = |name: &str| PortSpec { name: name.into(), device: String::new(), mtu: 1500 };
         let policer = PolicerSpec {
             name: "slow".into(),
-            cir_kbps: 1,
-            cbs_bytes: 1500,
-            ebs_bytes: 0,
+            cir: 1,
+            cbs: 1500,
+            ebs: 0,
             on_green: PolicerAction::Pass,
             on_yellow: PolicerAction::Pass,
             on_red: PolicerAction::Drop,
+            ..Default::default()
         };
         let tables = RuleTables {
             ports: vec![port("a"), port("b")],

@@ -178,7 +178,7 @@ impl<K: Backend> Worker<K> {
         for index in 0..self.ports.len() {
             packets += self.poll(index, now);
         }
-        self.pipeline.upkeep(now);
+        self.pipeline.upkeep(self.reader.current(), now);
         if self.fragments.is_stirred() {
             self.forget_fragments(now);
         }

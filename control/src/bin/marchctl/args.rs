@@ -181,9 +181,16 @@ pub enum Command {
         #[command(subcommand)]
         command: ObjectCommand,
     },
-    /// Policers of the stored document
+    /// Policers of the stored document, and the colours of a node's packets
     #[command(after_help = "Example:\n  marchctl policer list")]
     Policer {
+        /// What of them.
+        #[command(subcommand)]
+        command: PolicerCommand,
+    },
+    /// Maps of DSCP codepoints of the stored document
+    #[command(after_help = "Example:\n  marchctl dscp-map list")]
+    DscpMap {
         /// What of them.
         #[command(subcommand)]
         command: ObjectCommand,
@@ -555,6 +562,27 @@ pub enum ObjectCommand {
     Show {
         /// Which; routes are named PREFIX or "TABLE PREFIX"
         name: String,
+    },
+}
+
+/// `policer ...`
+#[derive(Debug, Subcommand)]
+pub enum PolicerCommand {
+    /// One line for each
+    #[command(after_help = "Examples:\n  marchctl policer list\n  marchctl policer list --json")]
+    List {
+        /// Which node's packets, where there are several nodes
+        #[arg(long, default_value = "")]
+        node: String,
+    },
+    /// One, as it stands in the document, with packets by colour and the rate over a second
+    #[command(after_help = "Example:\n  marchctl policer show per-service-10m")]
+    Show {
+        /// Which.
+        name: String,
+        /// Which node's packets, where there are several nodes
+        #[arg(long, default_value = "")]
+        node: String,
     },
 }
 

@@ -83,6 +83,7 @@ fn chunks(header: v1::ApplyHeader, mut document: v1::Document) -> Vec<v1::ApplyC
     split(document.services, &mut parts, &mut octets, |part| &mut part.services);
     split(document.policers, &mut parts, &mut octets, |part| &mut part.policers);
     split(document.qos, &mut parts, &mut octets, |part| &mut part.qos);
+    split(document.dscp_maps, &mut parts, &mut octets, |part| &mut part.dscp_maps);
     let mut header = header;
     parts
         .into_iter()

@@ -14,6 +14,7 @@ mod objects;
 mod observe;
 mod out;
 mod pcapng;
+mod policers;
 mod settings;
 mod stats;
 mod table;
@@ -90,8 +91,9 @@ async fn dispatch(command: Command, settings: &settings::Effective, out: &mut Ou
         Command::Route { command } => objects::run("route", command, settings, out).await,
         Command::Rule { command } => objects::run("rule", command, settings, out).await,
         Command::Service { command } => objects::run("service", command, settings, out).await,
-        Command::Policer { command } => objects::run("policer", command, settings, out).await,
+        Command::Policer { command } => policers::policer(command, settings, out).await,
         Command::Qos { command } => objects::run("qos", command, settings, out).await,
+        Command::DscpMap { command } => objects::run("dscp_map", command, settings, out).await,
         Command::Session { command } => ask::session(command, settings, out).await,
         Command::Backend { command } => backends::backend(command, settings, out).await,
         Command::Neighbour { command } => ask::neighbour(command, settings, out).await,

@@ -93,6 +93,7 @@ fn one(
         backends,
         policer: profile.policer,
         mark: profile.mark,
+        class: profile.class,
         limits,
         health: match health {
             None => None,

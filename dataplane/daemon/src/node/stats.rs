@@ -99,6 +99,7 @@ impl<D: Driver> Shared<D> {
                 |end| (end.label(), "", end.describe()),
             ),
             sources_untracked: threads.iter().map(|stats| stats.sources_untracked.value()).sum(),
+            policer_sources_placeless: threads.iter().map(|s| s.policer_sources_placeless.value()).sum(),
             objects: self.object_counts(),
             conservation: Some(self.conservation()),
             nat_pools: self.nat_pools(),

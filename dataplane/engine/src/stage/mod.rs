@@ -8,6 +8,7 @@ pub mod express;
 pub mod finish;
 pub mod fragment;
 pub mod parse;
+mod police;
 pub mod related;
 pub mod route;
 pub mod rule;

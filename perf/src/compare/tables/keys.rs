@@ -197,18 +197,19 @@ impl MeterKeys {
 
     /// Our policers, full.
     pub fn ours(&self) -> Vec<Policer> {
-        let policer = |&[cbs_bytes, ebs_bytes]: &[u64; 2]| {
+        let policer = |&[cbs, ebs]: &[u64; 2]| {
             let spec = PolicerSpec {
                 name: String::new(),
-                cir_kbps: METER_KBPS,
-                cbs_bytes,
-                ebs_bytes,
+                cir: METER_KBPS,
+                cbs,
+                ebs,
                 on_green: PolicerAction::Pass,
                 on_yellow: PolicerAction::Pass,
                 on_red: PolicerAction::Drop,
+                ..Default::default()
             };
             let mut policer = Policer::EMPTY;
-            policer.sync(&PolicerTable::new(&spec, 0, 1, 0), 1);
+            policer.sync(&PolicerTable::new(&spec, 0, 1, 1), 1);
             policer
         };
         self.bursts.iter().map(policer).collect()
