@@ -127,6 +127,7 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
     snapshot.only_ways = snapshot.only_routes()
         && !snapshot.checks_sources
         && !snapshot.polices_interfaces
+        && !snapshot.classes
         && snapshot.trusts_all
         && snapshot.backends.is_empty()
         && snapshot.pools.is_empty()

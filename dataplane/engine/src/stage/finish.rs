@@ -55,7 +55,7 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
         }
         let (head, verdict) = (&columns.head[index], &mut columns.verdict[index]);
         if verdict.mark >= 2 * CE {
-            verdict.mark = police::resolve(packets.get(index), head, verdict, context.snapshot);
+            verdict.mark = police::resolve(packets.get(index), head, *verdict, context.snapshot);
         }
         if verdict.class.is_experienced() {
             verdict.mark = police::experienced(packets.get(index), head, verdict.mark);

@@ -124,8 +124,8 @@ pub fn experienced<B: PacketBuf>(packet: Option<&B>, head: &Head, mark: u8) -> u
 
 /// The codepoint of a packet with a mark that is none yet: nothing marked it, or what did wants to know what it came with.
 #[inline]
-pub fn resolve<B: PacketBuf>(packet: Option<&B>, head: &Head, verdict: &Verdict, snapshot: &Snapshot) -> u8 {
-    let Verdict { mark, class, .. } = *verdict;
+pub fn resolve<B: PacketBuf>(packet: Option<&B>, head: &Head, verdict: Verdict, snapshot: &Snapshot) -> u8 {
+    let Verdict { mark, class, .. } = verdict;
     if mark == NO_MARK {
         return received(head, snapshot);
     }

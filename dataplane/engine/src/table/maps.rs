@@ -7,6 +7,7 @@ use crate::tables::{DscpMapSpec, MARK_MAP};
 /// What a map makes of each codepoint, and of those it does not name by the packet's class; [`NO_MARK`] where they stay.
 #[derive(Debug, Clone)]
 struct Map {
+    name: String,
     codepoints: [u8; 64],
     classes: [u8; 4],
 }
@@ -16,6 +17,11 @@ struct Map {
 pub struct Maps(Vec<Map>);
 
 impl Maps {
+    /// The name of the map that a mark asks for.
+    pub fn name(&self, mark: u8) -> Option<&str> {
+        Some(self.0.get(usize::from(mark.checked_sub(MARK_MAP)?))?.name.as_str())
+    }
+
     /// Of specifications whose codepoints were checked.
     pub fn new(specs: &[DscpMapSpec]) -> Self {
         let map = |spec: &DscpMapSpec| {
@@ -23,7 +29,7 @@ impl Maps {
             for &(from, to) in &spec.codepoints {
                 codepoints[usize::from(from & 63)] = to;
             }
-            Map { codepoints, classes: spec.classes.map(|mark| mark.unwrap_or(NO_MARK)) }
+            Map { name: spec.name.clone(), codepoints, classes: spec.classes.map(|mark| mark.unwrap_or(NO_MARK)) }
         };
         Self(specs.iter().map(map).collect())
     }
