@@ -425,6 +425,7 @@ fn sample() -> Vec<Group> {
             way: Some(RuleWay::NextHop { address: IpAddr::from([192, 0, 2, 254]), interface: 0 }),
             log_sample: 100,
             new_only: false,
+            class: Some(Class::P1),
         }],
         services: vec![ServiceSpec {
             name: "web".to_owned(),

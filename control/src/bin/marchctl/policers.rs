@@ -106,7 +106,7 @@ fn list(mut stored: Vec<Value>, live: Option<&v1::StatsResponse>, settings: &Eff
         return;
     }
     if stored.is_empty() {
-        out.line("the document has no policer".to_owned());
+        out.line("the document has no policer");
         return;
     }
     let mut table = Table::new(&["NAME", "KIND", "RATES", "BURSTS", ">GREEN", ">YELLOW", ">RED", ">DROPPED"]);
@@ -115,7 +115,7 @@ fn list(mut stored: Vec<Value>, live: Option<&v1::StatsResponse>, settings: &Eff
             let [green, yellow, red] = seen.packets;
             [green, yellow, red, seen.dropped].map(thousands)
         });
-        let figures = figures.unwrap_or_else(|| [const { String::new() }; 4]);
+        let figures = figures.unwrap_or([const { String::new() }; 4]);
         let text = |field: &str| policer[field].as_str().unwrap_or_default().to_owned();
         let numbers = |fields: &[&str]| {
             let given = fields.iter().filter_map(|field| {

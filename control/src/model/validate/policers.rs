@@ -107,7 +107,7 @@ impl Numbers {
     }
 
     /// What a kind has no use for.
-    fn unused(&self, kind: PolicerKind, fields: &[(&'static str, u64)], at: &At<'_>, report: &mut Report) {
+    fn unused(kind: PolicerKind, fields: &[(&'static str, u64)], at: &At<'_>, report: &mut Report) {
         for &(field, number) in fields.iter().filter(|(_, number)| *number != 0) {
             report.refuse(at, field, number, format!("nothing, with kind {}", kind.label()));
         }
@@ -119,7 +119,8 @@ impl Numbers {
     }
 
     fn burst(&self, (field, burst): (&'static str, u64), may_be_none: bool, at: &At<'_>, report: &mut Report) -> u64 {
-        if !(may_be_none && burst == 0) && !(self.least..=MAX_BURST).contains(&burst) {
+        let is_none = may_be_none && burst == 0;
+        if !is_none && !(self.least..=MAX_BURST).contains(&burst) {
             let none = if may_be_none { "0, or " } else { "" };
             report.refuse(at, field, burst, format!("{none}{} to {MAX_BURST} {}", self.least, self.words.1));
         }
@@ -130,7 +131,7 @@ impl Numbers {
     fn check(&self, kind: PolicerKind, at: &At<'_>, report: &mut Report) -> [u64; 4] {
         match kind {
             PolicerKind::Srtcm => {
-                self.unused(kind, &[self.pir, self.pbs, self.eir], at, report);
+                Self::unused(kind, &[self.pir, self.pbs, self.eir], at, report);
                 let cir = self.rate(self.cir, 1, at, report);
                 let [cbs, ebs] = [self.cbs, self.ebs].map(|burst| self.burst(burst, true, at, report));
                 if cbs == 0 && ebs == 0 {
@@ -141,7 +142,7 @@ impl Numbers {
                 [cir, cbs, 0, ebs]
             }
             PolicerKind::Trtcm => {
-                self.unused(kind, &[self.ebs, self.eir], at, report);
+                Self::unused(kind, &[self.ebs, self.eir], at, report);
                 let [cir, pir] = [self.cir, self.pir].map(|rate| self.rate(rate, 1, at, report));
                 let [cbs, pbs] = [self.cbs, self.pbs].map(|burst| self.burst(burst, false, at, report));
                 if (1..cir).contains(&pir) {
@@ -152,7 +153,7 @@ impl Numbers {
                 [cir, cbs, pir, pbs]
             }
             PolicerKind::Rfc4115 => {
-                self.unused(kind, &[self.pir, self.pbs], at, report);
+                Self::unused(kind, &[self.pir, self.pbs], at, report);
                 let [cir, eir] = [self.cir, self.eir].map(|rate| self.rate(rate, 0, at, report));
                 if cir == 0 && eir == 0 {
                     let found = format!("0 and {} 0", self.eir.0);

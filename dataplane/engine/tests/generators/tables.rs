@@ -272,7 +272,7 @@ fn rules() -> impl Strategy<Value = Rule> {
     let action = prop_oneof![
         8 => Just(RuleAction::Permit),
         1 => Just(RuleAction::Deny),
-        1 => Just(RuleAction::Reject),
+        2 => Just(RuleAction::Reject),
         2 => Just(RuleAction::Count),
     ];
     let place = prop::option::weighted(0.2, 0..PLACES.len());

@@ -98,6 +98,8 @@ fn kinds_have_numbers_of_their_own() {
     }
 }
 
+const CODEPOINT: &str = "CS0 to CS7, AF11 to AF43, EF, VA, LE, BE, DF, or a number of 0 to 63";
+
 #[test]
 fn maps_of_codepoints() {
     let text = |map: &str| BASE.replace("policers:\n", &format!("dscp_maps:\n  - {map}\n  - {{name: a}}\npolicers:\n"));
@@ -110,7 +112,6 @@ fn maps_of_codepoints() {
         let violations = validate(&parse(&text(map)).unwrap()).unwrap_err();
         violations.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    const CODEPOINT: &str = "CS0 to CS7, AF11 to AF43, EF, VA, LE, BE, DF, or a number of 0 to 63";
     assert_eq!(
         refused("{name: m, map: {AF99: 12, AF41: 64}}"),
         [
