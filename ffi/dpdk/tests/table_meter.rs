@@ -181,7 +181,9 @@ fn ours(eal: &Eal) {
             let ours =
                 [&mut our_single, &mut our_double].map(|ours| as_theirs(ours.meter(nanos, len.into(), Ours::Green)));
             assert_eq!(theirs.map(Srtcm::colour), ours, "round {round}, packet {packet}, {len} octets at {us} us");
-            theirs.iter().for_each(|&colour| counts[usize::from(colour)] += 1);
+            for colour in theirs {
+                counts[usize::from(colour)] += 1;
+            }
         }
         assert!(counts.iter().all(|&n| n > 50), "{counts:?}");
     }

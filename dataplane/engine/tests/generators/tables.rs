@@ -212,6 +212,12 @@ pub fn changes() -> BoxedStrategy<Change> {
         1 => boxed().prop_map(Change::Interfaces),
         2 => boxed().prop_map(Change::Routes),
         3 => boxed().prop_map(Change::Rules),
+        1 => boxed().prop_map(|mut model| {
+            // Nothing new, and what is there stays.
+            let spec = RuleSpec { action: RuleAction::Deny, new_only: true, ..Default::default() };
+            model.rules.insert(0, Rule { spec, place: None, hop: None });
+            Change::Rules(model)
+        }),
         3 => boxed().prop_map(Change::Services),
         2 => boxed().prop_map(Change::Policers),
     ]
@@ -335,7 +341,7 @@ fn extras() -> impl Strategy<Value = (Option<usize>, Option<u32>, u32, bool, Opt
         prop::option::weighted(0.2, 0usize..2),
         prop::option::weighted(0.15, 0u32..3),
         select(vec![0u32, 0, 0, 1, 2, 3]),
-        prop::bool::weighted(0.8),
+        any::<bool>(),
         prop::option::weighted(0.15, 0..HOSTS.len()),
     )
 }
