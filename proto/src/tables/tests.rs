@@ -515,7 +515,9 @@ fn what_comes_over_the_wire_is_judged() {
         ("rule in: in_interface is \"x\"; allowed: a known interface", |g| {
             kind!(g, Rules).rules[0].in_interface = "x".to_owned();
         }),
-        ("rule in: mark is 64; allowed: 0..=63", |g| kind!(g, Rules).rules[0].mark = Some(64)),
+        ("rule in: mark is 64; allowed: 0..=63, 128, or a map from 129 on", |g| {
+            kind!(g, Rules).rules[0].mark = Some(64)
+        }),
         ("rule in: protocol is 256; allowed: 0..=255", |g| kind!(g, Rules).rules[0].protocol = Some(256)),
         ("rule in: policer is \"fast\"; allowed: a known policer", |g| {
             kind!(g, Rules).rules[0].policer = "fast".to_owned();
