@@ -99,6 +99,26 @@ fn yaml(seed: u32) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_applied_to_be_confirmed() {
+    let rig = Rig::start().await;
+    let ctl = Ctl::admin(&rig);
+    let (first, second) = (ctl.file("first.yaml", &yaml(1)), ctl.file("second.yaml", &yaml(2)));
+    ctl.run(&["apply", "-f", &first, "--confirm-within", "5m"]).await.ends(1).complains("there is none to return to");
+    ctl.run(&["apply", "-f", &first]).await.ends(0);
+    ctl.run(&["apply", "-f", &second, "--confirm-within", "0"]).await.ends(1).complains("1s to 24h");
+    let waits = ctl.run(&["apply", "-f", &second, "--confirm-within", "5m"]).await;
+    waits.ends(0).says("waits for `marchctl confirm 2` until 20");
+    ctl.run(&["history"]).await.ends(0).says("pending until 20");
+    ctl.run(&["apply", "-f", &first]).await.ends(1).complains("version 2 waits for confirmation");
+    ctl.run(&["confirm"]).await.ends(0).says("version 2").says("confirmed\n");
+    ctl.run(&["confirm", "2"]).await.ends(0).says("confirmed before");
+    ctl.run(&["confirm"]).await.ends(1).complains("no version waits");
+    ctl.run(&["rollback", "1", "--confirm-within", "1h"]).await.ends(0).says("marchctl confirm 3");
+    ctl.run(&["rollback", "2"]).await.ends(0).says("version 4");
+    ctl.run(&["history"]).await.ends(0).says("reverted").says("confirmed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_life_of_a_document() {
     let rig = Rig::start().await;
     let ctl = Ctl::admin(&rig);

@@ -259,18 +259,47 @@ async fn another_controls_version_is_found_in_the_database() {
     let store = marchproxy_control::store::Store::open(&url).await.unwrap();
     store
         .commit(marchproxy_control::store::NewVersion {
-            cluster: "default",
             expected_version: Some(0),
-            document: &document(&["edge-1"], 1),
             author: "somebody else",
-            message: "",
-            rollback_of: 0,
-            request_id: "",
-            now: 1,
+            ..marchproxy_control::store::NewVersion::new("default", &document(&["edge-1"], 1), 1)
         })
         .await
         .unwrap();
     assert_eq!(node.settle().await.version, 1);
+}
+
+#[tokio::test]
+async fn a_version_that_a_node_gave_up_is_reverted_everywhere_and_one_it_missed_is_told() {
+    let rig = Rig::start().await;
+    let edge = rig.enrol("node", "edge-1").await;
+    let mut node = FakeNode::attach(&rig, &edge, fresh()).await.unwrap();
+    node.welcome().await;
+    let (_, first) = tokio::join!(rig.apply(document(&["edge-1"], 1)), node.settle());
+    let within = v1::ApplyHeader { confirm_within_s: 300, ..Default::default() };
+    let (answer, second) = tokio::join!(rig.apply_with(within.clone(), document(&["edge-1"], 2)), node.settle());
+    assert!(answer.unwrap().confirm_by.is_some());
+    assert_eq!(first.confirm_within_ms, 0);
+    assert!((1..=300_000).contains(&second.confirm_within_ms), "{}", second.confirm_within_ms);
+    let content_hash = first.content_hash.clone();
+    let reverted = v1::TablesReverted { version: 2, to_version: 1, content_hash, generation: 3 };
+    node.send(From::Reverted(reverted)).await;
+    let third = node.settle().await;
+    assert_eq!((third.version, third.content_hash, third.confirm_within_ms), (3, first.content_hash, 0));
+    let history = rig.config().await.history(v1::HistoryRequest::default()).await.unwrap().into_inner().versions;
+    assert_eq!((history[0].author.as_str(), history[0].rollback_of), ("system", 1));
+    assert!(history[0].message.contains("said node edge-1"), "{}", history[0].message);
+
+    // Confirmed while the node is away: it is told when it comes.
+    let (_, fourth) = tokio::join!(rig.apply_with(within, document(&["edge-1"], 2)), node.settle());
+    drop(node);
+    rig.until_node("edge-1", |info| !info.connected).await;
+    rig.config().await.confirm(v1::ConfirmRequest::default()).await.unwrap();
+    let content_hash = fourth.content_hash.clone();
+    let hello = v1::Hello { version: 4, content_hash, unconfirmed_version: 4, ..fresh() };
+    let mut node = FakeNode::attach(&rig, &edge, hello).await.unwrap();
+    node.welcome().await;
+    assert!(matches!(node.next().await.unwrap(), To::Confirmed(v1::TablesConfirmed { version: 4 })));
+    assert!(node.quiet().await, "nothing else");
 }
 
 #[tokio::test]

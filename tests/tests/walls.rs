@@ -64,7 +64,10 @@ const OWN_DEPENDENCIES: &[(&str, &[&str])] = &[
             "marchproxy-control",
         ],
     ),
-    ("marchproxy-tests", &["marchproxy-engine", "marchproxy-proto", "marchproxy-control", "marchproxy-cpu"]),
+    (
+        "marchproxy-tests",
+        &["marchproxy-engine", "marchproxy-proto", "marchproxy-control", "marchproxy-cpu", "marchproxy-dataplane"],
+    ),
 ];
 
 /// Where unsafe code may stand.

@@ -3,6 +3,7 @@
 mod apply;
 mod auth;
 mod config;
+mod confirm;
 mod dry_run;
 mod enrol;
 mod errors;

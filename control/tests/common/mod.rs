@@ -354,7 +354,7 @@ impl FakeNode {
                         self.send(observed(cancel.id, ended)).await;
                         self.cancelled.add_permits(1);
                     }
-                    To::Welcome(_) | To::Group(_) => {}
+                    To::Welcome(_) | To::Group(_) | To::Confirmed(_) => {}
                 }
             }
         })

@@ -91,6 +91,20 @@ const FAMILIES: &[Family] = &[
     family("last_good_unsaved", Kind::Gauge, &[], "1 when the running tables could not be written to disk.", |o| {
         one(flag(!o.agent.save_error.is_empty()))
     }),
+    family(
+        "tables_unconfirmed_version",
+        Kind::Gauge,
+        &[],
+        "The version that runs until somebody confirms it; 0 when there is none.",
+        |o| one(o.agent.unconfirmed as f64),
+    ),
+    family(
+        "tables_reverts",
+        Kind::Counter,
+        &[],
+        "Returns to the former tables because nobody confirmed a version in time.",
+        |o| one(o.agent.reverts as f64),
+    ),
     family("port_up", Kind::Gauge, PORT, "1 while the link is up.", |o| ports(o, |p| flag(p.link_up))),
     family("port_receive_packets", Kind::Counter, PORT, "Frames received.", |o| ports(o, |p| p.rx_packets as f64)),
     family("port_receive_bytes", Kind::Counter, PORT, "Octets of frames received.", |o| {

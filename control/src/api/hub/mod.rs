@@ -38,7 +38,14 @@ pub struct Target {
     pub attempt: u64,
     /// Tables by node.
     pub nodes: BTreeMap<String, Arc<NodeTables>>,
+    /// While the version waits for confirmation: when that is over.
+    pub until: Option<Instant>,
+    /// The last versions that were confirmed, for nodes that run one of them and have not heard.
+    pub confirmed: Vec<u64>,
 }
+
+/// Confirmed versions remembered. A node that missed more than that returns to its former tables and is offered the newest ones.
+const CONFIRMED: usize = 16;
 
 /// A question relayed to a node.
 pub type Question = v1::operate_call::Request;
@@ -63,6 +70,8 @@ struct Shared {
 struct Cluster {
     target: watch::Sender<Option<Arc<Target>>>,
     nodes: Mutex<BTreeMap<String, Arc<Node>>>,
+    /// The last version that a node gave up because nobody confirmed it, and the node.
+    given_up: watch::Sender<(u64, String)>,
 }
 
 /// A poisoned lock means that another task panicked between two plain assignments; the data is whole.
@@ -92,7 +101,11 @@ impl Hub {
         if let Some(known) = clusters.get(name) {
             return Arc::clone(known);
         }
-        let new = Arc::new(Cluster { target: watch::Sender::new(None), nodes: Mutex::default() });
+        let new = Arc::new(Cluster {
+            target: watch::Sender::new(None),
+            nodes: Mutex::default(),
+            given_up: watch::Sender::default(),
+        });
         clusters.insert(name.to_owned(), Arc::clone(&new));
         new
     }
@@ -114,19 +127,75 @@ impl Hub {
 
     /// Makes this the cluster's target, unless a newer one is there, and says which attempt it is. Publishing the version that
     /// is already the target offers it again to the nodes that don't run it.
-    pub fn publish(&self, cluster: &str, version: u64, nodes: BTreeMap<String, Arc<NodeTables>>) -> u64 {
+    ///
+    /// With `until` the version waits for confirmation until then; published again it waits as long as it did.
+    pub fn publish(
+        &self,
+        cluster: &str,
+        version: u64,
+        nodes: BTreeMap<String, Arc<NodeTables>>,
+        until: Option<Instant>,
+    ) -> u64 {
         let mut published = 0;
         self.cluster(cluster).target.send_if_modified(|target| {
-            let (newest, attempt) = target.as_ref().map_or((0, 0), |t| (t.version, t.attempt));
+            let (newest, attempt, confirmed, waits) = match target.as_deref() {
+                Some(t) => (t.version, t.attempt, t.confirmed.clone(), t.until),
+                None => (0, 0, Vec::new(), None),
+            };
             published = attempt;
             if version < newest {
                 return false;
             }
             published = attempt + 1;
-            *target = Some(Arc::new(Target { version, attempt: published, nodes }));
+            let until = if version == newest { waits } else { until };
+            *target = Some(Arc::new(Target { version, attempt: published, nodes, until, confirmed }));
             true
         });
         published
+    }
+
+    /// The version that waits for confirmation, and until when.
+    pub fn waiting(&self, cluster: &str) -> Option<(u64, Instant)> {
+        let found = self.cluster(cluster);
+        let target = found.target.borrow();
+        target.as_ref().and_then(|target| Some((target.version, target.until?)))
+    }
+
+    /// The target waits no longer: its nodes are told that it stays.
+    pub fn confirm(&self, cluster: &str, version: u64) {
+        self.cluster(cluster).target.send_if_modified(|target| {
+            let Some(waiting) = target.as_deref().filter(|t| t.version == version && t.until.is_some()) else {
+                return false;
+            };
+            let mut confirmed = waiting.confirmed.clone();
+            confirmed.push(version);
+            let surplus = confirmed.len().saturating_sub(CONFIRMED);
+            confirmed.drain(..surplus);
+            let (attempt, nodes) = (waiting.attempt, waiting.nodes.clone());
+            *target = Some(Arc::new(Target { version, attempt, nodes, until: None, confirmed }));
+            true
+        });
+    }
+
+    /// Waits until the version waits no longer.
+    pub async fn decided(&self, cluster: &str, version: u64) {
+        let mut target = self.follow(cluster);
+        let waits = |target: &Option<Arc<Target>>| {
+            target.as_ref().is_some_and(|target| target.version == version && target.until.is_some())
+        };
+        // The sender lives as long as the hub.
+        let _ = target.wait_for(|target| !waits(target)).await;
+    }
+
+    /// Waits until a node gave the version up because it heard of no confirmation in time, and names it.
+    pub async fn given_up(&self, cluster: &str, version: u64) -> String {
+        let mut given_up = self.cluster(cluster).given_up.subscribe();
+        let found = given_up.wait_for(|(gone, _)| *gone == version).await.map(|found| found.1.clone());
+        match found {
+            Ok(node) => node,
+            // The sender lives as long as the hub.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// The newest attempt; 0 = none yet.
@@ -163,13 +232,22 @@ impl Hub {
 
     /// Runs a node's stream until it ends. A stream that is already there under this name is ended: after a reboot or a lost
     /// network the old one may not have noticed, and the newcomer must not wait for that.
-    pub fn attach(&self, caller: Caller, from: &str, hello: &v1::Hello, inbound: Streaming<v1::FromNode>) -> Outbound {
+    ///
+    /// `confirmed`: what the node runs until somebody confirms it has been confirmed.
+    pub fn attach(
+        &self,
+        caller: Caller,
+        from: &str,
+        hello: &v1::Hello,
+        confirmed: bool,
+        inbound: Streaming<v1::FromNode>,
+    ) -> Outbound {
         let cluster = self.cluster(&caller.identity.cluster);
         let node = {
             let mut nodes = lock(&cluster.nodes);
             Arc::clone(nodes.entry(caller.identity.name.clone()).or_default())
         };
-        session::start(&self.shared, &cluster, node, caller, from, hello, inbound)
+        session::start(&self.shared, &cluster, node, caller, from, session::Greeting { hello, confirmed }, inbound)
     }
 
     /// Asks a node; an empty name means the only connected one.

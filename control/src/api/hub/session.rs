@@ -46,6 +46,16 @@ struct Push {
     version: u64,
     attempt: u64,
     deadline: Instant,
+    /// It runs there until somebody confirms it.
+    waits: bool,
+}
+
+/// How a node introduced itself.
+#[derive(Clone, Copy)]
+pub(super) struct Greeting<'a> {
+    pub hello: &'a v1::Hello,
+    /// What it runs until somebody confirms it has been confirmed.
+    pub confirmed: bool,
 }
 
 struct Session {
@@ -54,7 +64,12 @@ struct Session {
     stream: u64,
     push_timeout: Duration,
     silence: Duration,
+    cluster: Arc<Cluster>,
     target: watch::Receiver<Option<Arc<Target>>>,
+    /// The version that it runs until somebody confirms it; 0 = none.
+    unconfirmed: u64,
+    /// The last version that it gave up because nobody confirmed it.
+    given_up: u64,
     out: VecDeque<Item>,
     push: Option<Push>,
     pending: Pending,
@@ -67,7 +82,7 @@ pub(super) fn start(
     node: Arc<Node>,
     caller: Caller,
     from: &str,
-    hello: &v1::Hello,
+    Greeting { hello, confirmed }: Greeting<'_>,
     inbound: Streaming<v1::FromNode>,
 ) -> Outbound {
     let (sender, receiver) = mpsc::channel(OUTBOUND);
@@ -82,12 +97,21 @@ pub(super) fn start(
         stream,
         push_timeout: shared.timings.push,
         silence: shared.timings.heartbeat,
+        cluster: Arc::clone(cluster),
         target: cluster.target.subscribe(),
+        unconfirmed: hello.unconfirmed_version,
+        given_up: 0,
         out: VecDeque::from([Item::Message(To::Welcome(welcome))]),
         push: None,
         pending: Pending::default(),
         heard: Instant::now(),
     };
+    if confirmed {
+        session.confirmed();
+    }
+    if hello.reverted_version != 0 {
+        session.gave_up(hello.reverted_version);
+    }
     let closing = shared.closing.subscribe();
     tokio::spawn(async move {
         let last = session.run(inbound, asked, ends, closing, &sender).await;
@@ -190,6 +214,9 @@ impl Session {
     /// Compares the target with what the node runs, and offers it when they differ.
     fn look(&mut self) {
         let Some(target) = self.target.borrow_and_update().clone() else { return };
+        if target.confirmed.contains(&self.unconfirmed) {
+            self.confirmed();
+        }
         let Some(tables) = target.nodes.get(&self.caller.identity.name) else {
             // Taking traffic away because a name is missing would be the worst reading of a typing error.
             self.finish(Finished { attempt: target.attempt, version: target.version, verdict: Verdict::NotMeant });
@@ -205,6 +232,13 @@ impl Session {
             self.finish(Finished { attempt, version, verdict });
             return;
         }
+        let left = target.until.map(|until| until.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| version == self.given_up || left.is_zero()) {
+            // Control stores what comes next in a moment.
+            let verdict = Verdict::Refused("it was not confirmed in time".to_owned());
+            self.finish(Finished { attempt, version, verdict });
+            return;
+        }
         let groups = tables.groups.iter().map(|g| v1::GroupRef { hash: g.hash.to_vec(), objects: g.objects }).collect();
         self.out.push_back(Item::Message(To::Offer(v1::TablesOffer {
             version,
@@ -212,9 +246,10 @@ impl Session {
             groups,
             // Apply asked whether ports may stop before it stored the version; a node that was away must not be asked again.
             allow_port_restart: true,
+            confirm_within_ms: left.map_or(0, |left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1)),
         })));
         let deadline = Instant::now() + self.push_timeout;
-        self.push = Some(Push { tables: Arc::clone(tables), version, attempt, deadline });
+        self.push = Some(Push { tables: Arc::clone(tables), version, attempt, deadline, waits: left.is_some() });
     }
 
     fn take(&mut self, message: v1::FromNode) -> Result<(), Status> {
@@ -224,6 +259,7 @@ impl Session {
             Some(From::Ack(ack)) => self.acked(&ack),
             Some(From::Nack(nack)) => self.nacked(nack),
             Some(From::Reply(reply)) => self.pending.answer(reply),
+            Some(From::Reverted(reverted)) => self.reverted(&reverted),
             Some(From::Heartbeat(beat)) => self.update(|status| {
                 status.last_seen = Some(SystemTime::now());
                 status.generation = beat.generation;
@@ -252,6 +288,7 @@ impl Session {
 
     fn acked(&mut self, ack: &v1::TablesAck) {
         let Some(push) = self.push.take_if(|push| push.version == ack.version) else { return };
+        self.unconfirmed = if push.waits { push.version } else { 0 };
         let verdict = if ack.content_hash == push.tables.content_hash {
             self.update(|status| {
                 status.version = ack.version;
@@ -272,6 +309,34 @@ impl Session {
         self.out.retain(|item| matches!(item, Item::Message(_)));
         let verdict = Verdict::Refused(nack.reason);
         self.finish(Finished { attempt: push.attempt, version: push.version, verdict });
+    }
+
+    /// Tells the node that what it runs stays.
+    fn confirmed(&mut self) {
+        let version = std::mem::take(&mut self.unconfirmed);
+        self.out.push_back(Item::Message(To::Confirmed(v1::TablesConfirmed { version })));
+    }
+
+    /// The node returned to its former tables by itself.
+    fn reverted(&mut self, reverted: &v1::TablesReverted) {
+        let v1::TablesReverted { version, to_version, .. } = *reverted;
+        tracing::warn!(node = %self.caller.identity, version, to_version, "node returned to its former tables: nobody confirmed the version in time");
+        self.unconfirmed = 0;
+        self.update(|status| {
+            status.version = to_version;
+            status.content_hash.clone_from(&reverted.content_hash);
+            status.generation = reverted.generation;
+            status.last_error = format!("version {version} was not confirmed in time; it runs version {to_version}");
+            status.finished = None;
+        });
+        self.gave_up(version);
+        // What runs there is not what it was a moment ago: whatever the target is by now is offered.
+        self.target.mark_changed();
+    }
+
+    fn gave_up(&mut self, version: u64) {
+        self.given_up = version;
+        self.cluster.given_up.send_replace((version, self.caller.identity.name.clone()));
     }
 
     fn finish(&mut self, finished: Finished) {

@@ -77,6 +77,7 @@ pub struct Global {
 pub enum Command {
     /// Store a document as the new version and bring it to every node
     #[command(after_help = "Examples:\n  marchctl apply -f edge.yaml -m \"open port 8080\" --expect-version 12\n  \
+                            marchctl apply -f edge.yaml --confirm-within 5m   # then: marchctl confirm\n  \
                             generate | marchctl apply -f -")]
     Apply(Apply),
     /// Check a document as apply would, without storing it
@@ -96,6 +97,11 @@ pub enum Command {
     /// Store an older version's content as the new version and bring it to every node
     #[command(after_help = "Example:\n  marchctl rollback 11 -m \"12 broke the web service\"")]
     Rollback(Rollback),
+    /// Keep a version that was applied with --confirm-within
+    #[command(after_help = "Examples:\n  marchctl confirm\n  marchctl confirm 13\n\n\
+                            Without it, control stores the content of the version before as a new version of the author `system` when the time is over, and every \
+                            node returns to its former tables by its own clock, also without control. Other changes are refused meanwhile; `rollback` ends the wait at once.")]
+    Confirm(Confirm),
     /// Follow versions as they are stored
     #[command(after_help = "Examples:\n  marchctl watch\n  marchctl watch --resume default/12")]
     Watch(Watch),
@@ -245,6 +251,9 @@ pub struct Apply {
     /// Let ports stop for a moment where their device or MTU changes
     #[arg(long)]
     pub allow_port_restart: bool,
+    /// Undo it unless `marchctl confirm` comes within this time: 90, 90s, 5m, 1h; at most a day
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub confirm_within: Option<u32>,
 }
 
 /// `validate`
@@ -317,6 +326,17 @@ pub struct Rollback {
     /// Let ports stop for a moment where their device or MTU changes
     #[arg(long)]
     pub allow_port_restart: bool,
+    /// Undo it unless `marchctl confirm` comes within this time: 90, 90s, 5m, 1h; at most a day
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub confirm_within: Option<u32>,
+}
+
+/// `confirm`
+#[derive(Debug, Args)]
+pub struct Confirm {
+    /// Which version; without it, the one that waits
+    #[arg(default_value_t = 0, hide_default_value = true)]
+    pub version: u64,
 }
 
 /// `watch`
@@ -325,6 +345,21 @@ pub struct Watch {
     /// Begin after the event with this token instead of now
     #[arg(long, value_name = "TOKEN", default_value = "")]
     pub resume: String,
+}
+
+/// A time as people write it, in seconds.
+fn seconds(text: &str) -> Result<u32, String> {
+    let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
+        Some(number) => (number, text.as_bytes()[text.len() - 1]),
+        None => (text, b's'),
+    };
+    let unit = match unit {
+        b'h' => 3600,
+        b'm' => 60,
+        _ => 1,
+    };
+    let seconds = number.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
+    seconds.filter(|seconds| (1..=86_400).contains(seconds)).ok_or_else(|| "allowed: 1s to 24h, as in 90, 90s, 5m, 1h".to_owned())
 }
 
 /// TCP flags by name, as an octet.

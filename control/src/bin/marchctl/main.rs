@@ -77,6 +77,7 @@ async fn dispatch(command: Command, settings: &settings::Effective, out: &mut Ou
         Command::Get(args) => document::get(args, settings, out).await,
         Command::History(args) => document::history(args, settings, out).await,
         Command::Rollback(args) => document::rollback(args, settings, out).await,
+        Command::Confirm(args) => document::confirm(&args, settings, out).await,
         Command::Watch(args) => document::watch(args, settings, out).await,
         Command::Why(args) => ask::why(args, settings, out).await,
         Command::Trace(args) => observe::trace(args, settings, out).await,

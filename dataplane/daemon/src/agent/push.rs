@@ -4,13 +4,15 @@
 //! the new tables (and has saved them) or still the old ones, and says which with its next hello.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use marchproxy_engine::tables::RuleTables;
 use marchproxy_proto::v1;
 use marchproxy_proto::v1::from_node::Message as From;
-use tokio::sync::{Mutex, oneshot};
+use prost::bytes::Bytes;
+use tokio::sync::{Mutex, oneshot, watch};
 
+use super::confirm::Confirming;
 use super::status::{LastGoodState, SharedState};
 use crate::groups::{Cache, check_offer, hex};
 use crate::last_good::{LastGood, Store};
@@ -37,7 +39,10 @@ pub(super) struct Pusher {
     runtime: Arc<dyn Runtime>,
     store: Arc<Mutex<Store>>,
     state: SharedState,
+    confirming: Confirming,
     cache: Cache,
+    /// The groups of the last tables that need no confirmation: what a revert brings back.
+    former: Vec<Bytes>,
     pending: Option<Pending>,
     applying: Option<Applying>,
 }
@@ -45,15 +50,29 @@ pub(super) struct Pusher {
 impl Pusher {
     pub(super) fn new(runtime: Arc<dyn Runtime>, store: Store, state: SharedState) -> Self {
         let store = Arc::new(Mutex::new(store));
-        Self { runtime, store, state, cache: Cache::default(), pending: None, applying: None }
+        let confirming = Confirming::new(runtime.clone(), state.clone());
+        Self {
+            runtime,
+            store,
+            state,
+            confirming,
+            cache: Cache::default(),
+            former: Vec::new(),
+            pending: None,
+            applying: None,
+        }
     }
 
     /// Runs the tables that were on disk.
     pub(super) async fn restore(&mut self, tables: LastGood) {
-        let LastGood { version, content_hash, groups } = tables;
-        self.cache.keep(&groups);
+        self.keep(&tables.groups, false);
+        let (version, content_hash) = (tables.version, tables.content_hash.clone());
         let push = |tables| Push { version, content_hash, tables, allow_port_restart: true, received: Instant::now() };
-        let outcome = apply(self.runtime.clone(), groups, push).await;
+        let mut held = self.confirming.hold().await;
+        let outcome = apply(self.runtime.clone(), tables.groups.clone(), push).await;
+        if outcome.is_ok() {
+            self.confirming.settled(&mut held, tables, None);
+        }
         self.state.update(|state| {
             state.last_good = match outcome {
                 Ok(applied) => {
@@ -112,6 +131,23 @@ impl Pusher {
         None
     }
 
+    /// Control said that a version stays: from now on it is the last good one.
+    pub(super) fn confirmed(&self, version: u64) {
+        let confirmed = self.confirming.confirmed(version);
+        let (store, state) = (self.store.clone(), self.state.clone());
+        tokio::spawn(async move {
+            let Some((tables, held)) = confirmed.await else { return };
+            let store = store.lock().await;
+            drop(held);
+            save(&store, tables, &state).await;
+        });
+    }
+
+    /// Tells when the node returned to its former tables by itself.
+    pub(super) fn reverts(&self) -> watch::Receiver<v1::TablesReverted> {
+        self.confirming.reverts()
+    }
+
     /// Waits until what control heard of is on disk, too.
     pub(super) async fn saved(&self) {
         drop(self.store.lock().await);
@@ -123,52 +159,62 @@ impl Pusher {
             return;
         }
         let Some(Pending { offer, received }) = self.pending.take() else { return };
-        let same = self.runtime.running().content_hash == offer.content_hash;
-        let Some(groups) = self.cache.collect(&offer) else {
-            if !same {
-                self.pending = Some(Pending { offer, received });
-                return;
-            }
-            return self.renumber(&offer, received);
-        };
-        self.cache.keep(&groups);
+        let groups = self.cache.collect(&offer);
+        if groups.is_none() && self.runtime.running().content_hash != offer.content_hash {
+            self.pending = Some(Pending { offer, received });
+            return;
+        }
+        let waits = offer.confirm_within_ms != 0;
+        if let Some(groups) = &groups {
+            self.keep(groups, waits);
+        }
         let (version, content_hash) = (offer.version, offer.content_hash.clone());
-        let last_good = LastGood { version, content_hash: content_hash.clone(), groups: groups.clone() };
-        let push = move |tables: Option<RuleTables>| Push {
-            version,
-            content_hash: offer.content_hash,
-            tables: tables.filter(|_| !same),
-            allow_port_restart: offer.allow_port_restart,
-            received,
-        };
+        let deadline = waits.then(|| received + Duration::from_millis(offer.confirm_within_ms));
         let (runtime, store, state) = (self.runtime.clone(), self.store.clone(), self.state.clone());
+        let confirming = self.confirming.clone();
         let (sender, outcome) = oneshot::channel();
         tokio::spawn(async move {
-            let result = apply(runtime, groups, push).await;
+            let mut held = confirming.hold().await;
+            // The content that runs already needs no groups: only its number changes.
+            let same = runtime.running().content_hash == offer.content_hash;
+            let Some(groups) = groups.or_else(|| held.groups_of(&offer.content_hash)) else {
+                let _ = sender.send(Err("the node returned to other tables meanwhile; offer them again".to_owned()));
+                return;
+            };
+            let tables = LastGood { version, content_hash: offer.content_hash.clone(), groups };
+            let push = move |tables: Option<RuleTables>| Push {
+                version,
+                content_hash: offer.content_hash,
+                tables: tables.filter(|_| !same),
+                allow_port_restart: offer.allow_port_restart,
+                received,
+            };
+            let result = apply(runtime, tables.groups.clone(), push).await;
+            let settled = result.is_ok();
+            if settled {
+                confirming.settled(&mut held, tables.clone(), deadline);
+            }
             // Taken before anybody hears of it and held until it is written: a newer version waits, so that it is also the later one
             // on disk, and so does a stop.
             let store = store.lock().await;
-            let settled = result.is_ok();
+            drop(held);
             // Control hears first; the disk can take a moment.
             let _ = sender.send(result);
-            if settled {
-                save(&store, last_good, &state).await;
+            if settled && deadline.is_none() {
+                save(&store, tables, &state).await;
             }
         });
         self.applying = Some(Applying { version, content_hash, outcome });
     }
 
-    /// The content that runs already, whose groups are not cached: only the number changes.
-    fn renumber(&mut self, offer: &v1::TablesOffer, received: Instant) {
-        let content_hash = offer.content_hash.clone();
-        let push = Push {
-            version: offer.version,
-            content_hash: content_hash.clone(),
-            tables: None,
-            allow_port_restart: false,
-            received,
-        };
-        self.applying = Some(Applying { version: offer.version, content_hash, outcome: self.runtime.apply(push) });
+    /// Keeps the groups of tables that are applied now, and those that may come back.
+    fn keep(&mut self, groups: &[Bytes], waits: bool) {
+        if waits {
+            self.cache.keep(groups.iter().chain(&self.former));
+        } else {
+            self.cache.keep(groups);
+            self.former = groups.to_vec();
+        }
     }
 
     /// Waits for the builder; pending for ever while nothing is being applied. Safe to cancel.
@@ -205,19 +251,20 @@ impl Pusher {
     }
 }
 
-/// Decodes off the async thread, then lets the builder work.
+/// Decodes, then lets the builder work.
 async fn apply(
     runtime: Arc<dyn Runtime>,
-    groups: Vec<Vec<u8>>,
+    groups: Vec<Bytes>,
     push: impl FnOnce(Option<RuleTables>) -> Push + Send,
 ) -> Result<Applied, String> {
-    let decoded = tokio::task::spawn_blocking(move || decode(&groups)).await;
-    let tables = decoded.map_err(|_| "the tables could not be decoded".to_owned())??;
+    let tables = decode(groups).await?;
     runtime.apply(push(Some(tables))).await.unwrap_or_else(|_| Err("the node is stopping".into()))
 }
 
-fn decode(groups: &[Vec<u8>]) -> Result<RuleTables, String> {
-    crate::groups::decode(groups)
+/// Decodes off the async thread.
+pub(super) async fn decode(groups: Vec<Bytes>) -> Result<RuleTables, String> {
+    let decoded = tokio::task::spawn_blocking(move || crate::groups::decode(&groups)).await;
+    decoded.map_err(|_| "the tables could not be decoded".to_owned())?
 }
 
 async fn save(store: &Store, tables: LastGood, state: &SharedState) {

@@ -37,6 +37,12 @@ pub struct AgentState {
     pub last_refusal: String,
     /// The file of last good tables at the start.
     pub last_good: LastGoodState,
+    /// The version that runs until somebody confirms it; 0 when there is none.
+    pub unconfirmed: u64,
+    /// The last version that nobody confirmed in time; 0 when there was none.
+    pub reverted: u64,
+    /// How often that happened.
+    pub reverts: u64,
     /// Why the last good tables could not be written; empty when they could.
     pub save_error: String,
 }

@@ -132,7 +132,7 @@ pub fn offer(version: u64, rules: &RuleTables) -> (v1::TablesOffer, Vec<v1::Tabl
     let content_hash = tables::content_hash(encoded.iter().map(|group| &group.hash)).to_vec();
     let groups = encoded.iter().map(|g| v1::GroupRef { hash: g.hash.to_vec(), objects: g.objects }).collect();
     let parts = encoded.iter().map(|g| v1::TableGroup { hash: g.hash.to_vec(), encoded: g.bytes.clone() }).collect();
-    (v1::TablesOffer { version, content_hash, groups, allow_port_restart: false }, parts)
+    (v1::TablesOffer { version, content_hash, groups, ..v1::TablesOffer::default() }, parts)
 }
 
 /// One stream of the node, as control holds it.
@@ -167,7 +167,13 @@ impl Attached {
 
     /// Offers, sends what is asked for, and returns the hashes asked for.
     pub async fn push(&mut self, version: u64, rules: &RuleTables) -> Vec<Vec<u8>> {
+        self.push_within(version, rules, 0).await
+    }
+
+    /// The same, to be confirmed.
+    pub async fn push_within(&mut self, version: u64, rules: &RuleTables, confirm_within_ms: u64) -> Vec<Vec<u8>> {
         let (offer, groups) = offer(version, rules);
+        let offer = v1::TablesOffer { confirm_within_ms, ..offer };
         self.send(ToNode::Offer(offer)).await;
         let FromNode::Wanted(wanted) = self.next().await else { panic!("no wanted") };
         assert_eq!(wanted.version, version);
