@@ -12,7 +12,7 @@ use v1::apply_chunk::Content;
 use super::auth::Caller;
 use super::dry_run::Checked;
 use super::state::{Control, base, check, now, timestamp};
-use super::{confirm, errors};
+use super::{confirm, errors, together};
 use crate::model::{self, PortChange, PortRestart, Violation};
 use crate::store::{Committed, Ending, NewVersion, VersionRow};
 
@@ -51,6 +51,8 @@ pub struct Change {
     pub allow_port_restart: bool,
     /// Reverted unless confirmed within so many seconds; 0 = needs no confirmation.
     pub confirm_within_s: u32,
+    /// All of a group of nodes or none.
+    pub together: Option<v1::Together>,
     /// When the call came.
     pub received: Instant,
 }
@@ -168,6 +170,7 @@ async fn carry_through(control: &Control, change: Change) -> Result<v1::ApplyRes
     if change.validate_only {
         return validated(control, cluster, change.expected_version, checked).await;
     }
+    let group = together::stage(control, cluster, change.together.as_ref(), &checked.nodes).await?;
     let committed = control
         .store
         .commit(NewVersion {
@@ -183,8 +186,12 @@ async fn carry_through(control: &Control, change: Change) -> Result<v1::ApplyRes
             ending,
             now: now(),
         })
-        .await
-        .map_err(|e| errors::store(&e))?;
+        .await;
+    // That it is stored is the decision: from here on every node is brought to it, whenever it is heard of. Else the group is told.
+    if !matches!(committed, Ok(Committed::New(_))) {
+        control.hub.unstage(cluster, group.iter());
+    }
+    let committed = committed.map_err(|e| errors::store(&e))?;
     let committed_at = Instant::now();
     let (row, unchanged, attempt) = match committed {
         Committed::New(row) => (row, false, None),
@@ -242,20 +249,13 @@ async fn answer(control: &Control, cluster: &str, row: VersionRow, attempt: u64,
 
 /// What the request id led to before, if it did, and whether that changed nothing. Looked at first, because the repeated change need not make
 /// sense any more: what it deleted is gone.
-async fn repeated(
-    control: &Control,
-    change: &Change,
-    fingerprint: &str,
-) -> Result<Option<(VersionRow, bool)>, Status> {
+async fn repeated(control: &Control, change: &Change, fingerprint: &str) -> Result<Option<(VersionRow, bool)>, Status> {
     if change.request_id.is_empty() || change.validate_only {
         return Ok(None);
     }
     let nothing = v1::Document::default();
-    let asked = NewVersion {
-        request_id: &change.request_id,
-        fingerprint,
-        ..NewVersion::new(&change.cluster, &nothing, now())
-    };
+    let asked =
+        NewVersion { request_id: &change.request_id, fingerprint, ..NewVersion::new(&change.cluster, &nothing, now()) };
     match control.store.repeated(&asked).await {
         Ok(Some(Committed::Repeated { row, unchanged })) => Ok(Some((row, unchanged))),
         Ok(_) => Ok(None),

@@ -60,6 +60,7 @@ impl v1::config_service_server::ConfigService for ConfigApi {
             validate_only: header.validate_only,
             allow_port_restart: header.allow_port_restart,
             confirm_within_s: header.confirm_within_s,
+            together: header.together,
             received,
         };
         apply(&self.control, change).await.map(Response::new)
@@ -136,6 +137,7 @@ impl v1::config_service_server::ConfigService for ConfigApi {
             validate_only: false,
             allow_port_restart: asked.allow_port_restart,
             confirm_within_s: asked.confirm_within_s,
+            together: asked.together,
             received: Instant::now(),
         };
         apply(&self.control, change).await.map(Response::new)

@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use super::auth::Caller;
 use super::errors;
 use super::state::{Control, check, now};
-use crate::store::{Committed, Confirmation, Ending, NewVersion, StoreError};
+use crate::store::{Committed, Confirmation, Ending, NewVersion, StoreError, VersionRow};
 
 /// Longest time to confirm, in seconds: a day.
 const WITHIN_MAX: u32 = 86_400;
@@ -25,7 +25,11 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Refuses times that make no sense; 0 asks for no confirmation.
 pub fn check_within(seconds: u32) -> Result<(), Status> {
     if seconds > WITHIN_MAX {
-        return Err(errors::bad_field("confirm_within_s", seconds, "1 to 86400, or 0 for a version that needs no confirmation"));
+        return Err(errors::bad_field(
+            "confirm_within_s",
+            seconds,
+            "1 to 86400, or 0 for a version that needs no confirmation",
+        ));
     }
     Ok(())
 }
@@ -101,7 +105,7 @@ async fn revert(control: &Control, cluster: &str, version: u64, why: &str) -> Re
     let changing = control.changing(cluster);
     let _held = changing.lock().await;
     let row = control.store.row(cluster, version).await.map_err(|e| errors::store(&e))?;
-    let Some(waits) = row.filter(|row| row.waits()).and_then(|row| row.confirmation) else { return Ok(()) };
+    let Some(waits) = row.filter(VersionRow::waits).and_then(|row| row.confirmation) else { return Ok(()) };
     let document = control.stored(cluster, waits.returns_to).await?.document;
     let document = Arc::new(document);
     let checked = check(Arc::clone(&document)).await?;
@@ -131,5 +135,23 @@ async fn revert(control: &Control, cluster: &str, version: u64, why: &str) -> Re
             &[],
         )),
         Err(why) => Err(errors::store(&why)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::ConfirmState;
+
+    #[test]
+    fn a_clock_that_jumps_gives_the_whole_time_at_most_and_nothing_at_least() {
+        let waits = |deadline| Confirmation { state: ConfirmState::Pending, deadline, within_s: 300, returns_to: 1 };
+        let left = |deadline| until(&waits(deadline)).saturating_duration_since(Instant::now());
+        let whole = Duration::from_mins(5);
+        let year = 365 * 86_400 * 1_000_000;
+        assert!(left(now() + year) <= whole && left(now() + year) > whole / 2, "set back a year");
+        assert_eq!(left(now() - year), Duration::ZERO, "set forward a year");
+        assert!(left(now() + 100_000_000) <= Duration::from_secs(100));
+        assert_eq!((left(i64::MIN), left(i64::MAX) <= whole), (Duration::ZERO, true));
     }
 }

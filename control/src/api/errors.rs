@@ -97,12 +97,9 @@ pub fn store(error: &StoreError) -> Status {
             message,
             &[("expected", expected.to_string()), ("found", found.to_string())],
         ),
-        StoreError::Waiting { version } => status(
-            Code::FailedPrecondition,
-            "CONFIRMATION_PENDING",
-            message,
-            &[("version", version.to_string())],
-        ),
+        StoreError::Waiting { version } => {
+            status(Code::FailedPrecondition, "CONFIRMATION_PENDING", message, &[("version", version.to_string())])
+        }
         StoreError::NotWaiting { version, .. } => {
             status(Code::FailedPrecondition, "NOT_WAITING", message, &[("version", version.to_string())])
         }

@@ -13,6 +13,7 @@ mod operate;
 mod server;
 mod settings;
 mod state;
+mod together;
 mod watch;
 
 pub use auth::{CLUSTER_HEADER, NODE_HEADER};

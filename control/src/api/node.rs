@@ -37,9 +37,7 @@ impl NodeApi {
             return false;
         }
         match self.control.store.row(&caller.identity.cluster, version).await {
-            Ok(row) => {
-                row.and_then(|row| row.confirmation).is_some_and(|found| found.state == ConfirmState::Confirmed)
-            }
+            Ok(row) => row.and_then(|row| row.confirmation).is_some_and(|found| found.state == ConfirmState::Confirmed),
             // The node returns to its former tables when its time is up, and is offered the newest ones then.
             Err(why) => {
                 tracing::warn!(node = %caller.identity, version, %why, "cannot look whether its version was confirmed");

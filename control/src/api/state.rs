@@ -9,9 +9,9 @@ use tonic::Status;
 
 use super::auth::Caller;
 use super::dry_run::{Checked, dry_run};
-use super::{confirm, errors};
 use super::hub::Hub;
 use super::settings::Settings;
+use super::{confirm, errors};
 use crate::pki::{Authority, PkiError};
 use crate::store::{CertificateRow, ConfirmState, Store, StoreError, Stored, VersionRow};
 use crate::{model, pki};
@@ -177,7 +177,9 @@ impl Control {
             if !looked {
                 looked = match self.store.waiting().await {
                     Ok(clusters) => {
-                        clusters.iter().for_each(|cluster| self.hub.touch(cluster));
+                        for cluster in &clusters {
+                            self.hub.touch(cluster);
+                        }
                         true
                     }
                     Err(why) => {

@@ -53,7 +53,9 @@ pub enum StoreError {
         state: Option<ConfirmState>,
     },
     /// The first version can't wait for confirmation.
-    #[error("confirm_within_s: this is the cluster's first version, there is none to return to; apply it without a time to confirm")]
+    #[error(
+        "confirm_within_s: this is the cluster's first version, there is none to return to; apply it without a time to confirm"
+    )]
     NothingToReturnTo,
     /// The request id was used for something else.
     #[error(

@@ -19,8 +19,8 @@ use sqlx::SqliteConnection;
 use database::Database;
 pub use error::{Cause, StoreError};
 pub use types::{
-    CertificateRow, Committed, ConfirmState, Confirmation, Confirmed, Ending, NewToken, NewVersion, Revoke, Stored, TokenRow,
-    VersionRow,
+    CertificateRow, Committed, ConfirmState, Confirmation, Confirmed, Ending, NewToken, NewVersion, Revoke, Stored,
+    TokenRow, VersionRow,
 };
 use versions::Newest;
 

@@ -28,8 +28,7 @@ macro_rules! select_versions {
     };
 }
 
-type Row =
-    (i64, String, String, i64, String, i64, i64, Option<String>, Option<i64>, Option<i64>, Option<i64>);
+type Row = (i64, String, String, i64, String, i64, i64, Option<String>, Option<i64>, Option<i64>, Option<i64>);
 
 fn version_row(row: Row) -> VersionRow {
     let (version, content_hash, author, at, message, rollback_of, objects, state, deadline, within, returns_to) = row;
@@ -250,13 +249,12 @@ async fn repeated(
     if new.request_id.is_empty() {
         return Ok(None);
     }
-    let found: Option<(i64, String, i64)> = sqlx::query_as(
-        "SELECT version, fingerprint, unchanged FROM requests WHERE cluster = $1 AND request_id = $2",
-    )
-    .bind(new.cluster)
-    .bind(new.request_id)
-    .fetch_optional(&mut *tx)
-    .await?;
+    let found: Option<(i64, String, i64)> =
+        sqlx::query_as("SELECT version, fingerprint, unchanged FROM requests WHERE cluster = $1 AND request_id = $2")
+            .bind(new.cluster)
+            .bind(new.request_id)
+            .fetch_optional(&mut *tx)
+            .await?;
     let Some((version, fingerprint, unchanged)) = found else { return Ok(None) };
     // Rows of releases that kept none have an empty one.
     if !fingerprint.is_empty() && !new.fingerprint.is_empty() && fingerprint != new.fingerprint {
@@ -284,10 +282,8 @@ pub async fn row(tx: &mut SqliteConnection, cluster: &str, version: u64) -> Resu
 }
 
 pub async fn newest_row(tx: &mut SqliteConnection, cluster: &str) -> Result<Option<VersionRow>, sqlx::Error> {
-    let row: Option<Row> = sqlx::query_as(select_versions!("ORDER BY v.version DESC LIMIT 1"))
-        .bind(cluster)
-        .fetch_optional(tx)
-        .await?;
+    let row: Option<Row> =
+        sqlx::query_as(select_versions!("ORDER BY v.version DESC LIMIT 1")).bind(cluster).fetch_optional(tx).await?;
     Ok(row.map(version_row))
 }
 
@@ -396,11 +392,7 @@ fn changes(before: &[Entry], after: &[Entry]) -> (Vec<usize>, Vec<usize>) {
 }
 
 /// The request's answer and the audit row.
-async fn record(
-    tx: &mut SqliteConnection,
-    new: &NewVersion<'_>,
-    committed: &Committed,
-) -> Result<(), sqlx::Error> {
+async fn record(tx: &mut SqliteConnection, new: &NewVersion<'_>, committed: &Committed) -> Result<(), sqlx::Error> {
     let unchanged = matches!(committed, Committed::Unchanged(_));
     if !new.request_id.is_empty() {
         sqlx::query(

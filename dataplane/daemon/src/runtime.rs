@@ -1,6 +1,6 @@
 //! The seam between the agent (async, talks to the world) and the node (threads, moves packets).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use marchproxy_engine::tables::RuleTables;
 use marchproxy_proto::v1;
@@ -61,6 +61,13 @@ pub trait Runtime: Send + Sync + 'static {
     fn running(&self) -> Running;
     /// Queues a push; the answer comes when all workers run it, or with the reason why none does.
     fn apply(&self, push: Push) -> oneshot::Receiver<Result<Applied, String>>;
+    /// Gets ready for a push, so that `apply` of the same content has nothing left that could take long or fail: builds, and opens new devices.
+    /// Answers with the microseconds the build took. What was staged before is let go.
+    fn stage(&self, push: Push) -> oneshot::Receiver<Result<u64, String>>;
+    /// What is staged is not wanted any more.
+    fn unstage(&self);
+    /// Judges live packets by these tables and by those that run, for so long, and says what differs.
+    fn preview(&self, tables: RuleTables, span: Duration) -> Result<v1::PreviewResponse, String>;
     /// Counters.
     fn stats(&self) -> v1::StatsResponse;
     /// Runs a described packet through the live tables.

@@ -258,6 +258,45 @@ async fn unconfirmed_tables_are_never_the_last_good_ones_and_end_by_the_nodes_ow
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stage_makes_ready_runs_nothing_and_ends_with_the_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut control = FakeControl::start("127.0.0.1:0", None, false).await;
+    let running = Running::start(config(dir.path(), control.address, true));
+    let mut stream = control.attached().await;
+    stream.hello().await;
+    stream.push(1, &tables_with("lan")).await;
+    stream.ack().await;
+    let hash = |rules| offer(0, rules).0.content_hash;
+    let staged = || running.node.staged.lock().unwrap().clone();
+    let (wan, dmz) = (tables_with("wan"), tables_with("dmz"));
+    assert_eq!(stream.stage(5, &wan).await, 1);
+    let FromNode::Staged(ready) = stream.next().await else { panic!("not ready") };
+    assert_eq!((ready.stage, ready.build_us, staged()), (5, 7, Some(hash(&wan))));
+    assert_eq!(running.node.running().version, 1);
+    // The offer that follows has nothing to bring.
+    assert_eq!(stream.push(2, &wan).await.len(), 0);
+    assert_eq!(stream.ack().await.version, 2);
+
+    running.node.refusals.lock().unwrap().push_back("port dmz: taken".into());
+    stream.stage(6, &dmz).await;
+    let nack = stream.nack().await;
+    assert_eq!((nack.version, nack.stage, nack.reason.as_str()), (0, 6, "port dmz: taken"));
+    for end in 0..2 {
+        stream.stage(7 + end, &dmz).await;
+        stream.next().await;
+        assert_eq!(staged(), Some(hash(&dmz)));
+        if end == 0 {
+            stream.send(ToNode::Unstage(v1::TablesUnstage {})).await;
+            eventually("let go", || staged().is_none()).await;
+        }
+    }
+    drop(stream);
+    eventually("let go with the stream", || staged().is_none()).await;
+    assert_eq!(running.node.running().version, 2);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn traces_are_relayed_item_by_item_and_end_when_nobody_waits() {
     let dir = tempfile::tempdir().unwrap();
     let mut control = FakeControl::start("127.0.0.1:0", None, false).await;

@@ -247,6 +247,46 @@ fn packets_pass_through_all_threads_and_every_one_is_accounted_for() {
 }
 
 #[test]
+fn what_is_staged_is_ready_and_goes_with_whatever_else_runs() {
+    let mut rig = Rig::new(1);
+    rig.push(&tables()).unwrap();
+    let wider = RuleTables { ports: [tables().ports, vec![port("dmz", "vdev:net_null2")]].concat(), ..tables() };
+    let stage = |rig: &Rig, content: u8, tables: &RuleTables| {
+        let push = Push {
+            version: 0,
+            content_hash: vec![content],
+            tables: Some(tables.clone()),
+            allow_port_restart: false,
+            received: Instant::now(),
+        };
+        rig.node.stage(push).blocking_recv().unwrap()
+    };
+    // Content hashes of this rig are its versions: the next push finds what is ready for it.
+    let build_us = stage(&rig, 2, &wider).unwrap();
+    assert_eq!((rig.open().len(), rig.node.running().generation), (3, 2));
+    let applied = rig.push(&wider).unwrap();
+    assert_eq!((applied.build_us, applied.generation, rig.open().len()), (build_us, 3, 3));
+    // Not wanted: its device closes.
+    let widest = RuleTables { ports: [wider.ports.clone(), vec![port("far", "vdev:net_null3")]].concat(), ..tables() };
+    stage(&rig, 9, &widest).unwrap();
+    assert_eq!(rig.open().len(), 4);
+    rig.node.unstage();
+    rig.eventually("closed", |_| rig.open().len() == 3);
+    // Made from tables that don't run any more, it is made again.
+    stage(&rig, 4, &widest).unwrap();
+    rig.push(&RuleTables { rules: vec![deny_all("nothing")], ..wider }).unwrap();
+    assert_eq!(rig.open().len(), 3);
+    rig.push(&widest).unwrap();
+    assert_eq!(rig.open().len(), 4);
+    // What can't be ready is refused now, and nothing has changed.
+    rig.world.broken.lock().unwrap().insert("vdev:net_null4".into());
+    let more = RuleTables { ports: [widest.ports, vec![port("bad", "vdev:net_null4")]].concat(), ..tables() };
+    assert!(stage(&rig, 5, &more).unwrap_err().contains("its driver failed"));
+    assert_eq!((rig.open().len(), rig.node.running().version), (4, 4));
+    rig.end();
+}
+
+#[test]
 fn a_service_makes_sessions_that_can_be_listed_and_asked_about() {
     let mut rig = Rig::new(1);
     let backend = BackendSpec {

@@ -63,10 +63,57 @@ pub struct Answer {
     pub verdict: Verdict,
     /// How it came to that.
     pub steps: Vec<Step>,
+    /// The same in words that two generations can be compared by.
+    pub decided: Decided,
+}
+
+/// What was decided about a packet, as far as it came.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Decided {
+    /// What rules said: `rule NAME`, `default`, or `no rules`.
+    pub rule: String,
+    /// SERVICE/BACKEND, empty when no service has it.
+    pub backend: String,
+    /// DSCP that rule or service set.
+    pub mark: Option<u8>,
+    /// The policer that meters it.
+    pub policer: String,
+    /// Where it leaves: interface and next hop.
+    pub out: String,
+}
+
+impl Decided {
+    fn of(steps: &[Step], set: Set) -> Self {
+        let last =
+            |stage: &str, kind: &str| steps.iter().rfind(|step| step.stage == stage && step.object.starts_with(kind));
+        let name = |step: Option<&Step>, kind: &str| {
+            step.and_then(|step| step.object.strip_prefix(kind)).unwrap_or_default().to_owned()
+        };
+        let (service, backend) = (last("service", "service "), last("service", "backend "));
+        Self {
+            // Rules that only count stand before the one that decides.
+            rule: last("rule", "").map(|step| step.object.clone()).unwrap_or_default(),
+            backend: backend
+                .map(|_| format!("{}/{}", name(service, "service "), name(backend, "backend ")))
+                .unwrap_or_default(),
+            mark: set.mark,
+            policer: set.policer,
+            out: last("route", "interface ")
+                .map(|step| format!("{}, {}", name(Some(step), "interface "), step.detail))
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// What rule and service set, the rule first.
+#[derive(Default)]
+struct Set {
+    mark: Option<u8>,
+    policer: String,
 }
 
 /// What becomes of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// It is forwarded (after its next hop's MAC address is known, and unless a policer is out of tokens).
     Forwarded,
@@ -108,15 +155,16 @@ impl From<Fate> for Verdict {
 
 /// Answers a question.
 pub fn why(snapshot: &Snapshot, question: &Question) -> Answer {
-    let mut steps = Vec::new();
-    let verdict = match judge(snapshot, question, &mut steps) {
+    let (mut steps, mut set) = (Vec::new(), Set::default());
+    let verdict = match judge(snapshot, question, &mut steps, &mut set) {
         Ok(()) => Verdict::Forwarded,
         Err(fate) => fate.into(),
     };
-    Answer { verdict, steps }
+    let decided = Decided::of(&steps, set);
+    Answer { verdict, steps, decided }
 }
 
-fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>) -> Result<(), Fate> {
+fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>, set: &mut Set) -> Result<(), Fate> {
     let mut step = |stage, object: String, detail: String| steps.push(Step { stage, object, detail });
     let key = &question.key;
     let Some(interface) = snapshot.interface(question.interface) else {
@@ -133,9 +181,18 @@ fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>) -> Res
         step("parse", format!("address {}", to_ip(key.dst)), "is an address of this node".into());
         return Err(Fate::Punt(PuntReason::Local));
     }
-    let Course { destination, mode, rule } = match &question.session {
+    let Course { destination, mode, rule, service } = match &question.session {
         Some(live) => established(snapshot, live, question, &mut step)?,
         None => new_flow(snapshot, question, &mut step)?,
+    };
+    let policer = rule.map(|rule| rule.policer).filter(|policer| *policer != NONE);
+    *set = Set {
+        mark: rule.and_then(|rule| rule.mark).or_else(|| service?.mark),
+        policer: policer
+            .or_else(|| service?.policer)
+            .and_then(|policer| snapshot.policer_name(policer))
+            .unwrap_or_default()
+            .to_owned(),
     };
     // Packets to a backend that answers by itself go the backend's way.
     let rule = rule.filter(|_| !mode.is_direct());
@@ -182,6 +239,8 @@ struct Course<'a> {
     destination: u128,
     mode: ServiceMode,
     rule: Option<&'a Rule>,
+    /// What has set something for it; not for replies.
+    service: Option<&'a Service>,
 }
 
 type Steps<'a> = &'a mut dyn FnMut(&'static str, String, String);
@@ -343,9 +402,9 @@ fn established<'a>(
     // the service's.
     let mode = service.mode;
     Ok(match (reply, source) {
-        (false, _) => Course { destination: session.backend(), mode, rule },
-        (true, Some(_)) => Course { destination: session.client(), mode, rule: None },
-        (true, None) => Course { destination: question.key.dst, mode: ServiceMode::Nat, rule: None },
+        (false, _) => Course { destination: session.backend(), mode, rule, service: Some(service) },
+        (true, Some(_)) => Course { destination: session.client(), mode, rule: None, service: None },
+        (true, None) => Course { destination: question.key.dst, mode: ServiceMode::Nat, rule: None, service: None },
     })
 }
 
@@ -363,7 +422,7 @@ fn new_flow<'a>(snapshot: &'a Snapshot, question: &Question, step: Steps<'_>) ->
     let rule_key = RuleKey { flow: *key, has_ports, interface: *interface, sight: *sight };
     let rule = ruled(snapshot, &rule_key, false, step)?;
     if !snapshot.services.is_address(key.dst) {
-        return Ok(Course { destination: key.dst, mode: ServiceMode::Nat, rule });
+        return Ok(Course { destination: key.dst, mode: ServiceMode::Nat, rule, service: None });
     }
     let Some(service) = snapshot.services.lookup(key.dst, key.protocol, key.dport) else {
         step(
@@ -389,7 +448,7 @@ fn new_flow<'a>(snapshot: &'a Snapshot, question: &Question, step: Steps<'_>) ->
         format!("backend {}", backend.name),
         format!("{} port {port}, {}{pool}, {session}", to_ip(backend.address), service.mode.label()),
     );
-    Ok(Course { destination: backend.address, mode: service.mode, rule })
+    Ok(Course { destination: backend.address, mode: service.mode, rule, service: Some(service) })
 }
 
 fn service_details(snapshot: &Snapshot, service: &Service, rule: Option<&Rule>) -> String {

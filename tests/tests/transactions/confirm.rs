@@ -76,7 +76,10 @@ fn without_a_confirmation_control_stores_the_old_content_again() {
     assert_eq!((history[0].author.as_str(), history[0].rollback_of), ("system", 1));
     assert!(history[0].message.starts_with("version 2 was not confirmed in time"), "{}", history[0].message);
     assert_eq!(history[0].content_hash, history[2].content_hash);
-    assert_eq!((history[1].confirmation(), history[0].confirmation()), (Confirmation::Reverted, Confirmation::Unspecified));
+    assert_eq!(
+        (history[1].confirmation(), history[0].confirmation()),
+        (Confirmation::Reverted, Confirmation::Unspecified)
+    );
     let late = confirm(&control, 2).unwrap_err();
     assert_eq!(late.code(), Code::FailedPrecondition);
     assert!(late.message().contains("marchctl rollback 2"), "{late}");

@@ -49,7 +49,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 /// A control over a state directory of its own.
 pub struct ControlRig {
-    pub dir: TempDir,
+    _dir: TempDir,
     pub address: SocketAddr,
     pub settings: ControlSettings,
     running: Option<(tokio::runtime::Runtime, oneshot::Sender<()>)>,
@@ -68,7 +68,7 @@ impl ControlRig {
             ..ControlSettings::default()
         };
         let address = settings.listen;
-        let mut rig = Self { dir, address, settings, running: None, client: runtime() };
+        let mut rig = Self { _dir: dir, address, settings, running: None, client: runtime() };
         rig.resume();
         rig
     }
@@ -116,12 +116,22 @@ impl ControlRig {
         endpoint.connect().await.map_err(|why| Status::unavailable(why.to_string()))
     }
 
-    pub fn config<T>(&self, call: impl AsyncFnOnce(ConfigServiceClient<Channel>) -> Result<tonic::Response<T>, Status>) -> Result<T, Status> {
-        self.wait(async { call(ConfigServiceClient::new(self.channel().await?)).await.map(tonic::Response::into_inner) })
+    pub fn config<T>(
+        &self,
+        call: impl AsyncFnOnce(ConfigServiceClient<Channel>) -> Result<tonic::Response<T>, Status>,
+    ) -> Result<T, Status> {
+        self.wait(async {
+            call(ConfigServiceClient::new(self.channel().await?)).await.map(tonic::Response::into_inner)
+        })
     }
 
-    pub fn operate<T>(&self, call: impl AsyncFnOnce(OperateServiceClient<Channel>) -> Result<tonic::Response<T>, Status>) -> Result<T, Status> {
-        self.wait(async { call(OperateServiceClient::new(self.channel().await?)).await.map(tonic::Response::into_inner) })
+    pub fn operate<T>(
+        &self,
+        call: impl AsyncFnOnce(OperateServiceClient<Channel>) -> Result<tonic::Response<T>, Status>,
+    ) -> Result<T, Status> {
+        self.wait(async {
+            call(OperateServiceClient::new(self.channel().await?)).await.map(tonic::Response::into_inner)
+        })
     }
 
     pub fn apply_with(&self, header: v1::ApplyHeader, document: v1::Document) -> Result<v1::ApplyResponse, Status> {
@@ -135,7 +145,8 @@ impl ControlRig {
     }
 
     pub fn history(&self) -> Result<Vec<v1::VersionInfo>, Status> {
-        self.config(async |mut config| config.history(v1::HistoryRequest::default()).await).map(|answer| answer.versions)
+        self.config(async |mut config| config.history(v1::HistoryRequest::default()).await)
+            .map(|answer| answer.versions)
     }
 
     pub fn nodes(&self) -> Result<Vec<v1::NodeInfo>, Status> {
@@ -163,6 +174,8 @@ impl Drop for ControlRig {
 #[derive(Default)]
 pub struct World {
     pub wires: Mutex<BTreeMap<String, Wire>>,
+    /// Ports of these names fail to open.
+    pub broken: Mutex<Vec<String>>,
 }
 
 pub struct Wires(Arc<World>);
@@ -194,6 +207,9 @@ impl Driver for Wires {
     }
     fn open(&self, spec: &PortSpec, _: &Device, queues: u16) -> Result<Opened<Self>, String> {
         assert_eq!(queues, 1);
+        if self.0.broken.lock().unwrap().contains(&spec.name) {
+            return Err(format!("port {}: its driver failed", spec.name));
+        }
         let (wire, rx, tx) = Wire::new(4096);
         self.0.wires.lock().unwrap().insert(spec.name.clone(), wire);
         Ok(Opened { port: WirePort, queues: vec![(rx, tx)] })
@@ -207,6 +223,7 @@ pub struct NodeRig {
     pub control: SocketAddr,
     pub world: Arc<World>,
     pub state: SharedState,
+    pub budget: Budget,
     running: Option<Running>,
 }
 
@@ -220,7 +237,8 @@ impl NodeRig {
     pub fn start(name: &str, control: SocketAddr) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (world, state) = Default::default();
-        let mut rig = Self { name: name.into(), dir, control, world, state, running: None };
+        let budget = Budget { counters: 1024, policers: 64, ..Budget::default() };
+        let mut rig = Self { name: name.into(), dir, control, world, state, budget, running: None };
         rig.resume();
         rig
     }
@@ -234,9 +252,8 @@ impl NodeRig {
             sessions: 1024,
             hugepages: HugepageMode::Off,
             idle: Idle::Sleep,
-            budget: Budget { counters: 1024, policers: 64, ..Budget::default() },
+            budget: self.budget,
         };
-        self.world = Arc::default();
         self.state = SharedState::default();
         let node = Arc::new(Node::start(Wires(self.world.clone()), &settings).unwrap());
         let config = config(self.dir.path(), &self.name, self.control);
@@ -256,10 +273,6 @@ impl NodeRig {
 
     pub fn node(&self) -> &Node<Wires> {
         &self.running.as_ref().unwrap().node
-    }
-
-    pub fn wire(&self, port: &str) -> Option<Wire> {
-        self.world.wires.lock().unwrap().get(port).cloned()
     }
 
     pub fn until_running(&self, version: u64) {
@@ -303,23 +316,23 @@ fn config(dir: &Path, node: &str, control: SocketAddr) -> Config {
 
 /// A document of these nodes. Each sends everything from `in` out of `a` marked AF11, or out of `b` marked AF22; `seed` makes versions differ.
 pub fn document(nodes: &[&str], to_b: bool, seed: u32) -> v1::Document {
-    let mut text = "api_version: marchproxy/v1\nnodes:\n".to_owned();
-    for node in nodes {
-        let port = |name: &str, n: u32| format!("{{name: {name}, device: \"vdev:net_null{n}\"}}");
-        text += &format!("  - {{name: {node}, ports: [{}, {}, {}]}}\n", port("a", 0), port("b", 1), port("in", 2));
-    }
-    text += "interfaces:\n";
-    for node in nodes {
-        for (port, net) in [("a", 1), ("b", 2), ("in", 3)] {
-            text += &format!("  - {{name: {port}-{node}, node: {node}, port: {port}, addresses: [198.18.{net}.1/24]}}\n");
-        }
-    }
+    let port = |name: &str, n: u32| format!("{{name: {name}, device: \"vdev:net_null{n}\"}}");
+    let ports = [port("a", 0), port("b", 1), port("in", 2)].join(", ");
+    let each = |line: &dyn Fn(&str) -> String| nodes.iter().map(|node| line(node)).collect::<Vec<_>>().concat();
+    let named = each(&|node| format!("  - {{name: {node}, ports: [{ports}]}}\n"));
+    let interfaces = each(&|node| {
+        let of = |(port, net): (&str, u8)| {
+            format!("  - {{name: {port}-{node}, node: {node}, port: {port}, addresses: [198.18.{net}.1/24]}}\n")
+        };
+        [("a", 1), ("b", 2), ("in", 3)].map(of).concat()
+    });
     let (net, mark) = if to_b { (2, "AF22") } else { (1, "AF11") };
-    text += &format!("routes:\n  - {{prefix: 0.0.0.0/0, via: [{{next_hop: 198.18.{net}.2}}]}}\n");
-    text += &format!(
-        "rules:\n  - {{name: spare, priority: {}, match: {{src: [203.0.113.1/32]}}, action: deny}}\n\
-         \x20 - {{name: all, priority: 100000, match: {{}}, action: permit, mark: {mark}}}\n",
-        1 + seed
+    let first = 1 + seed;
+    let text = format!(
+        "api_version: marchproxy/v1\nnodes:\n{named}interfaces:\n{interfaces}\
+         routes:\n  - {{prefix: 0.0.0.0/0, via: [{{next_hop: 198.18.{net}.2}}]}}\n\
+         rules:\n  - {{name: spare, priority: {first}, match: {{src: [203.0.113.1/32]}}, action: deny}}\n\
+         \x20 - {{name: all, priority: 100000, match: {{}}, action: permit, mark: {mark}}}\n"
     );
     marchproxy_control::model::parse(&text).unwrap()
 }

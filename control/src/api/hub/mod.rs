@@ -10,6 +10,7 @@ mod session;
 mod status;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,8 @@ struct Shared {
     timings: Timings,
     store: Store,
     closing: watch::Sender<bool>,
+    /// Attempts to make a group of nodes ready, so that a late answer to an earlier one is told apart.
+    stages: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -82,7 +85,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Hub {
     /// An empty hub; revocations are looked up in the store.
     pub fn new(store: Store, timings: Timings) -> Hub {
-        let shared = Shared { clusters: Mutex::default(), timings, store, closing: watch::Sender::new(false) };
+        let shared = Shared {
+            clusters: Mutex::default(),
+            timings,
+            store,
+            closing: watch::Sender::new(false),
+            stages: AtomicU64::new(0),
+        };
         Hub { shared: Arc::new(shared) }
     }
 
@@ -230,6 +239,46 @@ impl Hub {
         results.into_iter().map(|(name, result)| status::node_result(name, result)).collect()
     }
 
+    /// Has these nodes get ready for their tables. Returns those that are not in time, with why; then nobody stays ready.
+    pub async fn stage(
+        &self,
+        cluster: &str,
+        group: BTreeMap<String, Arc<NodeTables>>,
+        within: Duration,
+    ) -> Result<(), BTreeMap<String, String>> {
+        let found = self.cluster(cluster);
+        let stage = self.shared.stages.fetch_add(1, Ordering::Relaxed) + 1;
+        let deadline = Instant::now() + within;
+        let (mut waiting, mut missing) = (JoinSet::new(), BTreeMap::new());
+        for (name, tables) in &group {
+            let Some(node) = lock(&found.nodes).get(name).cloned() else {
+                missing.insert(name.clone(), "has not connected since control started".to_owned());
+                continue;
+            };
+            let (name, tables) = (name.clone(), Arc::clone(tables));
+            waiting.spawn(async move { (name, node.stage(stage, tables, deadline).await) });
+        }
+        while let Some(joined) = waiting.join_next().await {
+            if let Ok((name, Err(why))) = joined {
+                missing.insert(name, why);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.unstage(cluster, group.keys());
+        Err(missing)
+    }
+
+    /// What these nodes made ready is not wanted.
+    pub fn unstage<'a>(&self, cluster: &str, group: impl Iterator<Item = &'a String>) {
+        let found = self.cluster(cluster);
+        let nodes = lock(&found.nodes);
+        for node in group.filter_map(|name| nodes.get(name)) {
+            node.unstage();
+        }
+    }
+
     /// Runs a node's stream until it ends. A stream that is already there under this name is ended: after a reboot or a lost
     /// network the old one may not have noticed, and the newcomer must not wait for that.
     ///
@@ -252,21 +301,35 @@ impl Hub {
 
     /// Asks a node; an empty name means the only connected one.
     pub async fn ask(&self, cluster: &str, name: &str, question: Question) -> Result<Answer, Status> {
+        self.ask_for(cluster, name, question, Duration::ZERO).await
+    }
+
+    /// The same where the answer itself takes so long.
+    pub async fn ask_for(
+        &self,
+        cluster: &str,
+        name: &str,
+        question: Question,
+        takes: Duration,
+    ) -> Result<Answer, Status> {
+        let (name, node) = self.pick(cluster, name)?;
+        node.ask(&name, question, self.shared.timings.ask + takes).await
+    }
+
+    /// The name of a connected node; an empty one means the only connected one.
+    pub fn name(&self, cluster: &str, name: &str) -> Result<String, Status> {
+        self.pick(cluster, name).map(|(name, _)| name)
+    }
+
+    fn pick(&self, cluster: &str, name: &str) -> Result<(String, Arc<Node>), Status> {
         let found = self.cluster(cluster);
-        let (name, node) = {
-            let nodes = lock(&found.nodes);
-            pick(cluster, name, &nodes, found.target.borrow().as_deref())?
-        };
-        node.ask(&name, question, self.shared.timings.ask).await
+        let nodes = lock(&found.nodes);
+        pick(cluster, name, &nodes, found.target.borrow().as_deref())
     }
 
     /// Starts a trace or capture on a node; see [`ask`](Self::ask).
     pub async fn observe(&self, cluster: &str, name: &str, question: Question) -> Result<Followed, Status> {
-        let found = self.cluster(cluster);
-        let (name, node) = {
-            let nodes = lock(&found.nodes);
-            pick(cluster, name, &nodes, found.target.borrow().as_deref())?
-        };
+        let (name, node) = self.pick(cluster, name)?;
         node.observe(&name, question, self.shared.timings.ask).await
     }
 

@@ -78,6 +78,7 @@ pub enum Command {
     /// Store a document as the new version and bring it to every node
     #[command(after_help = "Examples:\n  marchctl apply -f edge.yaml -m \"open port 8080\" --expect-version 12\n  \
                             marchctl apply -f edge.yaml --confirm-within 5m   # then: marchctl confirm\n  \
+                            marchctl apply -f edge.yaml --together --nodes edge-1,edge-2\n  \
                             generate | marchctl apply -f -")]
     Apply(Apply),
     /// Check a document as apply would, without storing it
@@ -86,7 +87,11 @@ pub enum Command {
     )]
     Validate(Validate),
     /// Show what a document or version would change
-    #[command(after_help = "Examples:\n  marchctl diff -f edge.yaml\n  marchctl diff --from 11 --to 12")]
+    #[command(after_help = "Examples:\n  marchctl diff -f edge.yaml\n  marchctl diff --from 11 --to 12\n  \
+                            marchctl diff -f edge.yaml --live 10s --node edge-1\n\n\
+                            --live: nodes build the document's tables beside those that run, look at the first 256 packets of every tenth of a second on each worker, and \
+                            judge each flow by both. Flows that would end, begin, or get another backend, mark, policer or way are counted, with the rules that decide. \
+                            Nothing is stored or run.")]
     Diff(Diff),
     /// Print the stored document
     #[command(after_help = "Example:\n  marchctl get --version 11 -o json")]
@@ -254,6 +259,15 @@ pub struct Apply {
     /// Undo it unless `marchctl confirm` comes within this time: 90, 90s, 5m, 1h; at most a day
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub confirm_within: Option<u32>,
+    /// All nodes or none: each gets ready first, and if one can't nothing is stored
+    #[arg(long)]
+    pub together: bool,
+    /// The nodes that must get ready [default: all of the document]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', requires = "together")]
+    pub nodes: Vec<String>,
+    /// How long they may take: 10, 10s, 5m
+    #[arg(long, value_name = "TIME", value_parser = seconds, requires = "together")]
+    pub stage_within: Option<u32>,
 }
 
 /// `validate`
@@ -279,6 +293,12 @@ pub struct Diff {
     /// Version to compare with
     #[arg(long, value_name = "N")]
     pub to: Option<u64>,
+    /// Also judge the traffic that nodes see during this time by both: 5, 10s, 1m; at most a minute
+    #[arg(long, value_name = "TIME", value_parser = seconds, requires = "file")]
+    pub live: Option<u32>,
+    /// Which node's traffic [default: every connected node of the document]
+    #[arg(long, value_name = "NAME", requires = "live")]
+    pub node: Option<String>,
 }
 
 /// How `get` prints.
@@ -359,7 +379,9 @@ fn seconds(text: &str) -> Result<u32, String> {
         _ => 1,
     };
     let seconds = number.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
-    seconds.filter(|seconds| (1..=86_400).contains(seconds)).ok_or_else(|| "allowed: 1s to 24h, as in 90, 90s, 5m, 1h".to_owned())
+    seconds
+        .filter(|seconds| (1..=86_400).contains(seconds))
+        .ok_or_else(|| "allowed: 1s to 24h, as in 90, 90s, 5m, 1h".to_owned())
 }
 
 /// TCP flags by name, as an octet.

@@ -53,6 +53,9 @@ pub async fn apply(args: Apply, settings: &Effective, out: &mut Out) -> Result<(
         message: args.message,
         allow_port_restart: args.allow_port_restart,
         confirm_within_s: args.confirm_within.unwrap_or_default(),
+        together: args
+            .together
+            .then(|| v1::Together { nodes: args.nodes, stage_within_s: args.stage_within.unwrap_or_default() }),
     };
     let mut client = connect::config(settings).await?;
     let answer = client
@@ -306,6 +309,7 @@ pub async fn rollback(args: Rollback, settings: &Effective, out: &mut Out) -> Re
         expected_version: args.expect_version,
         allow_port_restart: args.allow_port_restart,
         confirm_within_s: args.confirm_within.unwrap_or_default(),
+        together: None,
     };
     let answer = connect::config(settings)
         .await?

@@ -14,6 +14,7 @@ mod objects;
 mod observe;
 mod out;
 mod pcapng;
+mod preview;
 mod settings;
 mod stats;
 mod table;

@@ -22,8 +22,7 @@ async fn one_version_waits_and_ends_confirmed_or_reverted_also_after_a_restart()
     ));
 
     let row = new(place.store.commit(waiting(&b, "try")).await.unwrap());
-    let waits =
-        Confirmation { state: Pending, deadline: 1_000 + 300_000_000, within_s: 300, returns_to: 1 };
+    let waits = Confirmation { state: Pending, deadline: 1_000 + 300_000_000, within_s: 300, returns_to: 1 };
     assert_eq!(row.confirmation, Some(waits));
     // Nothing else is stored meanwhile, by whatever store; the content that waits is no other content.
     let other = Store::open(&url(&place.dir)).await.unwrap();
@@ -70,7 +69,10 @@ async fn a_request_id_stands_for_one_change() {
     let again = Committed::Repeated { row, unchanged: false };
     assert_eq!(place.store.commit(request(&a, "one")).await.unwrap(), again);
     assert_eq!(place.store.repeated(&request(&b, "")).await.unwrap(), Some(again));
-    for refused in [place.store.commit(request(&b, "two")).await, place.store.repeated(&request(&b, "two")).await.map(Option::unwrap)] {
+    for refused in [
+        place.store.commit(request(&b, "two")).await,
+        place.store.repeated(&request(&b, "two")).await.map(Option::unwrap),
+    ] {
         assert!(matches!(refused, Err(StoreError::RequestReused { version: 1, .. })), "{refused:?}");
     }
     // What changed nothing is repeated as that.

@@ -91,7 +91,10 @@ impl Confirming {
     }
 
     /// Control said that the version stays. The task it returns has the tables to keep as last good, if they still run.
-    pub(super) fn confirmed(&self, version: u64) -> impl Future<Output = Option<(LastGood, OwnedMutexGuard<Held>)>> + use<> {
+    pub(super) fn confirmed(
+        &self,
+        version: u64,
+    ) -> impl Future<Output = Option<(LastGood, OwnedMutexGuard<Held>)>> + use<> {
         self.heard.store(version, Ordering::Release);
         let this = self.clone();
         async move {
@@ -120,7 +123,9 @@ impl Confirming {
             match self.return_to(former.as_ref()).await {
                 Ok(applied) => return self.returned(&mut held, version, former, applied),
                 Err(reason) => {
-                    tracing::error!("version {version} was not confirmed in time, but the former tables are refused: {reason}");
+                    tracing::error!(
+                        "version {version} was not confirmed in time, but the former tables are refused: {reason}"
+                    );
                     self.state.update(|state| state.last_refusal = reason);
                 }
             }

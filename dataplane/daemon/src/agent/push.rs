@@ -33,6 +33,13 @@ struct Applying {
     outcome: oneshot::Receiver<Result<Applied, String>>,
 }
 
+/// Tables that the builder gets ready.
+#[derive(Debug)]
+struct Staging {
+    stage: u64,
+    outcome: oneshot::Receiver<Result<u64, String>>,
+}
+
 /// Takes offers one at a time.
 #[derive(Debug)]
 pub(super) struct Pusher {
@@ -45,6 +52,7 @@ pub(super) struct Pusher {
     former: Vec<Bytes>,
     pending: Option<Pending>,
     applying: Option<Applying>,
+    staging: Option<Staging>,
 }
 
 impl Pusher {
@@ -60,6 +68,7 @@ impl Pusher {
             former: Vec::new(),
             pending: None,
             applying: None,
+            staging: None,
         }
     }
 
@@ -93,6 +102,14 @@ impl Pusher {
     /// A new stream knows nothing of what the old one was about to send.
     pub(super) fn forget_offer(&mut self) {
         self.pending = None;
+        self.unstage();
+    }
+
+    /// Whatever was made ready is not wanted: control says so, or can't say any more.
+    pub(super) fn unstage(&mut self) {
+        self.pending.take_if(|pending| pending.offer.stage != 0);
+        self.staging = None;
+        self.runtime.unstage();
     }
 
     /// An offer came; answers with the groups it lacks, or why it is refused.
@@ -100,9 +117,10 @@ impl Pusher {
         let running = self.runtime.running();
         tracing::debug!("offered version {} with {} groups", offer.version, offer.groups.len());
         if let Err(reason) = check_offer(&offer) {
-            return Some(self.refuse(offer.version, reason));
+            return Some(self.refuse(offer.version, offer.stage, reason));
         }
         if let Some(applying) = &self.applying
+            && offer.stage == 0
             && applying.version == offer.version
             && applying.content_hash == offer.content_hash
         {
@@ -111,7 +129,7 @@ impl Pusher {
         }
         let same = running.content_hash == offer.content_hash && self.applying.is_none();
         let hashes = if same { Vec::new() } else { self.cache.missing(&offer) };
-        let wanted = v1::TablesWanted { version: offer.version, hashes };
+        let wanted = v1::TablesWanted { version: offer.version, hashes, stage: offer.stage };
         let complete = wanted.hashes.is_empty();
         self.pending = Some(Pending { offer, received });
         if complete {
@@ -122,10 +140,10 @@ impl Pusher {
 
     /// A group came; answers only when it is refused.
     pub(super) fn group(&mut self, group: v1::TableGroup) -> Option<From> {
-        let version = self.pending.as_ref()?.offer.version;
+        let v1::TablesOffer { version, stage, .. } = self.pending.as_ref()?.offer;
         if let Err(reason) = self.cache.insert(group) {
             self.pending = None;
-            return Some(self.refuse(version, reason));
+            return Some(self.refuse(version, stage, reason));
         }
         self.start();
         None
@@ -163,6 +181,9 @@ impl Pusher {
         if groups.is_none() && self.runtime.running().content_hash != offer.content_hash {
             self.pending = Some(Pending { offer, received });
             return;
+        }
+        if offer.stage != 0 {
+            return self.stage(offer, groups, received);
         }
         let waits = offer.confirm_within_ms != 0;
         if let Some(groups) = &groups {
@@ -207,6 +228,31 @@ impl Pusher {
         self.applying = Some(Applying { version, content_hash, outcome });
     }
 
+    /// Has the builder get ready. Nothing of what runs changes, so nobody waits for it.
+    fn stage(&mut self, offer: v1::TablesOffer, groups: Option<Vec<Bytes>>, received: Instant) {
+        let (sender, outcome) = oneshot::channel();
+        self.staging = Some(Staging { stage: offer.stage, outcome });
+        let runtime = self.runtime.clone();
+        let same = runtime.running().content_hash == offer.content_hash;
+        tokio::spawn(async move {
+            let push = async {
+                // What runs already needs nothing.
+                let tables = match groups.filter(|_| !same) {
+                    Some(groups) => Some(decode(groups).await?),
+                    None => None,
+                };
+                let v1::TablesOffer { version, content_hash, allow_port_restart, .. } = offer;
+                Ok(Push { version, content_hash, tables, allow_port_restart, received })
+            };
+            let result = match push.await {
+                Ok(push) => runtime.stage(push).await.unwrap_or_else(|_| Err("the node is stopping".into())),
+                Err(reason) => Err(reason),
+            };
+            // Nobody may want it any more.
+            let _ = sender.send(result);
+        });
+    }
+
     /// Keeps the groups of tables that are applied now, and those that may come back.
     fn keep(&mut self, groups: &[Bytes], waits: bool) {
         if waits {
@@ -219,8 +265,13 @@ impl Pusher {
 
     /// Waits for the builder; pending for ever while nothing is being applied. Safe to cancel.
     pub(super) async fn finished(&mut self) -> From {
+        let applying = self.applying.as_mut().map(|applying| &mut applying.outcome);
+        let staging = self.staging.as_mut().map(|staging| &mut staging.outcome);
+        let result = tokio::select! {
+            result = answered(applying) => result,
+            result = answered(staging) => return self.staged(result),
+        };
         let Some(applying) = &mut self.applying else { return std::future::pending().await };
-        let result = (&mut applying.outcome).await.unwrap_or_else(|_| Err("the node is stopping".into()));
         let (version, content_hash) = (applying.version, std::mem::take(&mut applying.content_hash));
         self.applying = None;
         let answer = match result {
@@ -232,22 +283,39 @@ impl Pusher {
                 );
                 From::Ack(v1::TablesAck { version, content_hash, generation, build_us, settle_us })
             }
-            Err(reason) => self.refuse(version, reason),
+            Err(reason) => self.refuse(version, 0, reason),
         };
         self.start();
         answer
     }
 
-    fn refuse(&self, version: u64, reason: String) -> From {
-        tracing::error!(
-            "version {version} refused: {reason}; generation {} runs on",
-            self.runtime.running().generation
-        );
+    fn staged(&mut self, result: Result<u64, String>) -> From {
+        let stage = self.staging.take().map_or(0, |staging| staging.stage);
+        match result {
+            Ok(build_us) => {
+                tracing::info!("ready for the tables of stage {stage}, build {build_us} us");
+                From::Staged(v1::TablesStaged { stage, build_us })
+            }
+            Err(reason) => self.refuse(0, stage, reason),
+        }
+    }
+
+    fn refuse(&self, version: u64, stage: u64, reason: String) -> From {
+        let what = if stage == 0 { format!("version {version}") } else { format!("stage {stage}") };
+        tracing::error!("{what} refused: {reason}; generation {} runs on", self.runtime.running().generation);
         self.state.update(|state| {
             state.refused += 1;
             state.last_refusal.clone_from(&reason);
         });
-        From::Nack(v1::TablesNack { version, reason })
+        From::Nack(v1::TablesNack { version, reason, stage })
+    }
+}
+
+/// The builder's answer; pending for ever where there is nothing to wait for.
+async fn answered<T>(outcome: Option<&mut oneshot::Receiver<Result<T, String>>>) -> Result<T, String> {
+    match outcome {
+        Some(outcome) => outcome.await.unwrap_or_else(|_| Err("the node is stopping".into())),
+        None => std::future::pending().await,
     }
 }
 

@@ -165,6 +165,10 @@ fn heard(agent: &mut Agent, incoming: To, backoff: &mut Backoff) -> Option<From>
         }
         To::Offer(offer) => agent.pusher.offered(offer, Instant::now()),
         To::Group(group) => agent.pusher.group(group),
+        To::Unstage(v1::TablesUnstage {}) => {
+            agent.pusher.unstage();
+            None
+        }
         To::Confirmed(confirmed) => {
             agent.pusher.confirmed(confirmed.version);
             None

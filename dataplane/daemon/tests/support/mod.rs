@@ -34,6 +34,8 @@ pub struct FakeNode {
     pub refusals: Mutex<VecDeque<String>>,
     /// Pushes wait for this long before they are answered.
     pub delay: Mutex<Duration>,
+    /// The content that it is ready for.
+    pub staged: Mutex<Option<Vec<u8>>>,
     /// Whether a trace noticed that nobody listens.
     pub listener_gone: Mutex<bool>,
 }
@@ -66,6 +68,23 @@ impl Runtime for FakeNode {
         self.pushed.lock().unwrap().push(push);
         sender.send(answer).unwrap();
         receiver
+    }
+    fn stage(&self, push: Push) -> oneshot::Receiver<Result<u64, String>> {
+        let (sender, receiver) = oneshot::channel();
+        let refusal = self.refusals.lock().unwrap().pop_front();
+        *self.staged.lock().unwrap() = refusal.is_none().then_some(push.content_hash);
+        sender.send(refusal.map_or(Ok(7), Err)).unwrap();
+        receiver
+    }
+    fn unstage(&self) {
+        *self.staged.lock().unwrap() = None;
+    }
+    fn preview(&self, tables: RuleTables, span: Duration) -> Result<v1::PreviewResponse, String> {
+        Ok(v1::PreviewResponse {
+            packets: span.as_millis() as u64,
+            flows: tables.ports.len() as u64,
+            ..Default::default()
+        })
     }
     fn stats(&self) -> v1::StatsResponse {
         let running = self.running();
@@ -181,6 +200,18 @@ impl Attached {
             self.send(ToNode::Group(group)).await;
         }
         wanted.hashes
+    }
+
+    /// Has it get ready, sends what is asked for, and says how much that was.
+    pub async fn stage(&mut self, stage: u64, rules: &RuleTables) -> usize {
+        let (offer, groups) = offer(0, rules);
+        self.send(ToNode::Offer(v1::TablesOffer { stage, ..offer })).await;
+        let FromNode::Wanted(wanted) = self.next().await else { panic!("no wanted") };
+        assert_eq!((wanted.version, wanted.stage), (0, stage));
+        for group in groups.into_iter().filter(|group| wanted.hashes.contains(&group.hash)) {
+            self.send(ToNode::Group(group)).await;
+        }
+        wanted.hashes.len()
     }
 
     pub async fn ack(&mut self) -> v1::TablesAck {
