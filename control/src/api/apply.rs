@@ -11,6 +11,7 @@ use v1::apply_chunk::Content;
 use super::auth::Caller;
 use super::dry_run::Checked;
 use super::errors;
+use super::meters::{ApplyResult, Meters};
 use super::state::{Control, base, check, now};
 use crate::model::{self, PortChange, PortRestart, Violation};
 use crate::store::{Committed, NewVersion, StoreError, VersionRow};
@@ -132,9 +133,32 @@ pub fn named_cluster<'a>(header: &'a str, document: Option<&'a v1::Document>) ->
 /// Carries a change through. A caller that goes away in the middle changes nothing about it.
 pub async fn apply(control: &Control, change: Change) -> Result<v1::ApplyResponse, Status> {
     let control = control.clone();
-    tokio::spawn(async move { carry_through(&control, change).await })
+    let (cluster, validate_only) = (change.cluster.clone(), change.validate_only);
+    let carried = async move {
+        let done = carry_through(&control, change).await;
+        count(&control.meters, &cluster, validate_only, &done);
+        done
+    };
+    tokio::spawn(carried)
         .await
         .map_err(|_| Status::internal("applying ended unexpectedly; `marchctl history` shows whether it was stored"))?
+}
+
+fn count(meters: &Meters, cluster: &str, validate_only: bool, done: &Result<v1::ApplyResponse, Status>) {
+    let result = match done {
+        Err(_) => ApplyResult::Refused,
+        Ok(_) if validate_only => ApplyResult::Validated,
+        Ok(answer) if answer.unchanged => ApplyResult::Unchanged,
+        Ok(_) => ApplyResult::Stored,
+    };
+    meters.applied(cluster, result);
+    // A repeated call stores nothing, and says so.
+    if let Ok(answer) = done
+        && answer.store_us > 0
+    {
+        meters.store.observe(answer.store_us as f64 / 1e6);
+        meters.settle.observe(answer.settle_us as f64 / 1e6);
+    }
 }
 
 async fn carry_through(control: &Control, change: Change) -> Result<v1::ApplyResponse, Status> {

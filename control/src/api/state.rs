@@ -11,6 +11,7 @@ use super::auth::Caller;
 use super::dry_run::{Checked, dry_run};
 use super::errors;
 use super::hub::Hub;
+use super::meters::Meters;
 use super::settings::Settings;
 use crate::pki::{Authority, PkiError};
 use crate::store::{CertificateRow, Store, StoreError, Stored, VersionRow};
@@ -25,6 +26,8 @@ pub struct Control {
     pub authority: Arc<Authority>,
     /// The nodes.
     pub hub: Hub,
+    /// What it counts of its own work.
+    pub meters: Meters,
     /// As configured.
     pub settings: Arc<Settings>,
     /// Held while a cluster's document changes, so that versions reach the hub in order.
@@ -52,10 +55,12 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The address is taken or not ours.
-    #[error("cannot listen on {listen}: {why}; is another control running (`ss -ltnp`)? choose another with --listen")]
+    #[error("cannot listen on {listen}: {why}; is another control running (`ss -ltnp`)? choose another with {option}")]
     Listen {
         /// The address.
         listen: std::net::SocketAddr,
+        /// The option that names it.
+        option: &'static str,
         /// The system's words.
         why: std::io::Error,
     },
@@ -76,6 +81,7 @@ impl Control {
             store,
             authority: Arc::new(authority),
             hub,
+            meters: Meters::default(),
             settings: Arc::new(settings),
             changing: Arc::default(),
         };
@@ -162,6 +168,7 @@ impl Control {
                 _ = closing.wait_for(|closing| *closing) => return,
                 _ = tick.tick() => {}
             }
+            self.meters.looks();
             for cluster in self.hub.clusters() {
                 match self.sync(&cluster).await {
                     Ok(()) => drop(said.remove(&cluster)),

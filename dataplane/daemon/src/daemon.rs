@@ -173,7 +173,7 @@ async fn agent<D: Driver>(config: Config, host: Host, node: Arc<Node<D>>, taken:
     });
     tokio::spawn(samples::log(runtime.clone(), stopping.clone()));
     let operate = Operate::new(&config.node, runtime.clone());
-    let pages = Pages { runtime: runtime.clone(), agent: state.clone() };
+    let pages = Pages::new(runtime.clone(), state.clone(), config.metrics_rules);
     let servers = [
         tokio::spawn(http::serve(taken.http, pages, stopping.clone())),
         tokio::spawn(local::serve(taken.socket, config.socket.clone(), operate.clone(), stopping.clone())),

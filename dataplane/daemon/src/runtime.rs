@@ -61,6 +61,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn running(&self) -> Running;
     /// Queues a push; the answer comes when all workers run it, or with the reason why none does.
     fn apply(&self, push: Push) -> oneshot::Receiver<Result<Applied, String>>;
+    /// The packet threads, each with a number that changes whenever it goes round its loop; never blocks.
+    fn turns(&self) -> Vec<(String, u64)>;
     /// Counters.
     fn stats(&self) -> v1::StatsResponse;
     /// Runs a described packet through the live tables.

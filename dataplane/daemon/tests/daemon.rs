@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use marchproxy_dataplane::last_good::{LastGood, Store};
+use marchproxy_dataplane::metrics::DICTIONARY;
 use marchproxy_engine::tables::{PortSpec, RuleTables};
 use marchproxy_proto::v1::operate_service_client::OperateServiceClient;
 use marchproxy_proto::{tables, v1};
@@ -64,7 +65,10 @@ impl Daemon {
     fn get(&self, path: &str) -> String {
         let Ok(mut stream) = TcpStream::connect(self.metrics) else { return String::new() };
         let mut answer = String::new();
-        let _ = write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let _ = write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text\r\nConnection: close\r\n\r\n"
+        );
         let _ = stream.read_to_string(&mut answer);
         answer
     }
@@ -143,6 +147,9 @@ async fn without_ports_it_serves_socket_and_metrics_and_stops_clean() {
     assert!(metrics.contains("content-type: application/openmetrics-text"), "{metrics}");
     assert!(metrics.contains("\nmarchproxy_tables_version 1\n") && metrics.ends_with("# EOF\n"), "{metrics}");
     assert!(metrics.contains("\nmarchproxy_control_connected 1\n"), "{metrics}");
+    let page = &metrics[metrics.find("# HELP").unwrap()..];
+    let wrong = marchproxy_metrics::check(DICTIONARY, page, false);
+    assert!(wrong.is_empty(), "{wrong:#?}");
 
     let mut client = local(dir.path()).await;
     let stats = client.stats(v1::StatsRequest::default()).await.unwrap().into_inner();

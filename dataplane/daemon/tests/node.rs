@@ -8,9 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use marchproxy_dataplane::agent::SharedState;
 use marchproxy_dataplane::config::{HugepageMode, Idle};
 use marchproxy_dataplane::driver::{Device, Driver, NoDriver, OpenPort, Opened, PortHealth};
+use marchproxy_dataplane::metrics::{DICTIONARY, Observation, render};
 use marchproxy_dataplane::node::{Node, Place, Settings, StartError};
+use marchproxy_dataplane::pulse::Pulse;
 use marchproxy_dataplane::runtime::{Applied, Push, Runtime};
 use marchproxy_dataplane::topology::WorkerCore;
 use marchproxy_engine::Budget;
@@ -21,6 +24,7 @@ use marchproxy_engine::tables::{
     BackendSpec, Cidr, HealthKind, HealthSpec, InterfaceSpec, PortRange, PortSpec, RuleAction, RuleMatch, RuleSpec,
     RuleTables, ServiceProtocol, ServiceSpec,
 };
+use marchproxy_metrics::Format;
 use marchproxy_proto::v1;
 
 const OURS: Mac = [2, 0, 0, 0, 0, 1];
@@ -292,6 +296,7 @@ fn a_service_makes_sessions_that_can_be_listed_and_asked_about() {
     let other = v1::SessionsRequest { service: "mail".into(), ..v1::SessionsRequest::default() };
     assert!(rig.node.sessions(&other).unwrap_err().contains("service: found \"mail\""));
 
+    metrics_say_so(&rig);
     let after = rig.node.why(&ask("203.0.113.10")).unwrap();
     assert_eq!(after.verdict, "forwarded");
     assert!(after.steps.iter().any(|step| step.stage == "session"), "{after:?}");
@@ -307,6 +312,23 @@ fn a_service_makes_sessions_that_can_be_listed_and_asked_about() {
         assert!(error.contains(wanted), "{error}");
     }
     rig.end();
+}
+
+/// What the real exporter says is what its dictionary says, and what happened.
+fn metrics_say_so(rig: &Rig) {
+    rig.eventually("counted", |stats| stats.objects.iter().any(|object| object.name == "web/a" && object.packets == 1));
+    let observation = Observation::of(&*rig.node, &SharedState::default(), &Pulse::default(), false);
+    let page = render(observation, Format::OpenMetrics);
+    let wrong = marchproxy_metrics::check(DICTIONARY, &page, false);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    for line in [
+        "marchproxy_ready 1",
+        "marchproxy_backend_packets_total{service=\"web\",backend=\"a\"} 1",
+        "marchproxy_queue_receive_packets_total{port=\"lan\",worker=\"0\"} 1",
+        "marchproxy_conservation_residue_packets 0",
+    ] {
+        assert!(page.lines().any(|found| found == line), "no line {line:?} in\n{page}");
+    }
 }
 
 /// Answers what leaves for 198.18.2.2: echo requests, if it is alive. Returns how many there were.

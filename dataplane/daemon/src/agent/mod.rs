@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 pub use connect::ConnectError;
 pub use identity::IdentityError;
-pub use status::{AgentState, LastGoodState, SharedState};
+pub use status::{AgentState, LastGoodState, SharedState, Timings};
 
 use self::backoff::Backoff;
 use self::push::Pusher;

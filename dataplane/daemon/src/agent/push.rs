@@ -180,6 +180,7 @@ impl Pusher {
         let answer = match result {
             Ok(applied) => {
                 self.state.update(|state| state.accepted += 1);
+                self.state.applied(&applied);
                 let Applied { generation, build_us, settle_us } = applied;
                 tracing::info!(
                     "version {version} runs on all workers: generation {generation}, build {build_us} us, settled after {settle_us} us"

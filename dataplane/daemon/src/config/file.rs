@@ -25,6 +25,8 @@ pub struct File {
     pub idle: Option<Idle>,
     /// ADDRESS:PORT of metrics and health.
     pub metrics: Option<String>,
+    /// Rules have series of their own.
+    pub metrics_rules: Option<bool>,
     /// Local socket.
     pub socket: Option<PathBuf>,
     /// State directory.

@@ -73,6 +73,8 @@ pub struct Config {
     pub memory: Memory,
     /// Where `/metrics`, `/healthz` and `/readyz` are served.
     pub metrics: SocketAddr,
+    /// Rules have series of their own.
+    pub metrics_rules: bool,
     /// The local socket of OperateService.
     pub socket: PathBuf,
     /// Keys, certificates and the last good tables.

@@ -91,6 +91,7 @@ impl Config {
                     .collect(),
             },
             metrics: listen(&from.pick(overrides.metrics.clone(), file.metrics, || "0.0.0.0:8082".into()))?,
+            metrics_rules: file.metrics_rules.unwrap_or(false),
             socket,
             state_dir,
             log: overrides.log.or(file.log).unwrap_or_default(),

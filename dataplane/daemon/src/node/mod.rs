@@ -157,6 +157,13 @@ impl<D: Driver> Runtime for Node<D> {
         receiver
     }
 
+    fn turns(&self) -> Vec<(String, u64)> {
+        let worker =
+            |(number, worker): (usize, &WorkerShared)| (format!("worker {number}"), worker.stats.all_ticks.value());
+        let slow_path = ("slow path".to_owned(), self.shared.slow_stats.all_ticks.value());
+        self.shared.workers.iter().enumerate().map(worker).chain([slow_path]).collect()
+    }
+
     fn stats(&self) -> v1::StatsResponse {
         self.shared.stats()
     }

@@ -131,7 +131,12 @@ impl<D: Driver> Node<D> {
             let ledger = Ledger::new(stats.clone(), punts_in, injects_out).with_peers(seat.peers);
             built.push(Built::<D::Backend> {
                 worker: Worker::new(reader, pipeline, ledger, commands_out, replies_in).with_inbox(seat.inbox),
-                shared: WorkerShared { core, stats, generation: Arc::new(AtomicU64::new(1)) },
+                shared: WorkerShared {
+                    core,
+                    stats,
+                    sessions: entries(settings) as u64,
+                    generation: Arc::new(AtomicU64::new(1)),
+                },
                 line: Line::new(commands, replies),
                 link: WorkerLink { punts, injects },
             });
@@ -179,8 +184,8 @@ impl<D: Driver> Node<D> {
         let failed = |thread: &str, source| StartError::Thread { thread: thread.into(), source };
         // A builder that is gone has nothing to decide any more.
         let lost = move || drop(loss.send(Job::BackendLost));
-        let slow_path =
-            start_slow_path::<D>(slow, questions, lost, orders.clone()).map_err(|error| failed("slow path", error))?;
+        let slow_path = start_slow_path::<D>(slow, shared.slow_stats.clone(), questions, lost, orders.clone())
+            .map_err(|error| failed("slow path", error))?;
         let mut handles = Vec::with_capacity(count);
         for (number, (worker, of_worker)) in workers.into_iter().zip(&shared.workers).enumerate() {
             let handle = start_worker(number, worker, of_worker.clone(), orders.clone());
@@ -208,11 +213,15 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<std::thread
         .map_err(|source| StartError::Thread { thread: name.into(), source })
 }
 
+/// Sessions of one worker.
+fn entries(settings: &Settings) -> usize {
+    (settings.sessions / settings.cores.len().max(1)).max(1)
+}
+
 /// A worker's session table: shared memory in huge pages of its node, so that a successor process can adopt it.
 fn sessions(worker: usize, core: WorkerCore, settings: &Settings) -> Result<Sessions, StartError> {
-    let entries = (settings.sessions / settings.cores.len().max(1)).max(1);
     let options = MemoryOptions { huge: settings.hugepages != HugepageMode::Off, numa_node: core.node };
-    let slabs = Slabs::memfd(&format!("marchproxy-sessions-{worker}"), entries, options)?;
+    let slabs = Slabs::memfd(&format!("marchproxy-sessions-{worker}"), entries(settings), options)?;
     for report in slabs.reports() {
         tell(worker, &report);
         if settings.hugepages == HugepageMode::Required && !matches!(report.pages, Pages::Huge(_)) {

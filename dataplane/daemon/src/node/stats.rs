@@ -105,6 +105,7 @@ impl<D: Driver> Shared<D> {
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             icmp_errors_translated: threads.iter().map(|stats| stats.icmp_errors_translated.value()).sum(),
             icmp_errors_limited: threads.iter().map(|stats| stats.icmp_rate_limited.value()).sum(),
+            originate_failed: threads.iter().map(|stats| stats.originate_failed.value()).sum(),
         }
     }
 
@@ -156,11 +157,20 @@ impl<D: Driver> Shared<D> {
                 device_tx_errors: health.tx_errors,
                 ..v1::PortStats::default()
             };
-            for counters in self.workers.iter().filter_map(|worker| worker.stats.ports.get(place.slot.index())) {
-                stats.rx_packets += counters.rx.packets.value();
-                stats.rx_bytes += counters.rx.bytes.value();
-                stats.tx_packets += counters.tx.packets.value();
-                stats.tx_bytes += counters.tx.bytes.value();
+            for (number, worker) in self.workers.iter().enumerate() {
+                let Some(counters) = worker.stats.ports.get(place.slot.index()) else { continue };
+                let queue = v1::QueueStats {
+                    worker: number as u32,
+                    rx_packets: counters.rx.packets.value(),
+                    rx_bytes: counters.rx.bytes.value(),
+                    tx_packets: counters.tx.packets.value(),
+                    tx_bytes: counters.tx.bytes.value(),
+                };
+                stats.rx_packets += queue.rx_packets;
+                stats.rx_bytes += queue.rx_bytes;
+                stats.tx_packets += queue.tx_packets;
+                stats.tx_bytes += queue.tx_bytes;
+                stats.queues.push(queue);
             }
             stats
         };
@@ -183,6 +193,10 @@ impl<D: Driver> Shared<D> {
             fragmented: worker.stats.fragmented.value(),
             fragments_held: worker.stats.fragments_held.value(),
             fragments_released: worker.stats.fragments_released.value(),
+            sessions_capacity: worker.sessions,
+            busy_cycles: worker.stats.busy_ticks.value(),
+            cycles: worker.stats.all_ticks.value(),
+            numa_node: worker.core.node,
         };
         self.workers.iter().zip(ratios).enumerate().map(worker).collect()
     }
@@ -205,12 +219,14 @@ impl<D: Driver> Shared<D> {
 
 fn stages(stats: &ThreadStats) -> Vec<v1::StageStats> {
     let stage = |(name, counters): (&&str, &marchproxy_engine::stats::StageCounters)| {
-        let packets = counters.sampled_packets.value();
+        let (cycles, packets) = (counters.sampled_ticks.value(), counters.sampled_packets.value());
         v1::StageStats {
             name: (*name).into(),
             calls: counters.calls.value(),
             packets: counters.packets.value(),
-            cycles_per_packet: if packets == 0 { 0.0 } else { counters.sampled_ticks.value() as f64 / packets as f64 },
+            cycles_per_packet: if packets == 0 { 0.0 } else { cycles as f64 / packets as f64 },
+            sampled_cycles: cycles,
+            sampled_packets: packets,
         }
     };
     STAGES.iter().zip(&stats.stages).map(stage).collect()

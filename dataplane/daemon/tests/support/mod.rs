@@ -67,6 +67,9 @@ impl Runtime for FakeNode {
         sender.send(answer).unwrap();
         receiver
     }
+    fn turns(&self) -> Vec<(String, u64)> {
+        Vec::new()
+    }
     fn stats(&self) -> v1::StatsResponse {
         let running = self.running();
         let conservation = v1::Conservation { rx: 10, tx: 9, drops: 1, ..Default::default() };
