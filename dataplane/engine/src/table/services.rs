@@ -178,6 +178,11 @@ impl Service {
         &self.pools[usize::from(!is_v4(key.dst))]
     }
 
+    /// The ring of a family's service addresses.
+    pub fn ring(&self, v6: bool) -> &Ring {
+        &self.rings[usize::from(v6)]
+    }
+
     /// In name order.
     pub fn backends(&self) -> impl ExactSizeIterator<Item = &Backend> {
         self.backends.iter()
