@@ -138,6 +138,9 @@ async fn the_life_of_a_document() {
     ctl.run(&["node", "list"]).await.ends(0).says("edge-1").says("settled");
     let node_json = ctl.run(&["node", "show", "edge-1", "--json"]).await.ends(0).json();
     assert_eq!((&node_json["version"], &node_json["certificates"][0]["revoked"]), (&3.into(), &false.into()));
+    ctl.run(&["tier", "list"]).await.ends(0).says("af_xdp_copy").says("4,711").says("down");
+    ctl.run(&["tier", "show", "wan"]).await.ends(0).says("backend sockets").says("not dpdk").says("no PCI device");
+    ctl.run(&["tier", "show", "lan"]).await.ends(1).complains("allowed: a port of the node");
     node.abort();
 }
 
@@ -278,6 +281,11 @@ fn local_node(socket: &Path) -> tokio::task::JoinHandle<()> {
         ) -> Result<Response<v1::BackendsResponse>, Status> {
             let A::Backends(backends) = common::answer(Q::Backends(request.into_inner())) else { unreachable!() };
             Ok(Response::new(backends))
+        }
+
+        async fn tiers(&self, request: Request<v1::TiersRequest>) -> Result<Response<v1::TiersResponse>, Status> {
+            let A::Tiers(tiers) = common::answer(Q::Tiers(request.into_inner())) else { unreachable!() };
+            Ok(Response::new(tiers))
         }
 
         async fn nodes(&self, _: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {

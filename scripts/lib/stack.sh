@@ -64,6 +64,7 @@ socket = "$RUN/dataplane.sock"
 state_dir = "$RUN/node"
 sessions = 65536
 workers = [$(last_core)]
+backend = "$BACKEND"
 [control]
 address = "127.0.0.1:18000"
 enrolment = "$RUN/enrolment.json"

@@ -47,11 +47,19 @@ const OWN_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("marchproxy-engine", &["marchproxy-cpu", "marchproxy-rcu"]),
     ("marchproxy-dpdk", &["marchproxy-dpdk-sys", "marchproxy-engine", "marchproxy-cpu"]),
     ("marchproxy-xdp", &["marchproxy-engine"]),
+    ("marchproxy-sockets", &["marchproxy-engine"]),
     ("marchproxy-proto", &["marchproxy-engine"]),
     ("marchproxy-control", &["marchproxy-engine", "marchproxy-proto"]),
     (
         "marchproxy-dataplane",
-        &["marchproxy-engine", "marchproxy-rcu", "marchproxy-cpu", "marchproxy-dpdk", "marchproxy-proto"],
+        &[
+            "marchproxy-engine",
+            "marchproxy-rcu",
+            "marchproxy-cpu",
+            "marchproxy-dpdk",
+            "marchproxy-sockets",
+            "marchproxy-proto",
+        ],
     ),
     (
         "marchproxy-perf",

@@ -102,6 +102,13 @@ impl v1::operate_service_server::OperateService for OperateApi {
         self.relay(&caller, asked.node.clone(), Question::Backends(asked), pick).await
     }
 
+    async fn tiers(&self, request: Request<v1::TiersRequest>) -> Result<Response<v1::TiersResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let asked = request.into_inner();
+        let pick = |answer| if let Answer::Tiers(tiers) = answer { Some(tiers) } else { None };
+        self.relay(&caller, asked.node.clone(), Question::Tiers(asked), pick).await
+    }
+
     async fn nodes(&self, request: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {
         let caller = Caller::of(&request)?;
         let cluster = caller.cluster(&request.into_inner().cluster)?;

@@ -380,6 +380,17 @@ pub fn answer(question: v1::operate_call::Request) -> v1::operate_reply::Respons
         Q::Sessions(_) => A::Sessions(v1::SessionsResponse { sessions: vec![v1::Session::default()], total: 1 }),
         Q::Neighbours(_) => A::Error("no neighbour table yet".into()),
         Q::Backends(_) => A::Backends(v1::BackendsResponse { backends: backends() }),
+        Q::Tiers(_) => A::Tiers(v1::TiersResponse {
+            backend: "sockets".into(),
+            ports: vec![v1::PortTier {
+                port: "wan".into(),
+                device: "auto:eth1".into(),
+                tier: "af_xdp_copy".into(),
+                rx_packets: 4711,
+                passed_over: vec![v1::PassedOverTier { tier: "dpdk".into(), reason: "no PCI device".into() }],
+                ..Default::default()
+            }],
+        }),
         Q::Trace(_) | Q::Capture(_) => A::Error("its answer is a stream".into()),
     }
 }

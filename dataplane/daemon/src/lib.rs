@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod backends;
 pub mod cli;
 pub mod config;
 pub mod daemon;

@@ -84,6 +84,7 @@ impl Operate {
             Some(Question::Sessions(request)) => self.runtime.sessions(&request).map(Answer::Sessions),
             Some(Question::Neighbours(request)) => self.runtime.neighbours(&request).map(Answer::Neighbours),
             Some(Question::Backends(request)) => self.runtime.backends(&request).map(Answer::Backends),
+            Some(Question::Tiers(_)) => Ok(Answer::Tiers(self.runtime.tiers())),
             Some(Question::Trace(_) | Question::Capture(_)) => Err("its answer is a stream; please report this".into()),
             None => Err("this release does not know the question; update marchproxy-dataplane".to_owned()),
         };
@@ -198,6 +199,11 @@ impl OperateService for Operate {
     async fn backends(&self, request: Request<v1::BackendsRequest>) -> Result<Response<v1::BackendsResponse>, Status> {
         self.for_us(&request.get_ref().node)?;
         self.blocking(move |this| this.runtime.backends(request.get_ref())).await
+    }
+
+    async fn tiers(&self, request: Request<v1::TiersRequest>) -> Result<Response<v1::TiersResponse>, Status> {
+        self.for_us(&request.get_ref().node)?;
+        self.blocking(move |this| Ok(this.runtime.tiers())).await
     }
 
     async fn nodes(&self, _: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {

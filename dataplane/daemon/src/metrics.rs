@@ -54,6 +54,8 @@ const fn family(
 }
 
 const PORT: &[&str] = &["port", "device"];
+const PORT_TIER: &[&str] = &["port", "device", "tier"];
+const TIER: &[&str] = &["tier", "direction"];
 const WORKER: &[&str] = &["worker", "core"];
 const STAGE: &[&str] = &["worker", "core", "stage"];
 const NAT_POOL: &[&str] = &["address", "protocol"];
@@ -101,6 +103,19 @@ const FAMILIES: &[Family] = &[
     }),
     family("port_transmit_bytes", Kind::Counter, PORT, "Octets of frames the driver accepted.", |o| {
         ports(o, |p| p.tx_bytes as f64)
+    }),
+    family("port_tier", Kind::Info, PORT_TIER, "The way the port's packets come.", |o| {
+        o.stats.ports.iter().map(|p| (vec![p.name.clone(), p.device.clone(), p.tier.clone()], 1.0)).collect()
+    }),
+    family(
+        "tier_packets",
+        Kind::Counter,
+        TIER,
+        "Frames by the way they came or went, over the ports there are.",
+        |o| tiers(o, |p| [p.rx_packets, p.tx_packets]),
+    ),
+    family("tier_bytes", Kind::Counter, TIER, "Octets of frames by the way they came or went.", |o| {
+        tiers(o, |p| [p.rx_bytes, p.tx_bytes])
     }),
     family("port_device_receive_missed", Kind::Counter, PORT, "Frames the device dropped before we saw them.", |o| {
         ports(o, |p| p.device_rx_missed as f64)
@@ -366,6 +381,20 @@ fn flag(value: bool) -> f64 {
     f64::from(u8::from(value))
 }
 
+/// Received and transmitted, summed over the ports of each tier.
+fn tiers(o: &Observation, value: impl Fn(&v1::PortStats) -> [u64; 2]) -> Vec<Sample> {
+    let mut sums: std::collections::BTreeMap<&str, [u64; 2]> = std::collections::BTreeMap::new();
+    for port in &o.stats.ports {
+        let [rx, tx] = value(port);
+        let sum = sums.entry(&port.tier).or_default();
+        *sum = [sum[0] + rx, sum[1] + tx];
+    }
+    let both = |(tier, [rx, tx]): (&str, [u64; 2])| {
+        [("receive", rx), ("transmit", tx)].map(|(way, count)| (vec![tier.to_owned(), way.into()], count as f64))
+    };
+    sums.into_iter().flat_map(both).collect()
+}
+
 fn ports(o: &Observation, value: impl Fn(&v1::PortStats) -> f64) -> Vec<Sample> {
     o.stats.ports.iter().map(|port| (vec![port.name.clone(), port.device.clone()], value(port))).collect()
 }
@@ -427,6 +456,7 @@ mod tests {
             name: "wan".into(),
             device: "vdev:net_null0,a=\"b\"".into(),
             rx_packets: 5,
+            tier: "dpdk".into(),
             ..Default::default()
         };
         let stage = v1::StageStats { name: "parse".into(), calls: 2, packets: 5, cycles_per_packet: 12.5 };
@@ -461,6 +491,8 @@ mod tests {
         for line in [
             "# TYPE marchproxy_port_receive_packets counter",
             "marchproxy_port_receive_packets_total{port=\"wan\",device=\"vdev:net_null0,a=\\\"b\\\"\"} 5",
+            "marchproxy_port_tier_info{port=\"wan\",device=\"vdev:net_null0,a=\\\"b\\\"\",tier=\"dpdk\"} 1",
+            "marchproxy_tier_packets_total{tier=\"dpdk\",direction=\"receive\"} 5",
             "marchproxy_dropped_packets_total{reason=\"rule_deny\",class=\"policy\"} 4",
             "marchproxy_dropped_packets_total{reason=\"tx_queue_full\",class=\"congestion\"} 0",
             "marchproxy_stage_cycles_per_packet{worker=\"0\",core=\"3\",stage=\"parse\"} 12.5",

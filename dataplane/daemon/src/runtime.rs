@@ -51,9 +51,15 @@ pub struct Running {
 /// Where the packets of a trace or capture go, one by one. Closed when nobody wants them any more; an error is the last item.
 pub type Outlet = tokio::sync::mpsc::Sender<Result<v1::Observation, String>>;
 
+/// A node that can be ended.
+pub trait Stop: Runtime {
+    /// Ends all threads and closes all ports; returns the last conservation terms. A second call only returns them.
+    fn stop(&self) -> v1::Conservation;
+}
+
 /// The node behind agent, local socket and metrics. Calls may block for some milliseconds: not from async code directly.
 pub trait Runtime: Send + Sync + 'static {
-    /// `dpdk`, or `none` in a build without.
+    /// `dpdk` or `sockets`.
     fn backend(&self) -> &'static str;
     /// Worker threads.
     fn workers(&self) -> u32;
@@ -75,6 +81,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn samples(&self, limit: usize) -> Vec<String>;
     /// Neighbours.
     fn neighbours(&self, request: &v1::NeighboursRequest) -> Result<v1::NeighboursResponse, String>;
+    /// The way packets come, port by port.
+    fn tiers(&self) -> v1::TiersResponse;
     /// Backends and their health.
     fn backends(&self, request: &v1::BackendsRequest) -> Result<v1::BackendsResponse, String>;
 }

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use marchproxy_dataplane::config::{HugepageMode, Idle};
-use marchproxy_dataplane::driver::{Device, Driver, NoDriver, OpenPort, Opened, PortHealth};
+use marchproxy_dataplane::config::{HugepageMode, Idle, Memory as PacketMemory, SocketsConfig};
+use marchproxy_dataplane::driver::{Device, Driver, OpenPort, Opened, PortHealth, SocketsDriver};
 use marchproxy_dataplane::node::{Node, Place, Settings, StartError};
 use marchproxy_dataplane::runtime::{Applied, Push, Runtime};
 use marchproxy_dataplane::topology::WorkerCore;
@@ -67,8 +67,8 @@ impl Driver for Wires {
     fn enter_thread(&self) -> Result<(), String> {
         if self.0.broken.lock().unwrap().contains("threads") { Err("no more threads".into()) } else { Ok(()) }
     }
-    fn pool(&self) -> MemoryPool {
-        MemoryPool
+    fn pool(&self) -> Result<MemoryPool, String> {
+        Ok(MemoryPool)
     }
     fn open(&self, spec: &PortSpec, _: &Device, queues: u16) -> Result<Opened<Self>, String> {
         if self.0.broken.lock().unwrap().contains(&spec.device) {
@@ -509,8 +509,11 @@ fn idle_workers_sleep_and_busy_cycles_are_honest() {
 }
 
 #[test]
-fn without_a_backend_every_port_is_refused_by_name() {
-    let node = Node::start(NoDriver, &settings(1)).unwrap();
+fn on_sockets_what_needs_another_backend_or_is_not_there_is_refused_by_name() {
+    let (file_prefix, eal_args) = (String::new(), Vec::new());
+    let memory = PacketMemory { hugepages: HugepageMode::Off, mem_mb: 32, file_prefix, eal_args };
+    let driver = SocketsDriver::start(&memory, SocketsConfig::default(), 1).unwrap();
+    let node = Node::start(driver, &settings(1)).unwrap();
     let push = |tables: RuleTables| Push {
         version: 1,
         content_hash: vec![1],
@@ -519,7 +522,13 @@ fn without_a_backend_every_port_is_refused_by_name() {
         received: Instant::now(),
     };
     let error = node.apply(push(tables())).blocking_recv().unwrap().unwrap_err();
-    assert_eq!(error, "port lan: device \"vdev:net_null0\" needs the dpdk backend; this build has none");
+    assert!(error.starts_with("port lan: device \"vdev:net_null0\" needs the dpdk backend"), "{error}");
+    for device in ["auto:nope9", "af_xdp:nope9", "af_packet:nope9"] {
+        let mut missing = tables();
+        missing.ports[0].device = device.into();
+        let error = node.apply(push(missing)).blocking_recv().unwrap().unwrap_err();
+        assert!(error.contains("interface \"nope9\" does not exist"), "{error}");
+    }
     assert_eq!(node.running().version, 0);
     node.apply(push(RuleTables::default())).blocking_recv().unwrap().unwrap();
     assert_eq!(node.stop().residue, 0);

@@ -209,6 +209,13 @@ pub enum Command {
         #[command(subcommand)]
         command: BackendCommand,
     },
+    /// How packets come to the engine of a node, port by port
+    #[command(after_help = "Example:\n  marchctl tier show wan")]
+    Tier {
+        /// What of them.
+        #[command(subcommand)]
+        command: TierCommand,
+    },
     /// Neighbours (ARP, ND) of a node
     #[command(after_help = "Example:\n  marchctl neighbour list --node edge-1")]
     Neighbour {
@@ -606,6 +613,27 @@ pub enum NeighbourCommand {
     /// All of them
     #[command(after_help = "Example:\n  marchctl neighbour list")]
     List {
+        /// Which node, where there are several
+        #[arg(long, default_value = "")]
+        node: String,
+    },
+}
+
+/// `tier ...`
+#[derive(Debug, Subcommand)]
+pub enum TierCommand {
+    /// All ports, with their packets and octets
+    #[command(after_help = "Example:\n  marchctl tier list")]
+    List {
+        /// Which node, where there are several
+        #[arg(long, default_value = "")]
+        node: String,
+    },
+    /// One port, and why its way is no better one
+    #[command(after_help = "Example:\n  marchctl tier show wan")]
+    Show {
+        /// The port
+        name: String,
         /// Which node, where there are several
         #[arg(long, default_value = "")]
         node: String,

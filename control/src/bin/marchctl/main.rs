@@ -17,6 +17,7 @@ mod pcapng;
 mod settings;
 mod stats;
 mod table;
+mod tiers;
 mod top;
 
 use std::ffi::OsString;
@@ -94,6 +95,7 @@ async fn dispatch(command: Command, settings: &settings::Effective, out: &mut Ou
         Command::Qos { command } => objects::run("qos", command, settings, out).await,
         Command::Session { command } => ask::session(command, settings, out).await,
         Command::Backend { command } => backends::backend(command, settings, out).await,
+        Command::Tier { command } => tiers::tier(command, settings, out).await,
         Command::Neighbour { command } => ask::neighbour(command, settings, out).await,
         Command::Completions { .. } => Ok(()),
     }

@@ -11,7 +11,7 @@ use marchproxy_engine::io::Mac;
 use marchproxy_engine::ledger::Backend;
 use marchproxy_engine::tables::PortSpec;
 
-use super::{Device, Driver, OpenPort, Opened, PortHealth};
+use super::{Choice, Device, Driver, OpenPort, Opened, PortHealth, dpdk_rung};
 use crate::config::{HugepageMode, Memory};
 use crate::kernel::{free_hugepages_mb, total_hugepages_mb};
 
@@ -143,14 +143,14 @@ impl Driver for DpdkDriver {
         self.eal.register_thread().map_err(|error| error.to_string())
     }
 
-    fn pool(&self) -> DpdkPool {
-        DpdkPool::new(&self.ordinary)
+    fn pool(&self) -> Result<DpdkPool, String> {
+        Ok(DpdkPool::new(&self.ordinary))
     }
 
     fn open(&self, spec: &PortSpec, device: &Device, queues: u16) -> Result<Opened<Self>, String> {
         let refuse = |reason: String| format!("port {}: device {:?}: {reason}", spec.name, spec.device);
         let pool = self.pool_for(spec.mtu).map_err(refuse)?;
-        let device: DeviceSpec = with_queues(device, queues).parse().map_err(|error| refuse(format!("{error}")))?;
+        let device: DeviceSpec = with_queues(device, queues)?.parse().map_err(|error| refuse(format!("{error}")))?;
         let mut attached = Attached::probe(&self.eal, &device).map_err(|error| refuse(error.to_string()))?;
         let mut ports = attached.take_ports();
         let port = ports.pop().filter(|_| ports.is_empty()).ok_or_else(|| {
@@ -174,16 +174,20 @@ impl Driver for DpdkDriver {
 }
 
 /// The device with as many queues as there are workers, where the driver wants to be told so and the document does not.
-fn with_queues(device: &Device, queues: u16) -> String {
-    match device {
+fn with_queues(device: &Device, queues: u16) -> Result<String, String> {
+    Ok(match device {
         Device::Pci(address) => format!("pci:{address}"),
+        Device::Auto { interface } => format!("pci:{}", dpdk_rung(interface)?),
+        Device::AfXdp { .. } | Device::AfPacket { .. } => {
+            return Err(format!("device \"{device}\": this node runs on DPDK"));
+        }
         Device::Vdev { arguments, name, .. }
             if queues > 1 && name.starts_with("net_af_packet") && !arguments.contains("qpairs=") =>
         {
             format!("vdev:{arguments},qpairs={queues}")
         }
         Device::Vdev { arguments, .. } => format!("vdev:{arguments}"),
-    }
+    })
 }
 
 impl OpenPort for DpdkPort {
@@ -199,5 +203,9 @@ impl OpenPort for DpdkPort {
             rx_errors: stats.rx_errors,
             tx_errors: stats.tx_errors,
         }
+    }
+
+    fn choice(&self) -> Choice {
+        Choice { tier: "dpdk", ..Choice::default() }
     }
 }

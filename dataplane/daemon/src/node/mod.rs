@@ -34,7 +34,7 @@ use self::ports::Ports;
 use self::stats::BusyWindow;
 use self::worker::{SlowQuestion, StopSigns, WorkerShared};
 use crate::driver::Driver;
-use crate::runtime::{Applied, Outlet, Push, Running, Runtime};
+use crate::runtime::{Applied, Outlet, Push, Running, Runtime, Stop};
 use crate::topology::Machine;
 
 pub use start::{Settings, StartError};
@@ -137,6 +137,12 @@ fn join(thread: JoinHandle<()>, name: &str) {
     }
 }
 
+impl<D: Driver> Stop for Node<D> {
+    fn stop(&self) -> v1::Conservation {
+        Node::stop(self)
+    }
+}
+
 impl<D: Driver> Runtime for Node<D> {
     fn backend(&self) -> &'static str {
         self.shared.driver.name()
@@ -183,6 +189,10 @@ impl<D: Driver> Runtime for Node<D> {
 
     fn neighbours(&self, request: &v1::NeighboursRequest) -> Result<v1::NeighboursResponse, String> {
         self.shared.neighbours(request)
+    }
+
+    fn tiers(&self) -> v1::TiersResponse {
+        v1::TiersResponse { backend: self.backend().into(), ports: self.shared.port_tiers() }
     }
 
     fn backends(&self, request: &v1::BackendsRequest) -> Result<v1::BackendsResponse, String> {

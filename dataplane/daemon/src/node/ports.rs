@@ -6,12 +6,20 @@ use marchproxy_engine::ports::PortFacts;
 
 use super::line::Line;
 use super::plan::Place;
-use crate::driver::{Device, Driver, OpenPort, Opened, PortHealth};
+use crate::driver::{Choice, Device, Driver, OpenPort, Opened, PortHealth};
 
 /// An open port.
 struct Entry<P> {
     place: Place,
     port: P,
+}
+
+/// What is to be seen of an open port.
+pub(super) struct Look {
+    pub(super) place: Place,
+    pub(super) mac: [u8; 6],
+    pub(super) health: PortHealth,
+    pub(super) choice: Choice,
 }
 
 /// All of them.
@@ -36,9 +44,15 @@ impl<D: Driver> Ports<D> {
         self.entries().iter().map(|entry| entry.place.clone()).collect()
     }
 
-    /// What runs, with MAC address and health of the device.
-    pub(super) fn health(&self) -> Vec<(Place, [u8; 6], PortHealth)> {
-        self.entries().iter().map(|entry| (entry.place.clone(), entry.port.mac(), entry.port.health())).collect()
+    /// What runs, with MAC address and health of the device, and the way its packets come.
+    pub(super) fn looks(&self) -> Vec<Look> {
+        let look = |Entry { place, port }: &Entry<D::Port>| Look {
+            place: place.clone(),
+            mac: port.mac(),
+            health: port.health(),
+            choice: port.choice(),
+        };
+        self.entries().iter().map(look).collect()
     }
 
     /// Opens a device without giving it to anybody yet.

@@ -105,7 +105,11 @@ struct Built<K: Backend> {
 impl<D: Driver> Node<D> {
     /// Starts all threads; the node runs the empty configuration (every packet is dropped) until the first push.
     pub fn start(driver: D, settings: &Settings) -> Result<Self, StartError> {
-        let driver = Arc::new(driver);
+        Self::start_with(Arc::new(driver), settings)
+    }
+
+    /// The same with a driver that others know, too.
+    pub fn start_with(driver: Arc<D>, settings: &Settings) -> Result<Self, StartError> {
         let count = settings.cores.len();
         // The workers', the slow path's and the observer's.
         let (publisher, mut readers) = marchproxy_rcu::channel(Snapshot::default(), count + 2);
@@ -144,7 +148,8 @@ impl<D: Driver> Node<D> {
             links.push(link);
         }
         let slow_stats = Arc::new(ThreadStats::new(0));
-        let slow = SlowPath::new(slow_reader, links, driver.pool(), neighbours, facts.clone(), slow_stats.clone())
+        let pool = driver.pool().map_err(StartError::Place)?;
+        let slow = SlowPath::new(slow_reader, links, pool, neighbours, facts.clone(), slow_stats.clone())
             .with_checks(secret()?)
             .announcing();
         let lines: Arc<[Line<D::Backend>]> = lines.into();

@@ -11,9 +11,9 @@ use marchproxy_engine::table::sessions::FIRST_PORT;
 use marchproxy_proto::v1;
 
 use super::Shared;
-use super::ports::format_mac;
+use super::ports::{Look, format_mac};
 use super::worker::WorkerShared;
-use crate::driver::Driver;
+use crate::driver::{Driver, PassedOver};
 use crate::groups::hex;
 
 /// Busy ratios are over at least this long, so that several askers do not shorten each other's windows.
@@ -144,27 +144,50 @@ impl<D: Driver> Shared<D> {
         addresses.iter().flat_map(pool).collect()
     }
 
-    fn port_stats(&self) -> Vec<v1::PortStats> {
-        let port = |(place, mac, health): (super::plan::Place, [u8; 6], crate::driver::PortHealth)| {
-            let mut stats = v1::PortStats {
-                name: place.spec.name,
-                device: place.spec.device,
-                link_up: health.link_up,
-                mac: format_mac(mac),
-                device_rx_missed: health.rx_missed,
-                device_rx_errors: health.rx_errors,
-                device_tx_errors: health.tx_errors,
-                ..v1::PortStats::default()
-            };
-            for counters in self.workers.iter().filter_map(|worker| worker.stats.ports.get(place.slot.index())) {
-                stats.rx_packets += counters.rx.packets.value();
-                stats.rx_bytes += counters.rx.bytes.value();
-                stats.tx_packets += counters.tx.packets.value();
-                stats.tx_bytes += counters.tx.bytes.value();
+    /// The way of every port's packets.
+    pub(super) fn port_tiers(&self) -> Vec<v1::PortTier> {
+        let of = |look: Look| {
+            let stats = self.one_port(&look);
+            let over = |over: PassedOver| v1::PassedOverTier { tier: over.tier.into(), reason: over.reason };
+            v1::PortTier {
+                port: stats.name,
+                device: stats.device,
+                tier: stats.tier,
+                note: look.choice.note,
+                passed_over: look.choice.passed_over.into_iter().map(over).collect(),
+                link_up: stats.link_up,
+                rx_packets: stats.rx_packets,
+                rx_bytes: stats.rx_bytes,
+                tx_packets: stats.tx_packets,
+                tx_bytes: stats.tx_bytes,
             }
-            stats
         };
-        self.ports.health().into_iter().map(port).collect()
+        self.ports.looks().into_iter().map(of).collect()
+    }
+
+    fn port_stats(&self) -> Vec<v1::PortStats> {
+        self.ports.looks().iter().map(|look| self.one_port(look)).collect()
+    }
+
+    fn one_port(&self, Look { place, mac, health, choice }: &Look) -> v1::PortStats {
+        let mut stats = v1::PortStats {
+            name: place.spec.name.clone(),
+            device: place.spec.device.clone(),
+            link_up: health.link_up,
+            mac: format_mac(*mac),
+            device_rx_missed: health.rx_missed,
+            device_rx_errors: health.rx_errors,
+            device_tx_errors: health.tx_errors,
+            tier: choice.tier.into(),
+            ..v1::PortStats::default()
+        };
+        for counters in self.workers.iter().filter_map(|worker| worker.stats.ports.get(place.slot.index())) {
+            stats.rx_packets += counters.rx.packets.value();
+            stats.rx_bytes += counters.rx.bytes.value();
+            stats.tx_packets += counters.tx.packets.value();
+            stats.tx_bytes += counters.tx.bytes.value();
+        }
+        stats
     }
 
     fn worker_stats(&self) -> Vec<v1::WorkerStats> {

@@ -115,6 +115,10 @@ impl Runtime for FakeNode {
         Ok(v1::NeighboursResponse::default())
     }
 
+    fn tiers(&self) -> v1::TiersResponse {
+        v1::TiersResponse::default()
+    }
+
     fn backends(&self, _: &v1::BackendsRequest) -> Result<v1::BackendsResponse, String> {
         Ok(v1::BackendsResponse::default())
     }
