@@ -17,6 +17,7 @@ pub mod observe;
 pub mod packet;
 pub mod pipeline;
 pub mod ports;
+pub mod qos;
 pub mod reason;
 pub mod received;
 pub mod reference;

@@ -23,6 +23,8 @@ pub struct RuleTables {
     pub services: Vec<ServiceSpec>,
     /// Sorted by name.
     pub policers: Vec<PolicerSpec>,
+    /// Sorted by port, at most one for each.
+    pub shapers: Vec<ShaperSpec>,
 }
 
 /// A port: one device that the node's backend drives.
@@ -309,6 +311,8 @@ pub struct ServiceSpec {
     pub limits: Option<ServiceLimitsSpec>,
     /// How its backends are checked; `None`: they are not.
     pub health: Option<HealthSpec>,
+    /// How its packets wait on shaped ports.
+    pub queue: QueueSpec,
 }
 
 /// Limits of a service's sessions. On a node with several workers each keeps an equal share, rounded up.
@@ -556,4 +560,96 @@ pub enum PolicerAction {
     Mark(u8),
     /// Drop it.
     Drop,
+}
+
+/// The four classes of packets on a shaped port, the most urgent first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Class {
+    /// Before all others, up to its cap; less than 1 ms.
+    P0,
+    /// Less than 10 ms.
+    P1,
+    /// Less than 100 ms.
+    P2,
+    /// Best effort.
+    #[default]
+    P3,
+}
+
+impl Class {
+    /// All of them, by their number.
+    pub const ALL: [Class; 4] = [Self::P0, Self::P1, Self::P2, Self::P3];
+
+    /// The name in documents.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::P0 => "P0",
+            Self::P1 => "P1",
+            Self::P2 => "P2",
+            Self::P3 => "P3",
+        }
+    }
+}
+
+/// The shaper of a port: what leaves by it waits in queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShaperSpec {
+    /// Index into [`RuleTables::ports`].
+    pub port: usize,
+    /// Rate in kbit/s (1,000 bit), 1..=400_000_000.
+    pub rate_kbps: u64,
+    /// Octets that a frame counts more than it is long: 24 are preamble, check sum and gap of Ethernet.
+    pub overhead: u8,
+    /// Share of the rate that P0 may take before all others, 1..=100.
+    pub p0_percent: u8,
+    /// Shares of P1, P2 and P3 in what is left, 1..=1000.
+    pub weights: [u16; 3],
+}
+
+impl Default for ShaperSpec {
+    /// Without a rate it is no shaper yet.
+    fn default() -> Self {
+        Self { port: 0, rate_kbps: 0, overhead: 24, p0_percent: 50, weights: [60, 30, 10] }
+    }
+}
+
+/// How packets of a service wait on each shaped port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueSpec {
+    /// Shaper of the service in kbit/s; 0: none.
+    pub rate_kbps: u64,
+    /// Octets that it may send at once, from one full frame; 0: 10 ms' worth.
+    pub burst_bytes: u64,
+    /// The class of its packets; `None`: what their DSCP says.
+    pub class: Option<Class>,
+    /// Share among the services of its class, 1..=1000.
+    pub weight: u16,
+    /// Packets that waited longer are dropped; 0: 1 ms in P0, 10 in P1, 100 in P2, no limit in P3.
+    pub deadline_us: u32,
+    /// Packets that may wait in each of its queues, one for each class; 0: 4,096.
+    pub most_packets: u32,
+    /// Octets that may wait there; 0: 4 MiB.
+    pub most_bytes: u32,
+    /// Delay that CoDel (RFC 8289) aims at; 0: no queue management.
+    pub target_us: u32,
+    /// Whether it marks packets whose ends know ECN instead of dropping them.
+    pub ecn: bool,
+}
+
+impl Default for QueueSpec {
+    /// No shaper, weight 10, default bounds, no queue management.
+    fn default() -> Self {
+        Self {
+            rate_kbps: 0,
+            burst_bytes: 0,
+            class: None,
+            weight: 10,
+            deadline_us: 0,
+            most_packets: 0,
+            most_bytes: 0,
+            target_us: 0,
+            ecn: false,
+        }
+    }
 }

@@ -156,7 +156,8 @@ impl Model {
             .collect();
         let port = |(name, mtu): (&&str, &u16)| PortSpec { name: (*name).into(), device: String::new(), mtu: *mtu };
         let ports = PORTS.iter().zip(&self.mtus).map(port).collect();
-        RuleTables { ports, interfaces, routes, rules, services, policers: self.policers.clone() }
+        let policers = self.policers.clone();
+        RuleTables { ports, interfaces, routes, rules, services, policers, ..RuleTables::default() }
     }
 }
 
