@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
     BackendSpec, InterfaceSpec, NextHopSpec, PortSpec, RouteAction as Action, RouteSpec, RuleAction, RuleMatch,
-    RuleSpec, RuleTables, RuleWay, ServiceSpec,
+    RuleSpec, RuleTables, RuleWay, ServiceSpec, ShaperSpec,
 };
 
 use crate::model::{Model, RouteAction, Way};
@@ -16,6 +16,7 @@ const NO_RULE_HERE: &str = "no-rule-for-this-node";
 pub(super) fn compile(model: &Model, node: usize, table_ids: &HashMap<&str, u32>) -> RuleTables {
     let table = |name: &str| table_ids.get(name).copied().unwrap_or_default();
     let (ports, port_index) = ports(model, node);
+    let shapers = shapers(model, node, &port_index);
     let (interfaces, interface_index) = interfaces(model, node, &port_index, table);
     let mut policers = model.policers.clone();
     policers.sort_by(|a, b| a.name.cmp(&b.name));
@@ -27,7 +28,17 @@ pub(super) fn compile(model: &Model, node: usize, table_ids: &HashMap<&str, u32>
         ports,
         interfaces,
         policers,
+        shapers,
     }
+}
+
+/// By port.
+fn shapers(model: &Model, node: usize, port_index: &[usize]) -> Vec<ShaperSpec> {
+    let ports = model.nodes[node].ports.iter().zip(port_index);
+    let mut shapers: Vec<ShaperSpec> =
+        ports.filter_map(|(port, &index)| Some(ShaperSpec { port: index, ..port.shaper? })).collect();
+    shapers.sort_by_key(|shaper| shaper.port);
+    shapers
 }
 
 /// The ports by name, and where each one of the model went.
@@ -213,6 +224,8 @@ fn services(model: &Model, policer_index: &[usize]) -> Vec<ServiceSpec> {
                 backends,
                 policer: service.policer.map(|policer| policer_index[policer]),
                 mark: service.mark,
+                class: service.class,
+                queue: service.queue,
                 limits: service.limits,
                 health: service.health.clone(),
             }

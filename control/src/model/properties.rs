@@ -59,7 +59,11 @@ fn colour() -> impl Strategy<Value = Option<ColourAction>> {
 }
 
 fn nodes() -> impl Strategy<Value = Vec<Node>> {
-    let shaper = of(any::<u64>().prop_map(|rate_mbps| PortShaper { rate_mbps }));
+    let shaper =
+        (any::<u64>(), of(any::<u32>()), of(any::<u32>())).prop_map(|(rate_mbps, overhead_bytes, p2_weight)| {
+            PortShaper { rate_mbps, overhead_bytes, p2_weight, ..PortShaper::default() }
+        });
+    let shaper = of(shaper);
     let port = (word(), word(), of(any::<u32>()), shaper).prop_map(|(name, device, mtu, shaper)| Port {
         name,
         device,
@@ -231,6 +235,8 @@ fn qos() -> impl Strategy<Value = Vec<Qos>> {
         ingress_mbps,
         egress_mbps: None,
         burst_size_kb,
+        queue_packets: None,
+        queue_kb: None,
     });
     let priority = (word(), of(any::<u32>()), seconds(), word())
         .prop_map(|(class, weight, max_latency_ms, dscp)| Priority { class, weight, max_latency_ms, dscp });

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendLoss, BackendState, Cidr, HealthSpec, PolicerSpec, PortRange, RuleAction, RuleMatch, ServiceLimitsSpec,
-    ServiceMode, ServiceProtocol, Urpf,
+    BackendLoss, BackendState, Cidr, Class, HealthSpec, PolicerSpec, PortRange, QueueSpec, RuleAction, RuleMatch,
+    ServiceLimitsSpec, ServiceMode, ServiceProtocol, ShaperSpec, Urpf,
 };
 
 /// A validated document.
@@ -43,6 +43,8 @@ pub(crate) struct Port {
     pub name: String,
     pub device: String,
     pub mtu: u16,
+    /// Without its port's number, which a node's tables give.
+    pub shaper: Option<ShaperSpec>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +119,8 @@ pub(crate) struct Service {
     pub backends: Vec<Backend>,
     pub policer: Option<usize>,
     pub mark: Option<u8>,
+    pub class: Option<Class>,
+    pub queue: QueueSpec,
     pub limits: Option<ServiceLimitsSpec>,
     pub health: Option<HealthSpec>,
 }

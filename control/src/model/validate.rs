@@ -9,6 +9,7 @@ mod limits;
 mod network;
 mod nodes;
 mod policers;
+mod qos;
 mod routes;
 mod rules;
 mod services;
@@ -62,22 +63,25 @@ pub fn validate(document: &Document) -> Result<(Model, Vec<Warning>), Vec<Violat
     let routes = routes::check(document, &references, &mut network, &mut report);
     let rules = rules::check(document, &references, &network, &mut report);
     let policers = policers::check_policers(document, &nodes, &mut report);
-    let qos = policers::check_qos(document, &references, &mut report);
-    let services = services::check(document, &references, &qos, &network, &mut report);
+    let profiles = policers::check_qos(document, &nodes, &references, &mut report);
+    let services = services::check(document, &references, &profiles, &network, &mut report);
 
     if !report.violations.is_empty() {
         return Err(report.violations);
     }
     let cluster = if document.cluster.is_empty() { DEFAULT_CLUSTER } else { &document.cluster }.to_owned();
     // No violation, no hole: nothing is lost by flattening, and indices stay what they were.
+    let mut services: Vec<_> = services.into_iter().flatten().collect();
+    let mut policers: Vec<_> = policers.into_iter().flatten().collect();
+    qos::police(document, &profiles, &mut services, &mut policers);
     let model = Model {
         cluster,
         nodes,
         interfaces: interfaces.into_iter().flatten().collect(),
         routes: routes.into_iter().flatten().collect(),
         rules: rules.into_iter().flatten().collect(),
-        services: services.into_iter().flatten().collect(),
-        policers: policers.into_iter().flatten().collect(),
+        services,
+        policers,
     };
     Ok((model, report.warnings))
 }

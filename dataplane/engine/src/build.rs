@@ -8,6 +8,7 @@ use crate::burst::{Egress, NONE};
 use crate::flow::{Addr, from_ip};
 use crate::hash::{ECMP_SLOTS, hop_claim, hop_identity};
 use crate::ports::{PortSlot, UNTAGGED};
+use crate::qos::{PortShaping, Shaping};
 use crate::sampling;
 use crate::slots::{Slot, Slots};
 use crate::snapshot::{Detour, Exit, Hop, Interface, PortInterfaces, Route, Snapshot};
@@ -21,7 +22,7 @@ use crate::table::services::{Service, Services};
 use crate::table::sessions::{Limits as SessionLimits, MOST_POOLS, MOST_SERVICES, ServiceLimits};
 use crate::tables::{
     LimitsSpec, NextHopSpec, RouteAction, RuleMatch, RuleTables, RuleWay, ServiceMode, ServiceProtocol, ServiceSpec,
-    Urpf,
+    ShaperSpec, Urpf,
 };
 use crate::wire::TCP;
 
@@ -36,14 +37,24 @@ pub struct Budget {
     pub counters: u32,
     /// Policers.
     pub policers: u32,
+    /// Services with queues of their own on shaped ports.
+    pub queues: u16,
     /// Workers of the node. Buckets are not shared between workers yet, so more than one allows no policer in use.
     pub workers: usize,
 }
 
 impl Default for Budget {
-    /// 512 MiB, 64 lines, 262,144 counters (100,000 rules and as many backends; 6 MiB a worker), 16,384 policers.
+    /// 512 MiB, 64 lines, 262,144 counters (100,000 rules and as many backends; 6 MiB a worker), 16,384 policers,
+    /// 16,383 services with queues.
     fn default() -> Self {
-        Self { bytes: 512 << 20, rule_lines: 64, counters: 1 << 18, policers: 1 << 14, workers: 1 }
+        Self {
+            bytes: 512 << 20,
+            rule_lines: 64,
+            counters: 1 << 18,
+            policers: 1 << 14,
+            queues: (1 << 14) - 1,
+            workers: 1,
+        }
     }
 }
 
@@ -100,6 +111,7 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
         counter_slots: previous.counter_slots.next_generation(),
         policer_slots: previous.policer_slots.next_generation(),
         limit_slots: previous.limit_slots.next_generation(),
+        queue_slots: previous.queue_slots.next_generation(),
         ..Snapshot::default()
     };
     ports(tables, &mut snapshot)?;
@@ -140,6 +152,7 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
         && snapshot.backends.is_empty()
         && snapshot.pools.is_empty()
         && snapshot.specials().all(|addr| snapshot.fibs.iter().all(|fib| snapshot.exit(fib.lookup(addr)).is_none()));
+    snapshot.shaping = shaping(tables, &mut snapshot, budget)?;
     within_budget(&snapshot, tables, budget)?;
     Ok(snapshot)
 }
@@ -169,6 +182,80 @@ fn limits(tables: &RuleTables, slots: &mut Slots, budget: &Budget) -> Result<Vec
     };
     tables.services.iter().map(one).collect()
 }
+
+/// Shaped ports, and every service's queues on them: of equal names they keep their places over pushes.
+fn shaping(tables: &RuleTables, snapshot: &mut Snapshot, budget: &Budget) -> Result<Shaping, BuildError> {
+    if tables.shapers.is_empty() {
+        return Ok(Shaping::default());
+    }
+    let port = |spec: &ShaperSpec| {
+        let (slot, port) = &snapshot.ports[spec.port];
+        (*slot, PortShaping::new(spec, port.mtu))
+    };
+    let ports = tables.shapers.iter().map(port).collect();
+    let names: Vec<_> = tables.services.iter().map(|s| s.name.clone()).collect();
+    let most = u32::from(budget.queues);
+    snapshot.queue_slots.make_room(&names, most);
+    let mut services = Vec::with_capacity(names.len());
+    for (spec, service) in tables.services.iter().zip(snapshot.services.iter()) {
+        let slot = snapshot.queue_slots.take(&spec.name, most).ok_or_else(|| BuildError::OverBudget {
+            object: format!("service {}", spec.name),
+            field: "queues on shaped ports",
+            found: format!("{} services", names.len()),
+            allowed: most.to_string(),
+        })?;
+        services.push((service.counter, slot, &spec.queue, spec.class));
+    }
+    Ok(Shaping::new(ports, services.into_iter()))
+}
+
+/// What shapers may say.
+fn shapers(tables: &RuleTables) -> Result<(), BuildError> {
+    let mut longest = 0;
+    for (nth, s) in tables.shapers.iter().enumerate() {
+        let invalid = |object: String, field, found: String, allowed: &str| {
+            Err(BuildError::Invalid { object, field, found, allowed: allowed.into() })
+        };
+        let Some(port) = tables.ports.get(s.port) else {
+            let allowed = format!("an index below {}", tables.ports.len());
+            return invalid(format!("shaper {nth}"), "port", s.port.to_string(), &allowed);
+        };
+        let object = || format!("port {}", port.name);
+        if tables.shapers[..nth].iter().any(|other| other.port == s.port) {
+            return invalid(object(), "shaper", "two".into(), "one");
+        }
+        if !(1..=MAX_KBPS).contains(&s.rate_kbps) {
+            return invalid(object(), "shaper.rate", s.rate_kbps.to_string(), "1 to 400000000 kbit/s");
+        }
+        if !(1..=100).contains(&s.p0_percent) {
+            return invalid(object(), "shaper.p0_percent", s.p0_percent.to_string(), "1 to 100");
+        }
+        if s.weights.iter().any(|weight| !(1..=1000).contains(weight)) {
+            return invalid(object(), "shaper.weights", format!("{:?}", s.weights), "1 to 1000 each");
+        }
+        longest = longest.max(PortShaping::new(s, port.mtu).longest);
+    }
+    for s in tables.services.iter().filter(|_| longest != 0) {
+        let invalid = |field, found: String, allowed: String| {
+            Err(BuildError::Invalid { object: format!("service {}", s.name), field, found, allowed })
+        };
+        let queue = &s.queue;
+        if queue.rate_kbps > MAX_KBPS {
+            return invalid("queue.rate", queue.rate_kbps.to_string(), "0 to 400000000 kbit/s".into());
+        }
+        if queue.burst_bytes != 0 && !(u64::from(longest)..=u64::from(u32::MAX)).contains(&queue.burst_bytes) {
+            let allowed = format!("{longest} (a full frame and its overhead) to {}", u32::MAX);
+            return invalid("queue.burst", queue.burst_bytes.to_string(), allowed);
+        }
+        if !(1..=1000).contains(&queue.weight) {
+            return invalid("queue.weight", queue.weight.to_string(), "1 to 1000".into());
+        }
+    }
+    Ok(())
+}
+
+/// 400 Gbit/s.
+const MAX_KBPS: u64 = 400_000_000;
 
 /// Most addresses remembered beyond the current ones.
 const MAX_PAST: usize = 1 << 16;
@@ -254,6 +341,7 @@ fn check(tables: &RuleTables) -> Result<(), BuildError> {
         }
     }
     rules(tables)?;
+    shapers(tables)?;
     for s in &tables.services {
         if let Some(p) = s.policer.filter(|&p| p >= tables.policers.len()) {
             return invalid(format!("service {}", s.name), "policer", p, tables.policers.len());

@@ -4,6 +4,7 @@ use crate::flow::FlowKey;
 use crate::io::{PacketBuf, PacketVec};
 use crate::ledger::{Backend, Errand, HandedOff, Ledger, Punted};
 use crate::ports::PortSlot;
+use crate::qos::Tag;
 use crate::reason::{DropReason, PuntReason};
 use crate::received::Received;
 use crate::stage::direct;
@@ -137,6 +138,8 @@ pub enum Fate {
     Reassemble(u8),
     /// Leaves on the egress port.
     Transmit,
+    /// Waits in a queue of the egress port, which is shaped.
+    Queue,
 }
 
 /// Marks a DSCP column that decides nothing.
@@ -269,8 +272,12 @@ pub struct Columns {
     pub source: [u128; BURST],
     /// Its port.
     pub source_port: [u16; BURST],
+    /// Counter slot of the service it belongs to, or [`NONE`]; only in generations with services (balance).
+    pub service: [u32; BURST],
     /// Next hop (route).
     pub egress: [Egress; BURST],
+    /// Which queue (queue; only with [`Fate::Queue`]).
+    pub tag: [Tag; BURST],
     /// What becomes of it (any).
     pub fate: [Fate; BURST],
     /// As it was before it was finished (finish; only with [`PuntReason::Neighbour`]).
@@ -321,7 +328,9 @@ impl<B: PacketBuf> Default for Burst<B> {
                 way: [NONE; BURST],
                 source: [0; BURST],
                 source_port: [0; BURST],
+                service: [NONE; BURST],
                 egress: [Egress::default(); BURST],
+                tag: [Tag::NONE; BURST],
                 fate: [Fate::Active; BURST],
                 received: [Received::default(); BURST],
             }),
@@ -442,6 +451,7 @@ impl<B: PacketBuf> Burst<B> {
             let out = &columns.egress[index];
             match columns.fate[index] {
                 Fate::Transmit => ledger.transmit(packet, out.port),
+                Fate::Queue => ledger.queue(packet, out.port, columns.tag[index]),
                 Fate::Drop(reason) => ledger.drop(packet, reason),
                 Fate::HandOff(worker) => {
                     let errand = if fragments.contains(Lane(index as u8)) {

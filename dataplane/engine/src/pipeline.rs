@@ -12,7 +12,7 @@ use crate::ports::{PortFacts, PortSlot, UNTAGGED};
 use crate::sampling::{Sample, Sampling};
 use crate::snapshot::Snapshot;
 use crate::stage::fragment::Arrival;
-use crate::stage::{balance, express, finish, fragment, parse, route, rule, session, steer, urpf};
+use crate::stage::{balance, express, finish, fragment, parse, queue, route, rule, session, steer, urpf};
 use crate::stats::{STAGES, ThreadStats};
 use crate::table::fragments::Fragments;
 use crate::table::neighbours::NeighbourTable;
@@ -178,6 +178,9 @@ impl Pipeline {
         finish::process(burst, &mut context);
         if !burst.too_long.is_empty() {
             burst.cut_too_long();
+        }
+        if snapshot.shaping.shaped() != 0 {
+            queue::process(burst, snapshot);
         }
         if let Some(lens) = ledger.lens_mut() {
             let handed = arrival.is_handed_over();

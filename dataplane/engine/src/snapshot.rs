@@ -4,6 +4,7 @@ use crate::burst::{Egress, NONE};
 use crate::flow::Addr;
 use crate::hash::ECMP_SLOTS;
 use crate::ports::PortSlot;
+use crate::qos::Shaping;
 use crate::slots::Slots;
 use crate::stats::MAX_PORTS;
 use crate::table::fib::Fib;
@@ -61,6 +62,9 @@ pub struct Snapshot {
     pub(crate) counter_slots: Slots,
     pub(crate) policer_slots: Slots,
     pub(crate) limit_slots: Slots,
+    pub(crate) queue_slots: Slots,
+    /// What waits in queues.
+    pub shaping: Shaping,
 }
 
 /// Interfaces by port slot and VLAN.
@@ -403,6 +407,7 @@ impl Snapshot {
             + self.rules.bytes()
             + self.detours.len() * size_of::<Detour>()
             + self.services.bytes()
+            + self.shaping.bytes()
     }
 
     /// The name of a policer.

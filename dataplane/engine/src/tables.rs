@@ -173,6 +173,35 @@ pub struct RuleSpec {
     pub new_only: bool,
 }
 
+/// A class of service at egress: P0 is served first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Class {
+    /// Before all others.
+    P0,
+    /// Next.
+    P1,
+    /// After that.
+    P2,
+    /// What is left.
+    P3,
+}
+
+impl Class {
+    /// All of them, by their number.
+    pub const ALL: [Class; 4] = [Self::P0, Self::P1, Self::P2, Self::P3];
+
+    /// The name in documents.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::P0 => "P0",
+            Self::P1 => "P1",
+            Self::P2 => "P2",
+            Self::P3 => "P3",
+        }
+    }
+}
+
 /// A way that a rule sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RuleWay {
@@ -307,6 +336,8 @@ pub struct ServiceSpec {
     pub policer: Option<usize>,
     /// DSCP codepoint for both directions, unless the rule or the policer marks.
     pub mark: Option<u8>,
+    /// Class for both directions.
+    pub class: Option<Class>,
     /// Limits of its sessions, if it has any.
     pub limits: Option<ServiceLimitsSpec>,
     /// How its backends are checked; `None`: they are not.
@@ -562,36 +593,6 @@ pub enum PolicerAction {
     Drop,
 }
 
-/// The four classes of packets on a shaped port, the most urgent first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Class {
-    /// Before all others, up to its cap; less than 1 ms.
-    P0,
-    /// Less than 10 ms.
-    P1,
-    /// Less than 100 ms.
-    P2,
-    /// Best effort.
-    #[default]
-    P3,
-}
-
-impl Class {
-    /// All of them, by their number.
-    pub const ALL: [Class; 4] = [Self::P0, Self::P1, Self::P2, Self::P3];
-
-    /// The name in documents.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::P0 => "P0",
-            Self::P1 => "P1",
-            Self::P2 => "P2",
-            Self::P3 => "P3",
-        }
-    }
-}
-
 /// The shaper of a port: what leaves by it waits in queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShaperSpec {
@@ -621,8 +622,6 @@ pub struct QueueSpec {
     pub rate_kbps: u64,
     /// Octets that it may send at once, from one full frame; 0: 10 ms' worth.
     pub burst_bytes: u64,
-    /// The class of its packets; `None`: what their DSCP says.
-    pub class: Option<Class>,
     /// Share among the services of its class, 1..=1000.
     pub weight: u16,
     /// Packets that waited longer are dropped; 0: 1 ms in P0, 10 in P1, 100 in P2, no limit in P3.
@@ -643,7 +642,6 @@ impl Default for QueueSpec {
         Self {
             rate_kbps: 0,
             burst_bytes: 0,
-            class: None,
             weight: 10,
             deadline_us: 0,
             most_packets: 0,

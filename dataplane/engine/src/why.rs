@@ -101,7 +101,7 @@ impl From<Fate> for Verdict {
         match fate {
             Fate::Drop(reason) => Self::Dropped(reason),
             Fate::Punt(reason) => Self::Punted(reason),
-            Fate::Active | Fate::Transmit | Fate::HandOff(_) | Fate::Reassemble(_) => Self::Forwarded,
+            Fate::Active | Fate::Transmit | Fate::Queue | Fate::HandOff(_) | Fate::Reassemble(_) => Self::Forwarded,
         }
     }
 }

@@ -8,17 +8,18 @@ use std::sync::Arc;
 use common::{CLIENT, SERVER, introductions, ip, tables};
 use marchproxy_engine::build::{Budget, build};
 use marchproxy_engine::io::PacketBuf;
-use marchproxy_engine::ledger::Ledger;
+use marchproxy_engine::ledger::{Ledger, queue_owner};
 use marchproxy_engine::memory::{Memory, MemoryBuf, MemoryPool, Wire};
 use marchproxy_engine::packet::{Packet, describe};
 use marchproxy_engine::pipeline::Pipeline;
 use marchproxy_engine::ports::PortFacts;
+use marchproxy_engine::qos::Scheduler;
 use marchproxy_engine::reason::DropReason;
 use marchproxy_engine::slow::{SlowPath, WorkerLink};
 use marchproxy_engine::stats::{ThreadStats, Totals};
 use marchproxy_engine::table::neighbours::NeighbourTable;
 use marchproxy_engine::table::sessions::Sessions;
-use marchproxy_engine::tables::{PolicerSpec, RuleTables, ServiceMode};
+use marchproxy_engine::tables::{PolicerSpec, RuleTables, ServiceMode, ShaperSpec};
 use marchproxy_engine::testkit::port_mac;
 use marchproxy_engine::worker::{Command, Worker};
 
@@ -70,6 +71,12 @@ impl Pair {
             });
             worker.turn(0);
             worker.turn(0);
+            for port in tables.shapers.iter().map(|shaper| slots[shaper.port]) {
+                if queue_owner(port, 2) == me {
+                    let _ = commands.push(Command::Queues(port, Some(Box::new(Scheduler::new(1024, 16)))));
+                    worker.turn(0);
+                }
+            }
             wires.push(mine);
             links.push(WorkerLink { punts, injects });
             workers.push(worker);
@@ -322,4 +329,48 @@ fn ports_of_pools_lead_to_their_worker() {
         let used: u32 = pools.iter().map(|pool| pool.used[0]).sum();
         assert_eq!(used as usize, worker.pipeline().sessions.len(), "a port each");
     }
+}
+
+/// One of two workers owns the queues of a port: packets of both leave by it, at the port's rate and not twice of it.
+#[test]
+fn both_workers_share_the_rate_of_a_shaped_port() {
+    let shaper = ShaperSpec { port: 1, rate_kbps: 100_000, ..ShaperSpec::default() };
+    let tables = RuleTables { rules: Vec::new(), shapers: vec![shaper], ..tables() };
+    let mut pair = Pair::running(&tables, 32);
+    for (n, (port, frame)) in introductions().into_iter().enumerate() {
+        pair.wires[n % 2][usize::from(port == "wan")].put(MemoryBuf::new(&frame));
+    }
+    pair.run();
+    assert_eq!(pair.sent(0).len() + pair.sent(1).len(), 6);
+    let frame = |n: usize| {
+        let (from, to) = if n % 2 == 0 { ("10.0.20.11", "192.0.2.7") } else { ("fd00:20::11", "2001:db8::7") };
+        let packet = Packet::eth(SERVER, port_mac(0)).vlan(20).ip(ip(from), ip(to)).udp(7, n as u16);
+        packet.payload([0; 1000]).build()
+    };
+    let mut octets = [0; 2];
+    for n in 0..2000u64 {
+        // 160 Mbit/s come, half by each worker.
+        for worker in 0..2 {
+            pair.wires[worker][0].put(MemoryBuf::new(&frame(n as usize + worker)));
+        }
+        let now = 1 + n * 100_000;
+        for worker in &mut pair.workers {
+            worker.turn(now);
+        }
+        assert_eq!(pair.totals().residue(), 0);
+        for (octets, wires) in octets.iter_mut().zip(&pair.wires) {
+            *octets += wires[1].take().iter().map(|packet| packet.data().len() as u64 + 24).sum::<u64>();
+        }
+    }
+    let rate = octets[1] as f64 * 8e6 / (1999.0 * 1e5) / 1e5;
+    assert!((0.99..=1.01).contains(&rate), "{rate}");
+    assert_eq!(octets[0], 0, "only the owner sends");
+    assert!(pair.workers[0].stats().handed_off.value() >= 2000);
+    for worker in &mut pair.workers {
+        worker.release();
+    }
+    for worker in &mut pair.workers {
+        worker.release();
+    }
+    assert_eq!((pair.totals().residue(), pair.totals().held), (0, 0));
 }

@@ -4,16 +4,17 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendLoss, BackendSpec, BackendState, Cidr, FlagMatch, FragmentMatch, HealthKind, HealthSpec, InterfaceSpec,
-    LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction,
-    RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec, Urpf,
+    BackendLoss, BackendSpec, BackendState, Cidr, Class, FlagMatch, FragmentMatch, HealthKind, HealthSpec,
+    InterfaceSpec, LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, QueueSpec, RouteAction,
+    RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol,
+    ServiceSpec, ShaperSpec, Urpf,
 };
 
 use super::TableError;
 use crate::v1::{
     Group, TableBackend, TableColour, TableHealth, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort,
-    TablePortRange, TablePrefix, TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_backend,
-    table_colour, table_health, table_interface, table_rule, table_service,
+    TablePortRange, TablePrefix, TableQueue, TableRoute, TableRule, TableService, TableServiceLimits, TableShaper,
+    group::Kind, table_backend, table_colour, table_health, table_interface, table_rule, table_service,
 };
 
 type Result<T> = std::result::Result<T, TableError>;
@@ -54,6 +55,7 @@ pub fn from_groups(groups: &[Group]) -> Result<RuleTables> {
             Some(Kind::Services(group)) => {
                 extend(&mut tables.services, &group.services, |wire| service(wire, &policers))?;
             }
+            Some(Kind::Shapers(group)) => extend(&mut tables.shapers, &group.shapers, |wire| shaper(wire, &ports))?,
             Some(_) => {}
             None => {
                 return Err(TableError::new("group", "kind", "nothing this release knows", "a kind of Group"));
@@ -65,6 +67,11 @@ pub fn from_groups(groups: &[Group]) -> Result<RuleTables> {
     sorted(&tables.rules, |rule| (rule.priority, &rule.name), |rule| format!("rule {}", rule.name))?;
     unique(tables.rules.iter().map(|rule| &rule.name))?;
     sorted(&tables.services, |service| &service.name, |service| format!("service {}", service.name))?;
+    sorted(
+        &tables.shapers,
+        |shaper| shaper.port,
+        |shaper| format!("shaper of port {}", tables.ports[shaper.port].name),
+    )?;
     Ok(tables)
 }
 
@@ -331,7 +338,47 @@ fn service(wire: &TableService, policers: &Names) -> Result<ServiceSpec> {
         mark: mark(wire.mark, &object, "mark")?,
         limits: wire.limits.as_ref().map(|wire| service_limits(wire, &object)).transpose()?,
         health: wire.health.as_ref().map(|wire| health(wire, &object)).transpose()?,
+        class: wire.class.map(|class| Ok(Class::ALL[within(class, 0, 3, &object, "class")? as usize])).transpose()?,
+        queue: wire.queue.as_ref().map(|wire| queue(wire, &object)).transpose()?.unwrap_or_default(),
     })
+}
+
+fn queue(wire: &TableQueue, object: &str) -> Result<QueueSpec> {
+    Ok(QueueSpec {
+        rate_kbps: rate(wire.rate_kbps, 0, object, "queue.rate_kbps")?,
+        burst_bytes: wire.burst_bytes,
+        weight: within(wire.weight, 1, 1000, object, "queue.weight")? as u16,
+        deadline_us: wire.deadline_us,
+        most_packets: wire.most_packets,
+        most_bytes: wire.most_bytes,
+        target_us: wire.target_us,
+        ecn: wire.ecn,
+    })
+}
+
+fn shaper(wire: &TableShaper, ports: &Names) -> Result<ShaperSpec> {
+    let object = format!("shaper of port {}", wire.port);
+    let weight = |found, field| Ok(within(found, 1, 1000, &object, field)? as u16);
+    Ok(ShaperSpec {
+        port: ports.find(&wire.port, &object, "port")?,
+        rate_kbps: rate(wire.rate_kbps, 1, &object, "rate_kbps")?,
+        overhead: within(wire.overhead, 0, u8::MAX.into(), &object, "overhead")? as u8,
+        p0_percent: within(wire.p0_percent, 1, 100, &object, "p0_percent")? as u8,
+        weights: [
+            weight(wire.p1_weight, "p1_weight")?,
+            weight(wire.p2_weight, "p2_weight")?,
+            weight(wire.p3_weight, "p3_weight")?,
+        ],
+    })
+}
+
+/// Up to 400 Gbit/s.
+fn rate(found: u64, least: u64, object: &str, field: &str) -> Result<u64> {
+    const MOST: u64 = 400_000_000;
+    if (least..=MOST).contains(&found) {
+        return Ok(found);
+    }
+    Err(TableError::new(object, field, found, format!("{least}..={MOST}")))
 }
 
 fn health(wire: &TableHealth, object: &str) -> Result<HealthSpec> {

@@ -4,22 +4,22 @@ use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
     BackendLoss, BackendSpec, BackendState, Cidr, FragmentMatch, HealthKind, HealthSpec, InterfaceSpec, LimitsSpec,
-    PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleSpec, RuleTables, RuleWay,
-    ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec, Urpf,
+    PolicerAction, PolicerSpec, PortRange, PortSpec, QueueSpec, RouteAction, RouteSpec, RuleAction, RuleSpec,
+    RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec, ShaperSpec, Urpf,
 };
 
 use super::{OBJECTS_PER_GROUP, TableError};
 use crate::v1::{
-    Group, InterfaceGroup, PolicerGroup, PortGroup, RouteGroup, RuleGroup, ServiceGroup, TableBackend, TableColour,
-    TableFlags, TableHealth, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort, TablePortRange,
-    TablePrefix, TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_backend, table_colour,
-    table_health, table_interface, table_rule, table_service,
+    Group, InterfaceGroup, PolicerGroup, PortGroup, RouteGroup, RuleGroup, ServiceGroup, ShaperGroup, TableBackend,
+    TableColour, TableFlags, TableHealth, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort,
+    TablePortRange, TablePrefix, TableQueue, TableRoute, TableRule, TableService, TableServiceLimits, TableShaper,
+    group::Kind, table_backend, table_colour, table_health, table_interface, table_rule, table_service,
 };
 
 /// A border stands behind one key in so many, on average.
 const KEYS_PER_BORDER: u64 = 1024;
 
-/// The groups of these tables: ports, interfaces, routes, rules, services, policers. Fails only where an index points nowhere.
+/// The groups of these tables: ports, interfaces, routes, rules, services, policers, shapers. Fails only where an index points nowhere.
 pub fn to_groups(tables: &RuleTables) -> Result<Vec<Group>, TableError> {
     let mut kinds = Vec::new();
     for objects in split(&tables.ports, |port| fnv(port.name.as_bytes())) {
@@ -43,6 +43,11 @@ pub fn to_groups(tables: &RuleTables) -> Result<Vec<Group>, TableError> {
     }
     for objects in split(&tables.policers, |policer| fnv(policer.name.as_bytes())) {
         kinds.push(Kind::Policers(PolicerGroup { policers: objects.iter().map(policer).collect() }));
+    }
+    // At most one for each port: never more than a group holds.
+    if !tables.shapers.is_empty() {
+        let shapers = tables.shapers.iter().map(|spec| shaper(tables, spec)).collect::<Result<_, _>>()?;
+        kinds.push(Kind::Shapers(ShaperGroup { shapers }));
     }
     Ok(kinds.into_iter().map(|kind| Group { kind: Some(kind) }).collect())
 }
@@ -207,6 +212,34 @@ fn service(tables: &RuleTables, spec: &ServiceSpec) -> Result<TableService, Tabl
         rebalances: spec.on_backend_loss == BackendLoss::Rebalance,
         limits: spec.limits.as_ref().map(service_limits),
         health: spec.health.as_ref().map(health),
+        class: spec.class.map(|class| class as u32),
+        queue: Some(queue(&spec.queue)),
+    })
+}
+
+fn queue(spec: &QueueSpec) -> TableQueue {
+    TableQueue {
+        rate_kbps: spec.rate_kbps,
+        burst_bytes: spec.burst_bytes,
+        weight: spec.weight.into(),
+        deadline_us: spec.deadline_us,
+        most_packets: spec.most_packets,
+        most_bytes: spec.most_bytes,
+        target_us: spec.target_us,
+        ecn: spec.ecn,
+    }
+}
+
+fn shaper(tables: &RuleTables, spec: &ShaperSpec) -> Result<TableShaper, TableError> {
+    let [p1_weight, p2_weight, p3_weight] = spec.weights.map(u32::from);
+    Ok(TableShaper {
+        port: name_at(&tables.ports, spec.port, |port| &port.name, || "shaper".to_owned(), "port")?,
+        rate_kbps: spec.rate_kbps,
+        overhead: spec.overhead.into(),
+        p0_percent: spec.p0_percent.into(),
+        p1_weight,
+        p2_weight,
+        p3_weight,
     })
 }
 

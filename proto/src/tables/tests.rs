@@ -2,9 +2,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendLoss, BackendSpec, BackendState, Cidr, FlagMatch, FragmentMatch, HealthKind, HealthSpec, InterfaceSpec,
-    LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction,
-    RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec, Urpf,
+    BackendLoss, BackendSpec, BackendState, Cidr, Class, FlagMatch, FragmentMatch, HealthKind, HealthSpec,
+    InterfaceSpec, LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, QueueSpec, RouteAction,
+    RouteSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol,
+    ServiceSpec, ShaperSpec, Urpf,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
@@ -217,7 +218,7 @@ fn service(policers: usize) -> impl Strategy<Value = ServiceSpec> {
         let icmp = protocol == ServiceProtocol::Icmp;
         let limits = proptest::option::of(limits());
         let backends = backends(icmp || mode.is_direct());
-        let more = (mark(), limits, health());
+        let more = (mark(), limits, health(), (proptest::option::of(class()), queue()));
         (addresses.clone(), disjoint(), any::<[bool; 3]>(), (backends, pool.clone()), policer.clone(), more).prop_map(
             move |(
                 addresses,
@@ -225,7 +226,7 @@ fn service(policers: usize) -> impl Strategy<Value = ServiceSpec> {
                 [source_affinity, stateless, rebalances],
                 (backends, pool),
                 policer,
-                (mark, limits, health),
+                (mark, limits, health, (class, queue)),
             )| {
                 ServiceSpec {
                     name: String::new(),
@@ -242,9 +243,46 @@ fn service(policers: usize) -> impl Strategy<Value = ServiceSpec> {
                     mark,
                     limits,
                     health,
+                    class,
+                    queue,
                 }
             },
         )
+    })
+}
+
+fn class() -> impl Strategy<Value = Class> {
+    proptest::sample::select(&Class::ALL[..])
+}
+
+fn queue() -> impl Strategy<Value = QueueSpec> {
+    let bounds = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>());
+    (0..=400_000_000u64, any::<u64>(), 1..=1000u16, bounds, any::<bool>()).prop_map(
+        |(rate_kbps, burst_bytes, weight, (deadline_us, most_packets, most_bytes, target_us), ecn)| QueueSpec {
+            rate_kbps,
+            burst_bytes,
+            weight,
+            deadline_us,
+            most_packets,
+            most_bytes,
+            target_us,
+            ecn,
+        },
+    )
+}
+
+fn shapers(ports: usize) -> impl Strategy<Value = Vec<ShaperSpec>> {
+    let one = (any::<bool>(), 1..=400_000_000u64, any::<u8>(), 1..=100u8, [1..=1000u16, 1..=1000, 1..=1000]);
+    vec(one, ports..=ports).prop_map(|all| {
+        let shaped = all.into_iter().enumerate().filter(|(_, one)| one.0);
+        let spec = |(port, (_, rate_kbps, overhead, p0_percent, weights))| ShaperSpec {
+            port,
+            rate_kbps,
+            overhead,
+            p0_percent,
+            weights,
+        };
+        shaped.map(spec).collect()
     })
 }
 
@@ -272,15 +310,17 @@ fn tables() -> impl Strategy<Value = RuleTables> {
                 routes(interfaces.len()),
                 rules(interfaces.len(), policers.len()),
                 services,
+                shapers(ports.len()),
                 Just((ports, interfaces, policers)),
             )
-                .prop_map(|(routes, rules, services, (ports, interfaces, policers))| RuleTables {
+                .prop_map(|(routes, rules, services, shapers, (ports, interfaces, policers))| RuleTables {
                     ports,
                     interfaces,
                     routes,
                     rules,
                     services,
                     policers,
+                    shapers,
                 })
         })
     })
@@ -405,7 +445,9 @@ fn sample() -> Vec<Group> {
             mark: None,
             limits: None,
             health: None,
+            ..Default::default()
         }],
+        shapers: vec![ShaperSpec { rate_kbps: 1000, ..ShaperSpec::default() }],
         policers: vec![PolicerSpec {
             name: "slow".to_owned(),
             cir_kbps: 1000,
@@ -514,6 +556,11 @@ fn what_comes_over_the_wire_is_judged() {
         ("policer slow: on_red is missing; allowed: pass, mark or drop", |g| {
             kind!(g, Policers).policers[0].on_red = None;
         }),
+        ("shaper of port dmz: port is \"dmz\"; allowed: a known port", |g| {
+            kind!(g, Shapers).shapers[0].port = "dmz".to_owned();
+        }),
+        ("shaper of port wan: rate_kbps is 0; allowed: 1..=400000000", |g| kind!(g, Shapers).shapers[0].rate_kbps = 0),
+        ("shaper of port wan: p2_weight is 0; allowed: 1..=1000", |g| kind!(g, Shapers).shapers[0].p2_weight = 0),
         ("group: kind is nothing this release knows; allowed: a kind of Group", |g| g.push(Group { kind: None })),
     ];
     for (expected, damage) in cases {

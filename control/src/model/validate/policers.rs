@@ -1,13 +1,13 @@
 //! Policers, and the QoS profiles that give them to services.
 
-use marchproxy_engine::tables::{PolicerAction, PolicerSpec};
+use marchproxy_engine::tables::{Class, PolicerAction, PolicerSpec, QueueSpec};
 use marchproxy_proto::v1::{self, Document};
 
 use super::super::report::{At, Report, quoted};
 use super::super::types::Node;
 use super::super::words;
 use super::References;
-use super::nodes::MAX_MBPS;
+use super::qos::{Shaped, ingress, queue};
 
 /// 100 Gbit/s; the engine's token arithmetic is exact up to here.
 const MAX_KBPS: u64 = 100_000_000;
@@ -16,13 +16,17 @@ const MAX_KBPS: u64 = 100_000_000;
 const MIN_BURST: u64 = 1500;
 
 /// More than a third of a second at 100 Gbit/s; the engine counts tokens of a burst in 32 bits of octets.
-const MAX_BURST: u64 = u32::MAX as u64;
+pub(super) const MAX_BURST: u64 = u32::MAX as u64;
 
 /// A profile as services use it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Profile {
     pub policer: Option<usize>,
     pub mark: Option<u8>,
+    pub class: Option<Class>,
+    pub queue: QueueSpec,
+    /// Polices what clients send: rate in kbit/s and burst in octets.
+    pub ingress: Option<(u64, u64)>,
 }
 
 /// The policers, with holes where they are wrong.
@@ -108,22 +112,24 @@ fn colour(
 }
 
 /// The profiles; what is wrong with one is reported, and the rest of it used.
-pub(super) fn check_qos(document: &Document, references: &References<'_>, report: &mut Report) -> Vec<Profile> {
+pub(super) fn check_qos(
+    document: &Document,
+    nodes: &[Node],
+    references: &References<'_>,
+    report: &mut Report,
+) -> Vec<Profile> {
+    let shaped = Shaped::new(nodes);
     document
         .qos
         .iter()
         .enumerate()
         .map(|(index, qos)| {
             let at = At::new("qos", index, "qos", &qos.name);
-            if let Some(bandwidth) = &qos.bandwidth {
-                check_bandwidth(bandwidth, &at, report);
-            }
-            if let Some(aqm) = &qos.aqm {
-                report.choice(&at, "aqm.kind", &aqm.kind, None, &[("codel", ())]);
-                report.within(&at, "aqm.target_us", aqm.target_us.unwrap_or(1), 1..=1_000_000, "microseconds");
-                report.not_enforced(&at, "aqm");
-            }
+            let (class, queue) = queue(qos, &shaped, &at, report);
             Profile {
+                class,
+                queue,
+                ingress: ingress(qos, &at, report),
                 policer: match qos.policer.as_str() {
                     "" => None,
                     name => references.policers.find(report, &at, "policer", name),
@@ -134,35 +140,7 @@ pub(super) fn check_qos(document: &Document, references: &References<'_>, report
         .collect()
 }
 
-fn check_bandwidth(bandwidth: &v1::Bandwidth, at: &At<'_>, report: &mut Report) {
-    let fields = [
-        ("bandwidth.ingress_mbps", bandwidth.ingress_mbps, MAX_MBPS, "Mbit/s"),
-        ("bandwidth.egress_mbps", bandwidth.egress_mbps, MAX_MBPS, "Mbit/s"),
-        ("bandwidth.burst_size_kb", bandwidth.burst_size_kb, MAX_BURST / 1024, "KiB"),
-    ];
-    for (field, found, most, unit) in fields {
-        if let Some(found) = found {
-            report.within(at, field, found, 1..=most, unit);
-        }
-    }
-    report.not_enforced(at, "bandwidth");
-}
-
 fn check_priority(priority: &v1::Priority, at: &At<'_>, report: &mut Report) -> Option<u8> {
-    if !priority.class.is_empty() {
-        report.choice(at, "priority.class", &priority.class, None, &[("P0", ()), ("P1", ()), ("P2", ()), ("P3", ())]);
-        report.not_enforced(at, "priority.class");
-    }
-    if let Some(weight) = priority.weight {
-        report.within(at, "priority.weight", weight, 1..=1000, "");
-        report.not_enforced(at, "priority.weight");
-    }
-    if let Some(latency) = priority.max_latency_ms {
-        if !(latency > 0.0 && latency <= 10_000.0) {
-            report.refuse(at, "priority.max_latency_ms", latency, "more than 0, up to 10000 milliseconds");
-        }
-        report.not_enforced(at, "priority.max_latency_ms");
-    }
     match priority.dscp.as_str() {
         "" => None,
         dscp => report.word(at, "priority.dscp", dscp, words::dscp),

@@ -111,10 +111,14 @@ fn huge_pages(memory: &Memory) -> Result<bool, String> {
 }
 
 /// Half of the memory for packets of this size: two sizes at most, and EAL needs a little for itself.
-fn pool(eal: &Eal, room: u16, mem_mb: u64, socket: Option<SocketId>) -> Result<Mempool, String> {
+fn packets(room: u16, mem_mb: u64) -> u32 {
     let fit = (mem_mb << 20) * 4 / 10 / (u64::from(room) + PER_PACKET);
     let log = fit.max(1).ilog2().clamp(*PACKETS.start(), *PACKETS.end());
-    let count = (1 << log) - 1;
+    (1 << log) - 1
+}
+
+fn pool(eal: &Eal, room: u16, mem_mb: u64, socket: Option<SocketId>) -> Result<Mempool, String> {
+    let count = packets(room, mem_mb);
     let config = PoolConfig { frame_room: room, socket, ..PoolConfig::new(count) };
     Mempool::create(eal, &format!("mp_{room}"), &config).map_err(|error| error.to_string())
 }
@@ -145,6 +149,10 @@ impl Driver for DpdkDriver {
 
     fn pool(&self) -> DpdkPool {
         DpdkPool::new(&self.ordinary)
+    }
+
+    fn queue_places(&self) -> u32 {
+        packets(ORDINARY, self.mem_mb) / 4
     }
 
     fn open(&self, spec: &PortSpec, device: &Device, queues: u16) -> Result<Opened<Self>, String> {

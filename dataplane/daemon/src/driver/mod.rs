@@ -29,6 +29,10 @@ pub trait Driver: Send + Sync + 'static {
     fn enter_thread(&self) -> Result<Self::Guard, String>;
     /// Packets for the slow path.
     fn pool(&self) -> <Self::Backend as Backend>::Pool;
+    /// Packets that may wait in the queues of one shaped port: a share of the buffers there are, so that enough are left to receive with.
+    fn queue_places(&self) -> u32 {
+        1 << 12
+    }
     /// Opens a device with `queues` pairs of queues. The error names device and reason; nothing is left open then.
     fn open(&self, spec: &PortSpec, device: &Device, queues: u16) -> Result<Opened<Self>, String>;
 }

@@ -89,6 +89,7 @@ impl<D: Driver> Builder<D> {
         let build_us = micros(start.elapsed());
         let plan = self.plan(&snapshot, push.allow_port_restart)?;
         self.bring_up(&plan)?;
+        self.shared.ports.shape(&snapshot, self.budget.queues)?;
         let objects = self.shared.objects.next(&snapshot, &self.shared.threads());
         let generation = self.publisher.publish(snapshot);
         self.shared.objects.replace(objects);
@@ -96,6 +97,9 @@ impl<D: Driver> Builder<D> {
         self.settle(generation)?;
         let settle_us = micros(push.received.elapsed());
         self.note(push, generation, true);
+        if let Err(error) = self.shared.ports.unshape(self.publisher.current()) {
+            tracing::error!("queues: {error}");
+        }
         for place in &plan.close {
             // The push happened; a device that does not close is no reason to call it refused.
             if let Err(error) = self.shared.ports.close(place) {

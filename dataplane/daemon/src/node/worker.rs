@@ -111,7 +111,8 @@ fn work<D: Driver>(worker: &mut Worker<D::Backend>, shared: &WorkerShared, order
         let turn = worker.turn(orders.clock.nanos(now));
         shared.generation.store(worker.generation(), Ordering::Release);
         busy = turn.packets > 0;
-        let nap = backoff.after(turn.packets);
+        // What waits in a queue may be due any moment.
+        let nap = backoff.after(turn.packets + usize::from(turn.waiting));
         if !nap.is_zero() {
             std::thread::sleep(nap);
         } else if !busy {

@@ -102,7 +102,7 @@ impl End {
 impl From<Fate> for End {
     fn from(fate: Fate) -> Self {
         match fate {
-            Fate::Transmit => Self::Sent,
+            Fate::Transmit | Fate::Queue => Self::Sent,
             Fate::Drop(reason) => Self::Dropped(reason),
             Fate::Punt(reason) => Self::Punted(reason),
             Fate::HandOff(worker) | Fate::Reassemble(worker) => Self::HandedOff(worker),

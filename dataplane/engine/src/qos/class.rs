@@ -4,12 +4,17 @@ use crate::tables::Class;
 use crate::wire::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, ICMPV6, TAG, be16};
 
 /// Where a packet waits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag {
     /// Queue slot of its service; 0 for everything that belongs to none.
     pub slot: u16,
     /// Its class.
     pub class: Class,
+}
+
+impl Tag {
+    /// What belongs to no service and promises nothing.
+    pub const NONE: Self = Self { slot: 0, class: Class::P3 };
 }
 
 /// The class that a codepoint asks for, along the service classes of RFC 4594: network control and telephony; other real time and signalling;
@@ -58,9 +63,15 @@ mod tests {
         let v4 = |dscp| eth().ip([192, 0, 2, 1].into(), [192, 0, 2, 2].into()).dscp(dscp).udp(1, 2).build();
         let (a, b) = ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap());
         let v6 = |dscp| eth().vlan(7).ip(a, b).dscp(dscp).udp(1, 2).build();
-        for (dscp, class) in
-            [(46, Class::P0), (48, Class::P0), (34, Class::P1), (40, Class::P1), (18, Class::P2), (0, Class::P3), (8, Class::P3)]
-        {
+        for (dscp, class) in [
+            (46, Class::P0),
+            (48, Class::P0),
+            (34, Class::P1),
+            (40, Class::P1),
+            (18, Class::P2),
+            (0, Class::P3),
+            (8, Class::P3),
+        ] {
             assert_eq!((of_frame(&v4(dscp)), of_frame(&v6(dscp))), (class, class), "{dscp}");
         }
         assert_eq!(of_frame(&[0; 60]), Class::P0, "ARP and the like");

@@ -166,7 +166,8 @@ mod tests {
     #[test]
     fn it_drops_what_the_rfc_drops() {
         for seed in 1..40u64 {
-            let (mut twin, mut ours, mut codel, mut dropped) = (Twin::default(), VecDeque::new(), Codel::default(), vec![]);
+            let (mut twin, mut ours, mut codel, mut dropped) =
+                (Twin::default(), VecDeque::new(), Codel::default(), vec![]);
             let (mut now, mut random) = (1u64, seed);
             for step in 0..30_000u64 {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(seed);

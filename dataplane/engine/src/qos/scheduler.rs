@@ -178,12 +178,7 @@ impl<B: PacketBuf> Scheduler<B> {
     /// Lets one packet go, if one may. Packets that end here are given to `ended`. `shaping` is that of the generation of the last
     /// [`sync`](Self::sync).
     #[inline]
-    pub fn pop(
-        &mut self,
-        now: u64,
-        shaping: Option<&Shaping>,
-        ended: &mut impl FnMut(B, DropReason),
-    ) -> Option<B> {
+    pub fn pop(&mut self, now: u64, shaping: Option<&Shaping>, ended: &mut impl FnMut(B, DropReason)) -> Option<B> {
         // Every step sends, ends, parks or turns a queue; what is left when the bound is reached goes on next time.
         for _ in 0..WAKES {
             let class = self.choose()?;

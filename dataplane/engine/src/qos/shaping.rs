@@ -2,6 +2,7 @@
 
 use crate::ports::PortSlot;
 use crate::slots::Slot;
+use crate::stats::MAX_PORTS;
 use crate::table::policer::UNITS_PER_OCTET;
 use crate::tables::{Class, QueueSpec, ShaperSpec};
 
@@ -27,9 +28,13 @@ pub(super) const SHORTEST: u32 = 60;
 /// How long RFC 8289 lets a delay above the target be (s4.3: a worst-case round trip).
 const CODEL_INTERVAL: u64 = 100_000_000;
 
+const _: () = assert!(MAX_PORTS <= u64::BITS as usize);
+
 /// Shaped ports of a generation.
 #[derive(Debug, Default)]
 pub struct Shaping {
+    /// A bit for each shaped port slot.
+    shaped: u64,
     ports: Vec<(PortSlot, PortShaping)>,
     /// By queue slot; the first is everything that belongs to no service.
     profiles: Vec<Profile>,
@@ -111,7 +116,7 @@ impl Profile {
     pub const MOST_OCTETS: u32 = 4 << 20;
 
     /// From its specification.
-    pub fn new(spec: &QueueSpec, incarnation: u32, longest: u32) -> Self {
+    pub fn new(spec: &QueueSpec, class: Option<Class>, incarnation: u32, longest: u32) -> Self {
         let burst = match spec.burst_bytes {
             0 => spec.rate_kbps.saturating_mul(BURST_NS) / UNITS_PER_OCTET,
             said => said,
@@ -123,7 +128,7 @@ impl Profile {
             rate_kbps: spec.rate_kbps,
             depth: depth * UNITS_PER_OCTET,
             weight: u32::from(spec.weight.max(1)),
-            class: spec.class,
+            class,
             deadline: u64::from(spec.deadline_us) * 1000,
             most_packets: if spec.most_packets == 0 { Self::MOST_PACKETS } else { spec.most_packets },
             most_octets: if spec.most_bytes == 0 { Self::MOST_OCTETS } else { spec.most_bytes },
@@ -138,15 +143,15 @@ impl Profile {
 pub(super) const DEADLINES: [u64; 4] = [1_000_000, 10_000_000, 100_000_000, u64::MAX];
 
 impl Shaping {
-    /// Of these ports and services: counter slot, queue slot and specification of each.
+    /// Of these ports and services: counter slot, queue slot, specification and class of each.
     pub fn new<'a>(
         ports: Vec<(PortSlot, PortShaping)>,
-        services: impl Iterator<Item = (u32, Slot, &'a QueueSpec)>,
+        services: impl Iterator<Item = (u32, Slot, &'a QueueSpec, Option<Class>)>,
     ) -> Self {
         let longest = ports.iter().map(|(_, port)| port.longest).max().unwrap_or(0);
-        let nobody = Profile::new(&QueueSpec::default(), 0, longest);
+        let nobody = Profile::new(&QueueSpec::default(), None, 0, longest);
         let (mut profiles, mut by_counter) = (vec![nobody], Vec::new());
-        for (counter, slot, spec) in services {
+        for (counter, slot, spec, class) in services {
             let (counter, at) = (counter as usize, slot.index as usize + 1);
             if by_counter.len() <= counter {
                 by_counter.resize(counter + 1, 0);
@@ -155,10 +160,11 @@ impl Shaping {
             if profiles.len() <= at {
                 profiles.resize(at + 1, nobody);
             }
-            profiles[at] = Profile::new(spec, slot.incarnation, longest);
+            profiles[at] = Profile::new(spec, class, slot.incarnation, longest);
         }
         let least = profiles.iter().map(|profile| profile.weight).min().unwrap_or(1);
-        Self { ports, profiles, by_counter: by_counter.into_boxed_slice(), least }
+        let shaped = ports.iter().fold(0, |all, (port, _)| all | 1 << port.index());
+        Self { shaped, ports, profiles, by_counter: by_counter.into_boxed_slice(), least }
     }
 
     /// What it says about a port, if that is shaped.
@@ -172,9 +178,10 @@ impl Shaping {
         self.ports.iter().map(|(slot, shaping)| (*slot, shaping))
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.ports.is_empty()
+    /// A bit for each shaped port slot.
+    #[inline]
+    pub fn shaped(&self) -> u64 {
+        self.shaped
     }
 
     /// The queue slot of the service with this counter slot; 0 for none.

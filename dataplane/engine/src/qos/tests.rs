@@ -61,9 +61,10 @@ fn port(rate_kbps: u64) -> ShaperSpec {
 }
 
 fn shaping(shaper: &ShaperSpec, services: &[QueueSpec]) -> Shaping {
-    let slots = services.iter().enumerate().map(|(n, spec)| {
-        (n as u32, Slot { index: n as u32, incarnation: n as u32 + 1 }, spec)
-    });
+    let slots = services
+        .iter()
+        .enumerate()
+        .map(|(n, spec)| (n as u32, Slot { index: n as u32, incarnation: n as u32 + 1 }, spec, None));
     Shaping::new(vec![(PortSlot::default(), PortShaping::new(shaper, 1500))], slots)
 }
 
@@ -160,7 +161,8 @@ fn measure(shaping: &Shaping, (rate, burst): (u64, u64), sizes: &[usize], packet
         }
         scheduler.tick(now);
         while let Some(packet) = scheduler.pop(now, Some(shaping), &mut |_, _| panic!("nothing is dropped")) {
-            missing = missing.saturating_sub((now - last).saturating_mul(rate)) + counted(packet.octets) * UNITS_PER_OCTET;
+            missing =
+                missing.saturating_sub((now - last).saturating_mul(rate)) + counted(packet.octets) * UNITS_PER_OCTET;
             last = now;
             assert!(missing <= burst, "{missing} of {burst} at {now}");
             left += 1;
@@ -319,7 +321,8 @@ fn thousands_of_services_get_their_rates() {
 #[test]
 fn packets_outlive_a_push_and_old_ones_do_not_outlive_their_class() {
     let slow = QueueSpec { rate_kbps: 8, burst_bytes: 1600, ..QueueSpec::default() };
-    let (before, after) = (shaping(&port(1_000_000), &[slow]), shaping(&port(1_000_000), &[QueueSpec { rate_kbps: 80, ..slow }]));
+    let (before, after) =
+        (shaping(&port(1_000_000), &[slow]), shaping(&port(1_000_000), &[QueueSpec { rate_kbps: 80, ..slow }]));
     let mut scheduler = Scheduler::<Probe>::new(64, 4);
     scheduler.sync(before.port(PortSlot::default()), 1);
     for (id, class) in [Class::P3, Class::P3, Class::P3, Class::P1].into_iter().enumerate() {

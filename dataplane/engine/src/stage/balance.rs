@@ -49,6 +49,7 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
     }
     for lane in burst.active.lanes() {
         if errors.contains(lane) && related::process(burst, lane, context) {
+            burst.columns.service[lane.index()] = NONE;
             continue;
         }
         let index = lane.index();
@@ -137,6 +138,7 @@ fn apply_session(hit: Hit, columns: &mut Columns, lane: usize, context: &mut Con
     let rewrite =
         if is_nat { [Rewrite::Destination, Rewrite::Source][direction as usize] } else { decision.mode().into() };
     columns.verdict[lane] = Verdict { policer, mark: decision.mark, rewrite, colour: None };
+    columns.service[lane] = decision.service;
     if let Some(session) = context.sessions.get(hit) {
         (columns.target[lane], columns.port[lane]) = session.target(direction);
     }
@@ -357,6 +359,7 @@ fn judge<B: PacketBuf>(
     }
     let mark = ruled.mark.unwrap_or(NO_MARK);
     columns.verdict[lane] = Verdict { mark, policer: ruled.policer, ..Verdict::default() };
+    columns.service[lane] = NONE;
     if !context.snapshot.services.is_address(key.dst) {
         return Ok(());
     }
@@ -374,6 +377,7 @@ fn judge<B: PacketBuf>(
     let decision = decide(context.generation, service, Some(backend), ruled);
     let Decision { policer, mark, .. } = decision;
     columns.verdict[lane] = Verdict { policer, mark, rewrite: service.mode.into(), colour: None };
+    columns.service[lane] = service.counter;
     (columns.target[lane], columns.port[lane]) = (backend.address, backend.port.unwrap_or(key.dport));
     if service.stateless {
         return Ok(());

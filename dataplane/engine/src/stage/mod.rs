@@ -8,6 +8,7 @@ pub mod express;
 pub mod finish;
 pub mod fragment;
 pub mod parse;
+pub mod queue;
 pub mod related;
 pub mod route;
 pub mod rule;

@@ -60,9 +60,14 @@ fn profiles() {
     let gold = "{name: gold, policer: slow, priority: {dscp: AF41}}";
     let cases = [
         ("policer: fast", "policer is \"fast\"; allowed: the name of a policer: slow"),
-        ("bandwidth: {ingress_mbps: 0}", "bandwidth.ingress_mbps is 0; allowed: 1 to 400000 Mbit/s"),
+        ("bandwidth: {ingress_mbps: 0}", "bandwidth.ingress_mbps is 0; allowed: 1 to 100000 Mbit/s"),
         ("bandwidth: {egress_mbps: 400001}", "bandwidth.egress_mbps is 400001; allowed: 1 to 400000 Mbit/s"),
-        ("bandwidth: {burst_size_kb: 0}", "bandwidth.burst_size_kb is 0; allowed: 1 to 4194303 KiB"),
+        (
+            "bandwidth: {burst_size_kb: 1}",
+            "bandwidth.burst_size_kb is 1; allowed: 2 to 4194303 KiB: a burst holds at least one full frame",
+        ),
+        ("bandwidth: {queue_packets: 0}", "bandwidth.queue_packets is 0; allowed: 1 to 65535 packets"),
+        ("bandwidth: {queue_kb: 1}", "bandwidth.queue_kb is 1; allowed: 2 to 4194303 KiB"),
         ("priority: {class: P9}", "priority.class is \"P9\"; allowed: P0, P1, P2, P3"),
         ("priority: {weight: 0}", "priority.weight is 0; allowed: 1 to 1000"),
         (
@@ -80,4 +85,26 @@ fn profiles() {
         let expected = format!("qos gold: qos[0].{expected}");
         assert_eq!(refused(gold, &format!("{{name: gold, {replace}}}")), [expected], "{replace}");
     }
+}
+
+#[test]
+fn queues() {
+    let gold = "qos: [{name: gold, bandwidth: {egress_mbps: 50}}]";
+    let document = |port: &str| {
+        let port = format!("{{name: wan, device: \"vdev:net_null0\", {port}}}");
+        validate(&parse(&format!("api_version: marchproxy/v1\nnodes: [{{name: n, ports: [{port}]}}]\n{gold}")).unwrap())
+    };
+    let (_, warnings) = document("mtu: 1500").unwrap();
+    assert_eq!(
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "qos[0].bandwidth.egress_mbps: rate, queues, weight, latency and aqm count on ports with a shaper; no port has one"
+        ]
+    );
+    assert_eq!(document("shaper: {rate_mbps: 50}").unwrap().1, []);
+    let refused = document("shaper: {rate_mbps: 49}").unwrap_err();
+    assert_eq!(
+        refused.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["qos gold: qos[0].bandwidth.egress_mbps is 50; allowed: 1 to 49 Mbit/s, the rate of the fastest shaped port"]
+    );
 }
