@@ -99,6 +99,106 @@ fn yaml(seed: u32) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_applied_to_be_confirmed() {
+    let rig = Rig::start().await;
+    let ctl = Ctl::admin(&rig);
+    let (first, second) = (ctl.file("first.yaml", &yaml(1)), ctl.file("second.yaml", &yaml(2)));
+    ctl.run(&["apply", "-f", &first, "--confirm-within", "5m"]).await.ends(1).complains("there is none to return to");
+    ctl.run(&["apply", "-f", &first]).await.ends(0);
+    ctl.run(&["apply", "-f", &second, "--confirm-within", "0"]).await.ends(1).complains("1s to 24h");
+    let waits = ctl.run(&["apply", "-f", &second, "--confirm-within", "5m"]).await;
+    waits.ends(0).says("waits for `marchctl confirm 2` until 20");
+    ctl.run(&["history"]).await.ends(0).says("pending until 20");
+    ctl.run(&["apply", "-f", &first]).await.ends(1).complains("version 2 waits for confirmation");
+    ctl.run(&["confirm"]).await.ends(0).says("version 2").says("confirmed\n");
+    ctl.run(&["confirm", "2"]).await.ends(0).says("confirmed before");
+    ctl.run(&["confirm"]).await.ends(1).complains("no version waits");
+    ctl.run(&["rollback", "1", "--confirm-within", "1h"]).await.ends(0).says("marchctl confirm 3");
+    ctl.run(&["rollback", "2"]).await.ends(0).says("version 4");
+    ctl.run(&["history"]).await.ends(0).says("reverted").says("confirmed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_live_traffic_would_notice() {
+    let rig = Rig::start().await;
+    let ctl = Ctl::admin(&rig);
+    let edge = rig.enrol("node", "edge-1").await;
+    let node = FakeNode::attach(&rig, &edge, fresh()).await.unwrap().run();
+    let (first, second) = (ctl.file("first.yaml", &yaml(1)), ctl.file("second.yaml", &yaml(2)));
+    ctl.run(&["apply", "-f", &first, "--together", "--nodes", "edge-1", "--stage-within", "5s"]).await.ends(0);
+    let live = ctl.run(&["diff", "-f", &second, "--live", "2s"]).await;
+    live.ends(0).says("~ rule no-telnet").says("node edge-1, version 1 runs: 3 of 1").says("2,000 packets looked at");
+    live.says("~ fate: 3 flows, 17 packets").says("- forwarded by rule rest, mark 10\n");
+    live.says("+ dropped (rule_deny) by rule no-telnet\n").says("      wan tcp 198.51.100.7:4242 > 203.0.113.10:23\n");
+    let json = ctl.run(&["diff", "-f", &second, "--live", "1", "--node", "edge-1", "--json"]).await.ends(0).json();
+    assert_eq!(json["live"][0]["changes"][0]["after"]["reason"], "rule_deny");
+    ctl.run(&["diff", "-f", &second, "--live", "2m"]).await.ends(1).complains("duration_ms: found 120000");
+    ctl.run(&["diff", "-f", &second, "--live", "1s", "--node", "edge-9"]).await.ends(1).complains("edge-9");
+    ctl.run(&["apply", "-f", &second, "--nodes", "edge-1"]).await.ends(1).complains("--together");
+    node.abort();
+}
+
+/// Whether a program is there; else the reason for which a test of it is skipped.
+fn can_be_had(program: &str, arguments: &[&str]) -> bool {
+    let there = Command::new(program).args(arguments).output().is_ok_and(|ran| ran.status.success());
+    if !there {
+        println!("skipped: {program} {arguments:?} fails; scripts/setup installs what it needs");
+    }
+    there
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_other_languages_need_the_proto_alone() {
+    let rig = Rig::start().await;
+    let ctl = Ctl::admin(&rig);
+    ctl.run(&["apply", "-f", &ctl.file("first.yaml", &yaml(1)), "-m", "first"]).await.ends(0);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let (proto, clients) = (root.join("proto"), root.join("deploy/examples/clients"));
+    let run = |program: &'static str, control: &str, more: &[&str]| {
+        let mut command = Command::new(clients.join(program));
+        command.arg("--proto").arg(&proto).args(["--control", control]);
+        for (option, file) in [
+            ("--ca", rig.state().join("ca.pem")),
+            ("--cert", ctl.home.join("me.pem")),
+            ("--key", ctl.home.join("me.key")),
+        ] {
+            command.arg(option).arg(file);
+        }
+        command.args(more);
+        tokio::task::spawn_blocking(move || {
+            let output = command.output().unwrap();
+            let text = |octets| String::from_utf8(octets).unwrap();
+            (output.status.code(), text(output.stdout), text(output.stderr))
+        })
+    };
+    if can_be_had("protoc", &["--version"]) && can_be_had("curl", &["--version"]) {
+        let (code, out, err) = run("call.sh", &rig.url, &["History", "limit: 3"]).await.unwrap();
+        assert_eq!(code, Some(0), "{err}");
+        assert!(out.contains("version: 1\n") && out.contains("author: \"admin\""), "{out}");
+        let (code, _, err) = run("call.sh", &rig.url, &["Confirm"]).await.unwrap();
+        assert_eq!(code, Some(1));
+        assert!(err.starts_with("status 9: no version waits for confirmation"), "{err}");
+    }
+    let plugin = std::path::Path::new("/usr/bin/grpc_python_plugin").exists();
+    if plugin && can_be_had("/usr/bin/python3", &["-c", "import grpc, google.protobuf"]) {
+        let (code, out, err) = run("configure.py", rig.url.strip_prefix("https://").unwrap(), &[]).await.unwrap();
+        assert_eq!(code, Some(0), "{err}");
+        for line in [
+            "version 1 has 2 rules\n",
+            "applied version 2, again 2\n",
+            "node edge-1: NODE_OUTCOME_NOT_CONNECTED has not connected",
+            "confirmed version 2\n",
+            "watched version 2 by admin: from Python\n",
+            "refused: INVALID_ARGUMENT: the document is refused, nothing was stored: ",
+        ] {
+            assert!(out.contains(line), "{line:?} is not in\n{out}");
+        }
+    } else if !plugin {
+        println!("skipped: no /usr/bin/grpc_python_plugin; scripts/setup installs it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_life_of_a_document() {
     let rig = Rig::start().await;
     let ctl = Ctl::admin(&rig);
@@ -138,6 +238,9 @@ async fn the_life_of_a_document() {
     ctl.run(&["node", "list"]).await.ends(0).says("edge-1").says("settled");
     let node_json = ctl.run(&["node", "show", "edge-1", "--json"]).await.ends(0).json();
     assert_eq!((&node_json["version"], &node_json["certificates"][0]["revoked"]), (&3.into(), &false.into()));
+    ctl.run(&["tier", "list"]).await.ends(0).says("af_xdp_copy").says("4,711").says("down");
+    ctl.run(&["tier", "show", "wan"]).await.ends(0).says("backend sockets").says("not dpdk").says("no PCI device");
+    ctl.run(&["tier", "show", "lan"]).await.ends(1).complains("allowed: a port of the node");
     node.abort();
 }
 
@@ -272,12 +375,21 @@ fn local_node(socket: &Path) -> tokio::task::JoinHandle<()> {
             Ok(Response::new(tokio_stream::iter(vec![Err(refused)])))
         }
 
+        async fn preview(&self, _: Request<v1::PreviewRequest>) -> Result<Response<v1::PreviewResponse>, Status> {
+            Err(Status::unimplemented("ask control"))
+        }
+
         async fn backends(
             &self,
             request: Request<v1::BackendsRequest>,
         ) -> Result<Response<v1::BackendsResponse>, Status> {
             let A::Backends(backends) = common::answer(Q::Backends(request.into_inner())) else { unreachable!() };
             Ok(Response::new(backends))
+        }
+
+        async fn tiers(&self, request: Request<v1::TiersRequest>) -> Result<Response<v1::TiersResponse>, Status> {
+            let A::Tiers(tiers) = common::answer(Q::Tiers(request.into_inner())) else { unreachable!() };
+            Ok(Response::new(tiers))
         }
 
         async fn nodes(&self, _: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {
@@ -303,7 +415,8 @@ async fn a_node_that_refuses_ends_with_3() {
     let file = ctl.file("a.yaml", &yaml(1));
     let refuse = async {
         let offer = node.offer().await;
-        node.send(From::Nack(v1::TablesNack { version: offer.version, reason: "no such device".into() })).await;
+        node.send(From::Nack(v1::TablesNack { version: offer.version, reason: "no such device".into(), stage: 0 }))
+            .await;
     };
     let arguments = ["apply", "-f", &file];
     let (ran, ()) = tokio::join!(ctl.run(&arguments), refuse);

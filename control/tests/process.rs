@@ -33,7 +33,7 @@ fn command(state: &Path, port: u16) -> Command {
     let config = state.parent().unwrap().join("control.toml");
     std::fs::write(&config, "").unwrap();
     command.arg("--config").arg(config).arg("--state-dir").arg(state);
-    command.args(["--listen", &format!("127.0.0.1:{port}")]).stderr(Stdio::piped());
+    command.args(["--http", "127.0.0.1:0", "--listen", &format!("127.0.0.1:{port}")]).stderr(Stdio::piped());
     command
 }
 

@@ -51,6 +51,7 @@ async fn a_node_that_refuses_makes_it_partly_and_is_offered_again() {
         node.send(From::Nack(v1::TablesNack {
             version: offer.version,
             reason: "port wan: device eth1 is taken".into(),
+            ..Default::default()
         }))
         .await;
     };
@@ -231,7 +232,7 @@ async fn nonsense_from_a_node_ends_its_stream_only() {
     node.welcome().await;
     let ask = async {
         let offer = node.offer().await;
-        node.send(From::Wanted(v1::TablesWanted { version: offer.version, hashes: vec![vec![1; 32]] })).await;
+        node.send(From::Wanted(v1::TablesWanted { version: offer.version, hashes: vec![vec![1; 32]], stage: 0 })).await;
         node.next().await.unwrap_err()
     };
     let (answer, end) = tokio::join!(rig.apply(document(&["edge-1"], 1)), ask);
@@ -259,18 +260,104 @@ async fn another_controls_version_is_found_in_the_database() {
     let store = marchproxy_control::store::Store::open(&url).await.unwrap();
     store
         .commit(marchproxy_control::store::NewVersion {
-            cluster: "default",
             expected_version: Some(0),
-            document: &document(&["edge-1"], 1),
             author: "somebody else",
-            message: "",
-            rollback_of: 0,
-            request_id: "",
-            now: 1,
+            ..marchproxy_control::store::NewVersion::new("default", &document(&["edge-1"], 1), 1)
         })
         .await
         .unwrap();
     assert_eq!(node.settle().await.version, 1);
+}
+
+#[tokio::test]
+async fn a_version_that_a_node_gave_up_is_reverted_everywhere_and_one_it_missed_is_told() {
+    let rig = Rig::start().await;
+    let edge = rig.enrol("node", "edge-1").await;
+    let mut node = FakeNode::attach(&rig, &edge, fresh()).await.unwrap();
+    node.welcome().await;
+    let (_, first) = tokio::join!(rig.apply(document(&["edge-1"], 1)), node.settle());
+    let within = v1::ApplyHeader { confirm_within_s: 300, ..Default::default() };
+    let (answer, second) = tokio::join!(rig.apply_with(within.clone(), document(&["edge-1"], 2)), node.settle());
+    assert!(answer.unwrap().confirm_by.is_some());
+    assert_eq!(first.confirm_within_ms, 0);
+    assert!((1..=300_000).contains(&second.confirm_within_ms), "{}", second.confirm_within_ms);
+    let content_hash = first.content_hash.clone();
+    let reverted = v1::TablesReverted { version: 2, to_version: 1, content_hash, generation: 3 };
+    node.send(From::Reverted(reverted)).await;
+    let third = node.settle().await;
+    assert_eq!((third.version, third.content_hash, third.confirm_within_ms), (3, first.content_hash, 0));
+    let history = rig.config().await.history(v1::HistoryRequest::default()).await.unwrap().into_inner().versions;
+    assert_eq!((history[0].author.as_str(), history[0].rollback_of), ("system", 1));
+    assert!(history[0].message.contains("said node edge-1"), "{}", history[0].message);
+
+    // Confirmed while the node is away: it is told when it comes.
+    let (_, fourth) = tokio::join!(rig.apply_with(within, document(&["edge-1"], 2)), node.settle());
+    drop(node);
+    rig.until_node("edge-1", |info| !info.connected).await;
+    rig.config().await.confirm(v1::ConfirmRequest::default()).await.unwrap();
+    let content_hash = fourth.content_hash.clone();
+    let hello = v1::Hello { version: 4, content_hash, unconfirmed_version: 4, ..fresh() };
+    let mut node = FakeNode::attach(&rig, &edge, hello).await.unwrap();
+    node.welcome().await;
+    assert!(matches!(node.next().await.unwrap(), To::Confirmed(v1::TablesConfirmed { version: 4 })));
+    assert!(node.quiet().await, "nothing else");
+}
+
+#[tokio::test]
+async fn who_misses_the_moment_of_a_group_is_brought_to_the_stored_version() {
+    let rig = Rig::start().await;
+    let edge = rig.enrol("node", "edge-1").await;
+    let mut node = FakeNode::attach(&rig, &edge, fresh()).await.unwrap();
+    node.welcome().await;
+    let (_, first) = tokio::join!(rig.apply(document(&["edge-1"], 1)), node.settle());
+    let header = || v1::ApplyHeader {
+        together: Some(v1::Together { stage_within_s: 1, ..Default::default() }),
+        ..Default::default()
+    };
+    // It says no, then nothing at all: nothing is stored, and it is told that it is not wanted.
+    let refuse = async {
+        let offer = node.offer().await;
+        assert_eq!((offer.version, offer.stage), (0, 1));
+        node.send(From::Nack(v1::TablesNack { stage: 1, reason: "port wan: taken".into(), ..Default::default() }))
+            .await;
+        assert!(matches!(node.next().await.unwrap(), To::Unstage(_)));
+    };
+    let (refused, ()) = tokio::join!(rig.apply_with(header(), document(&["edge-1"], 2)), refuse);
+    assert!(refused.unwrap_err().message().contains("node edge-1: port wan: taken"));
+    let silent = async {
+        assert_eq!(node.offer().await.stage, 2);
+        assert!(matches!(node.next().await.unwrap(), To::Unstage(_)));
+    };
+    let (refused, ()) = tokio::join!(rig.apply_with(header(), document(&["edge-1"], 2)), silent);
+    assert!(refused.unwrap_err().message().contains("node edge-1: was not ready in time"));
+    // A word too late does no harm.
+    node.send(From::Staged(v1::TablesStaged { stage: 2, build_us: 1 })).await;
+    assert_eq!(rig.newest().await, 1);
+
+    // Ready, and gone before the offer is answered.
+    let (answer, ()) = tokio::join!(rig.apply_with(header(), document(&["edge-1"], 2)), async {
+        let mut offer = v1::TablesOffer::default();
+        while offer.version == 0 {
+            match node.next().await.unwrap() {
+                To::Offer(next) => offer = next,
+                // Of the attempt that failed; once by the stream's task and once by whoever asked.
+                To::Unstage(_) => continue,
+                other => panic!("{other:?}"),
+            }
+            if offer.stage != 0 {
+                node.fetch(&offer).await;
+                node.ack(&offer).await;
+            }
+        }
+        assert_eq!((offer.version, offer.stage), (2, 0));
+        drop(node);
+    });
+    let answer = answer.unwrap();
+    assert_eq!((answer.version, answer.nodes[0].outcome()), (2, NodeOutcome::NotConnected));
+    let hello = v1::Hello { version: 1, content_hash: first.content_hash, ..fresh() };
+    let mut node = FakeNode::attach(&rig, &edge, hello).await.unwrap();
+    node.welcome().await;
+    assert_eq!(node.settle().await.version, 2);
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use marchproxy_engine::ports::{PortFacts, PortSlot};
 use marchproxy_engine::sampling::Sampling;
 use marchproxy_engine::stage::{balance, finish, parse, route, rule, session};
 use marchproxy_engine::stats::ThreadStats;
-use marchproxy_engine::table::policer::Policer;
+use marchproxy_engine::table::policer::Policers;
 use marchproxy_engine::table::sessions::Sessions;
 use marchproxy_perf::calibrate::clock_cost;
 use marchproxy_perf::load::Load;
@@ -128,7 +128,7 @@ struct Line {
     stats: ThreadStats,
     /// No scenario that goes as far as balance has services: there are none.
     sessions: Sessions,
-    policers: Vec<Policer>,
+    policers: Policers,
     clock_cost: u64,
 }
 
@@ -153,7 +153,7 @@ impl Line {
             facts,
             stats: ThreadStats::new(counters),
             sessions: Sessions::heap(1, 1),
-            policers: Vec::new(),
+            policers: Policers::new(0, 0),
             clock_cost: clock_cost(),
         }
     }
@@ -212,7 +212,7 @@ impl Line {
             assert_eq!(burst.active.len(), BURST, "all packets have a route");
             return ticks;
         }
-        let policers = &mut self.policers[..];
+        let policers = &mut self.policers;
         let mut context = finish::Context { snapshot, generation, facts, neighbours, policers, stats, now };
         let ticks = timed(&mut || finish::process(burst, &mut context));
         assert!(burst.columns.fate.iter().all(|&fate| fate == Fate::Transmit), "all packets leave");

@@ -20,6 +20,7 @@ use marchproxy_engine::table::neighbours::{MAX_NEIGHBOURS, NeighbourKey, Neighbo
 use marchproxy_engine::table::policer::Colour;
 use marchproxy_engine::table::rules::{Limits, RuleKey, Rules};
 use marchproxy_engine::table::sessions::Hit;
+use marchproxy_engine::tables::PolicerKind;
 use marchproxy_perf::compare::tables::keys::{METER_STEP_US, MeterKeys, NOW, RouteKeys, RuleKeys, SessionKeys, label};
 use marchproxy_perf::compare::tables::ours::{self, BURST};
 use marchproxy_perf::seeded::{Rng, addresses};
@@ -117,7 +118,7 @@ fn sessions(criterion: &mut Criterion) {
 fn policer(criterion: &mut Criterion) {
     let mut group = group(criterion, "policer");
     let keys = MeterKeys::new(KEYS, SEED);
-    let (mut policers, mut now) = (keys.ours(), 0);
+    let (mut policers, mut now) = (keys.ours(PolicerKind::Srtcm), 0);
     group.bench_function("meter", |bencher| {
         let mut colours = [Colour::Red; BURST];
         bencher.iter(|| {

@@ -100,7 +100,8 @@ impl<K: Backend> Team<K> {
     ) -> Result<Self, Error> {
         let counters = tables.rules.len()
             + tables.services.iter().map(|s| s.backends.len() + 1).sum::<usize>()
-            + tables.policers.len();
+            // All packets, the yellow and the red ones.
+            + 3 * tables.policers.len();
         let budget = Budget { counters: counters as u32, workers: count, ..Budget::default() };
         let snapshot = build(tables, None, &budget)?;
         let (publisher, mut readers) = marchproxy_rcu::channel(snapshot, count + 1);

@@ -67,10 +67,12 @@ fn holds(report: &Report, scenario: &str, packets: u64) {
     );
     assert_eq!(json["instructions_per_packet"].is_null(), json.get("instructions_reason").is_some());
     let stages = json["stages"].as_array().unwrap();
-    assert_eq!(stages.len(), 7);
+    assert_eq!(stages.len(), 8);
     for stage in stages {
-        assert!(stage["name"].is_string() && stage["packets_per_call"].as_f64().unwrap() > 0.0, "{scenario}: {stage}");
-        assert!(stage["cycles_per_packet"].as_f64().unwrap() >= 0.0, "{scenario}: {stage}");
+        // Plain forwarding passes in the first stage, and everything else in the others.
+        assert!(stage["name"].is_string() && stage["packets_per_call"].as_f64().unwrap() >= 0.0, "{scenario}: {stage}");
+        let cycles = stage["cycles_per_packet"].as_f64();
+        assert!(cycles.is_some_and(|cycles| cycles >= 0.0) || stage["packets_per_call"] == 0.0, "{scenario}: {stage}");
     }
     for key in ["cpu", "flags", "hugepages", "governor", "load", "steal"] {
         assert!(json["machine"].get(key).is_some(), "{scenario}: machine.{key} is missing");
@@ -160,10 +162,10 @@ fn bursts_are_as_large_as_asked_for() {
         let report = run(arguments);
         holds(&report, "forward", 20_000);
         assert_eq!(report.burst, burst);
-        let parse = &report.stages[0];
+        let drain = report.stages.last().unwrap();
         // The last burst of a batch is what is left.
         let (least, most) = (burst as f64 * 0.99, burst as f64);
-        assert!((least..=most).contains(&parse.packets_per_call), "{burst}: {parse:?}");
+        assert!((least..=most).contains(&drain.packets_per_call), "{burst}: {drain:?}");
     }
 }
 
@@ -266,8 +268,8 @@ fn two_workers_without_sessions_have_nothing_to_hand_over() {
     let report = run("run balance --workers 2 --packets 40000 --repeat 1 --sessions 2000 --flows 500 --churn 5000");
     assert!(report.churn_per_s > 0.0 && report.mix["first"] > 0.0, "{}", report.churn_per_s);
     assert_eq!(report.residue, 0);
-    let refused = refusal("run police --workers 2 --packets 1000 --sessions 100 --flows 50");
-    assert!(refused.contains("a policer on a node with 2 workers") && refused.contains("one worker"), "{refused}");
+    let report = run("run police --workers 2 --packets 20000 --repeat 1 --sessions 1000 --services 2 --backends 2");
+    assert!(report.table_hits["policer"] > 0.0 && report.residue == 0, "{:?}", report.table_hits);
     let refused = refusal("run forward --workers 2 --core 0");
     assert!(refused.contains("--core") && refused.contains("as many different cores"), "{refused}");
 }

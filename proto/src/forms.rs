@@ -105,12 +105,15 @@ pub fn no_labels(labels: &BTreeMap<String, String>) -> bool {
     labels.is_empty()
 }
 
-/// `pass`, `drop`, or `{mark: AF12}`. Other words are kept: validation refuses them with the field's path.
+/// The kinds of [`ColourAction`] that say which.
+const COLOUR_WORDS: [&str; 2] = ["mark", "class"];
+
+/// `pass`, `drop`, `{mark: AF12}` or `{class: P3}`. Other words are kept: validation refuses them with the field's path.
 impl Serialize for ColourAction {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.kind == "mark" {
+        if COLOUR_WORDS.contains(&self.kind.as_str()) {
             let mut map = serializer.serialize_map(Some(1))?;
-            map.serialize_entry("mark", &WordOut(&self.mark))?;
+            map.serialize_entry(&self.kind, &WordOut(&self.mark))?;
             map.end()
         } else {
             serializer.serialize_str(&self.kind)
@@ -130,7 +133,7 @@ impl<'de> Visitor<'de> for ColourVisitor {
     type Value = ColourAction;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("pass, drop or {mark: DSCP}")
+        f.write_str("pass, drop, {mark: DSCP or CE} or {class: CLASS}")
     }
 
     fn visit_str<E: de::Error>(self, kind: &str) -> Result<ColourAction, E> {
@@ -138,17 +141,17 @@ impl<'de> Visitor<'de> for ColourVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ColourAction, A::Error> {
-        let mut mark = None;
+        let mut found = None;
         while let Some(key) = map.next_key::<String>()? {
-            if key != "mark" {
-                return Err(de::Error::unknown_field(&key, &["mark"]));
+            if !COLOUR_WORDS.contains(&key.as_str()) {
+                return Err(de::Error::unknown_field(&key, &COLOUR_WORDS));
             }
-            if mark.replace(map.next_value::<Word>()?.0).is_some() {
-                return Err(de::Error::duplicate_field("mark"));
+            if found.replace((key, map.next_value::<Word>()?.0)).is_some() {
+                return Err(de::Error::custom("a colour has one action: mark or class"));
             }
         }
-        let mark = mark.ok_or_else(|| de::Error::missing_field("mark"))?;
-        Ok(ColourAction { kind: "mark".to_owned(), mark })
+        let (kind, mark) = found.ok_or_else(|| de::Error::missing_field("mark"))?;
+        Ok(ColourAction { kind, mark })
     }
 }
 

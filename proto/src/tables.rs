@@ -106,6 +106,8 @@ pub fn objects(group: &Group) -> usize {
         Some(group::Kind::Rules(group)) => group.rules.len(),
         Some(group::Kind::Services(group)) => group.services.len(),
         Some(group::Kind::Policers(group)) => group.policers.len(),
+        Some(group::Kind::DscpMaps(group)) => group.dscp_maps.len(),
+        Some(group::Kind::Shapers(group)) => group.shapers.len(),
         None => 0,
     }
 }

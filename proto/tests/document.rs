@@ -64,7 +64,7 @@ fn unknown_fields_and_wrong_types_are_refused() {
         (json!({"services": [{"address": 7}]}), "expected a word or a list of words"),
         (json!({"policers": [{"on_red": {"remark": "EF"}}]}), "unknown field `remark`, expected `mark`"),
         (json!({"policers": [{"on_red": {}}]}), "missing field `mark`"),
-        (json!({"policers": [{"on_red": 3}]}), "expected pass, drop or {mark: DSCP}"),
+        (json!({"policers": [{"on_red": 3}]}), "expected pass, drop, {mark: DSCP or CE} or {class: CLASS}"),
     ];
     for (value, expected) in cases {
         let error = read(value.clone()).unwrap_err();

@@ -48,6 +48,8 @@ control_up() {
     cat >"$RUN/control.toml" <<TXT
 listen = "127.0.0.1:18000"
 state_dir = "$RUN/control"
+http = "127.0.0.1:8000"
+certificate_days = ${CERTIFICATE_DAYS:-825}
 TXT
     start control nsenter --net="$(netns proxy)" -- "$BIN/marchproxy-control" --config "$RUN/control.toml"
     wait_for 15 marchctl node list || fail "control does not answer" "see $RUN/log/control.log"
@@ -62,8 +64,9 @@ node = "edge-1"
 metrics = "127.0.0.1:8082"
 socket = "$RUN/dataplane.sock"
 state_dir = "$RUN/node"
-sessions = 65536
+sessions = ${SESSIONS:-65536}
 workers = [$(last_core)]
+backend = "${BACKEND:-dpdk}"
 [control]
 address = "127.0.0.1:18000"
 enrolment = "$RUN/enrolment.json"
@@ -72,9 +75,11 @@ hugepages = "$HUGEPAGES"
 mem_mb = 128
 file_prefix = "$PREFIX"
 TXT
-    start dataplane nsenter --net="$(netns proxy)" -- "$BIN/marchproxy-dataplane" --config "$RUN/dataplane.toml"
+    dataplane
     wait_for 30 node_connected || fail "the node does not reach control" "see $RUN/log/dataplane.log"
 }
+
+dataplane() { start dataplane nsenter --net="$(netns proxy)" -- "$BIN/marchproxy-dataplane" --config "$RUN/dataplane.toml"; }
 
 # The highest core we may use; the others are for clients, servers and the kernel. One worker is enough for this traffic.
 last_core() { sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status | grep -oE '[0-9]+$'; }

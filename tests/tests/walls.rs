@@ -43,15 +43,25 @@ const ENGINE_MAY_USE: &[&str] = &[
 const OWN_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("marchproxy-cpu", &[]),
     ("marchproxy-rcu", &[]),
+    ("marchproxy-metrics", &[]),
     ("marchproxy-dpdk-sys", &[]),
     ("marchproxy-engine", &["marchproxy-cpu", "marchproxy-rcu"]),
     ("marchproxy-dpdk", &["marchproxy-dpdk-sys", "marchproxy-engine", "marchproxy-cpu"]),
     ("marchproxy-xdp", &["marchproxy-engine"]),
+    ("marchproxy-sockets", &["marchproxy-engine"]),
     ("marchproxy-proto", &["marchproxy-engine"]),
-    ("marchproxy-control", &["marchproxy-engine", "marchproxy-proto"]),
+    ("marchproxy-control", &["marchproxy-engine", "marchproxy-metrics", "marchproxy-proto"]),
     (
         "marchproxy-dataplane",
-        &["marchproxy-engine", "marchproxy-rcu", "marchproxy-cpu", "marchproxy-dpdk", "marchproxy-proto"],
+        &[
+            "marchproxy-engine",
+            "marchproxy-rcu",
+            "marchproxy-cpu",
+            "marchproxy-metrics",
+            "marchproxy-dpdk",
+            "marchproxy-sockets",
+            "marchproxy-proto",
+        ],
     ),
     (
         "marchproxy-perf",
@@ -64,7 +74,10 @@ const OWN_DEPENDENCIES: &[(&str, &[&str])] = &[
             "marchproxy-control",
         ],
     ),
-    ("marchproxy-tests", &["marchproxy-engine", "marchproxy-proto", "marchproxy-control", "marchproxy-cpu"]),
+    (
+        "marchproxy-tests",
+        &["marchproxy-engine", "marchproxy-proto", "marchproxy-control", "marchproxy-cpu", "marchproxy-dataplane"],
+    ),
 ];
 
 /// Where unsafe code may stand.

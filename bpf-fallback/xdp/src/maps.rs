@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use bytemuck::{NoUninit, bytes_of};
-use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, Object, ObjectBuilder, OpenObject, PrintLevel};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, PrintLevel};
 
 use crate::error::XdpError;
 
@@ -14,6 +14,16 @@ use crate::error::XdpError;
 struct Aligned<T: ?Sized>(T);
 
 static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/marchproxy.bpf.o")));
+static MEASURE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/measure.bpf.o")));
+
+/// Which program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// That of interfaces.
+    Interface,
+    /// The same for figures.
+    Measure,
+}
 
 /// What libbpf says while an object is loaded; one at a time.
 static SAID: Mutex<String> = Mutex::new(String::new());
@@ -39,12 +49,12 @@ pub struct Loaded {
 
 impl Loaded {
     /// Loads the program; maps of those names are taken from `shared` in place of new ones.
-    pub fn new(shared: &[(String, MapHandle)]) -> Result<Self, XdpError> {
+    pub fn new(program: Program, shared: &[(String, MapHandle)]) -> Result<Self, XdpError> {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let before = libbpf_rs::set_print(Some((PrintLevel::Warn, hear)));
         SAID.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let loaded = load(shared);
+        let loaded = load(program, shared);
         libbpf_rs::set_print(before);
         loaded.map_err(|error| {
             let reason = format!("{error:#}");
@@ -65,8 +75,12 @@ impl Loaded {
     }
 }
 
-fn load(shared: &[(String, MapHandle)]) -> libbpf_rs::Result<Loaded> {
-    let mut open: OpenObject = ObjectBuilder::default().open_memory(&OBJECT.0)?;
+fn load(program: Program, shared: &[(String, MapHandle)]) -> libbpf_rs::Result<Loaded> {
+    let object = match program {
+        Program::Interface => &OBJECT.0,
+        Program::Measure => &MEASURE.0,
+    };
+    let mut open: OpenObject = ObjectBuilder::default().open_memory(object)?;
     for mut map in open.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
         if let Some((_, ours)) = shared.iter().find(|(known, _)| *known == name) {
@@ -84,20 +98,15 @@ fn load(shared: &[(String, MapHandle)]) -> libbpf_rs::Result<Loaded> {
 
 /// Writes one entry.
 pub fn put(table: &'static str, map: &MapHandle, key: &impl NoUninit, value: &[u8]) -> Result<(), XdpError> {
-    map.update(bytes_of(key), value, MapFlags::ANY).map_err(|_| failed(table))
+    write(table, map, bytes_of(key), value)
 }
 
-/// An inner table: a hash of so many entries at most.
-pub fn inner_hash(table: &'static str, key: u32, value: u32, entries: u32) -> Result<MapHandle, XdpError> {
-    let options = libbpf_rs::libbpf_sys::bpf_map_create_opts { sz: size_of_map_options(), ..Default::default() };
-    MapHandle::create(MapType::Hash, Some(table), key, value, entries.max(1), &options).map_err(|_| failed(table))
+/// The same with a key in octets.
+pub fn write(table: &'static str, map: &MapHandle, key: &[u8], value: &[u8]) -> Result<(), XdpError> {
+    map.update(key, value, MapFlags::ANY).map_err(|_| failed(table))
 }
 
 /// The call that has just failed: libbpf sets errno, which its wrapper hides.
 pub fn failed(table: &'static str) -> XdpError {
     XdpError::Table { table, source: io::Error::last_os_error() }
-}
-
-const fn size_of_map_options() -> libbpf_rs::libbpf_sys::size_t {
-    size_of::<libbpf_rs::libbpf_sys::bpf_map_create_opts>() as _
 }

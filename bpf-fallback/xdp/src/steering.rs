@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use bytemuck::{bytes_of, pod_read_unaligned};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Xdp as Query, XdpFlags};
+use marchproxy_engine::reason::DropReason;
 
 use crate::abi::{self, Count, MAX_QUEUES};
 use crate::addresses::PortFacts;
 use crate::error::XdpError;
-use crate::maps::{failed, put};
+use crate::maps::{Program, failed, put};
 use crate::sys::{self, Tested};
 use crate::xdp::Xdp;
 
@@ -84,6 +85,8 @@ pub enum Counter {
     UnclaimedPass,
     /// Ours, but no socket listened: dropped.
     UnclaimedDrop,
+    /// Sent on from the program.
+    Sent,
 }
 
 /// An interface whose frames are steered. Dropping it detaches the program and leaves nothing behind.
@@ -123,7 +126,7 @@ impl Steering {
 
     /// The program with its own maps, attached to nothing: for test runs.
     pub fn detached(xdp: &Xdp, ifindex: u32, on_daemon_loss: OnDaemonLoss) -> Result<Self, XdpError> {
-        let mut loaded = xdp.program()?;
+        let mut loaded = xdp.program(Program::Interface)?;
         let (port, sockets) = (loaded.take("port")?, loaded.take("sockets")?);
         let counters = loaded.take("counters")?;
         let fallback = match on_daemon_loss {
@@ -144,9 +147,13 @@ impl Steering {
         self.mode
     }
 
-    /// What is ours on this port, from one packet to the next.
+    /// What is ours on this port, from one packet to the next; what a push changes about it goes with [`Xdp::publish`].
     pub fn configure(&self, facts: &PortFacts) -> Result<(), XdpError> {
-        put("port", &self.port, &0u32, bytes_of(&facts.entry(self.fallback)))
+        (0..abi::GENERATIONS).try_for_each(|slot| self.configure_for(slot, facts))
+    }
+
+    pub(crate) fn configure_for(&self, slot: u32, facts: &PortFacts) -> Result<(), XdpError> {
+        put("port", &self.port, &slot, bytes_of(&facts.entry(self.fallback)))
     }
 
     /// Gives a queue's frames to an AF_XDP socket that is bound to it.
@@ -168,16 +175,20 @@ impl Steering {
         }
     }
 
-    /// Packets and octets under a counter, over all cores.
+    /// Packets and octets that went somewhere, over all cores.
     pub fn count(&self, counter: Counter) -> Result<(u64, u64), XdpError> {
-        self.counter(counter as u32)
+        sum_of("counters", &self.counters, abi::REASONS.len() as u32 + counter as u32)
     }
 
-    fn counter(&self, index: u32) -> Result<(u64, u64), XdpError> {
-        let per_core = self.counters.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY);
-        let per_core = per_core.map_err(|_| failed("counters"))?.unwrap_or_default();
-        let counts = per_core.iter().map(|bytes| pod_read_unaligned::<Count>(&bytes[..size_of::<Count>()]));
-        Ok(counts.fold((0, 0), |(packets, octets), count| (packets + count.packets, octets + count.octets)))
+    /// Packets and octets that were dropped, by reason; those that were none are left out. What ends here is counted nowhere else, so this is
+    /// also what the program adds to the node's received packets.
+    pub fn drops(&self) -> Result<Vec<(DropReason, u64, u64)>, XdpError> {
+        let count = |(index, &reason)| {
+            let (packets, octets) = sum_of("counters", &self.counters, index)?;
+            Ok((reason, packets, octets))
+        };
+        let drops: Result<Vec<_>, XdpError> = (0u32..).zip(&abi::REASONS).map(count).collect();
+        Ok(drops?.into_iter().filter(|(_, packets, _)| *packets > 0).collect())
     }
 
     /// Goes without taking away what [`OnDaemonLoss`] keeps, as a lost process does: a successor takes over from there.
@@ -216,6 +227,14 @@ impl std::fmt::Debug for Steering {
             .field("pin", pin)
             .finish_non_exhaustive()
     }
+}
+
+/// A count over all cores.
+pub(crate) fn sum_of(table: &'static str, map: &MapHandle, index: u32) -> Result<(u64, u64), XdpError> {
+    let per_core = map.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY);
+    let per_core = per_core.map_err(|_| failed(table))?.unwrap_or_default();
+    let counts = per_core.iter().map(|bytes| pod_read_unaligned::<Count>(&bytes[..size_of::<Count>()]));
+    Ok(counts.fold((0, 0), |(packets, octets), count| (packets + count.packets, octets + count.octets)))
 }
 
 /// Interface numbers are those of a network namespace, file systems may be seen by several.

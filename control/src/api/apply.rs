@@ -5,15 +5,17 @@ use std::time::Instant;
 
 use marchproxy_proto::v1;
 use prost::Message as _;
+use sha2::{Digest as _, Sha256};
 use tonic::{Code, Status, Streaming};
 use v1::apply_chunk::Content;
 
 use super::auth::Caller;
 use super::dry_run::Checked;
-use super::errors;
-use super::state::{Control, base, check, now};
+use super::meters::{ApplyResult, Meters};
+use super::state::{Control, base, check, now, timestamp};
+use super::{confirm, errors, together};
 use crate::model::{self, PortChange, PortRestart, Violation};
-use crate::store::{Committed, NewVersion, StoreError, VersionRow};
+use crate::store::{Committed, Ending, NewVersion, VersionRow};
 
 /// All chunks of one call together, encoded. A million rules take about 100 MB.
 const CALL_OCTETS_MAX: usize = 256 << 20;
@@ -48,6 +50,10 @@ pub struct Change {
     pub validate_only: bool,
     /// Ports may stop for a moment.
     pub allow_port_restart: bool,
+    /// Reverted unless confirmed within so many seconds; 0 = needs no confirmation.
+    pub confirm_within_s: u32,
+    /// All of a group of nodes or none.
+    pub together: Option<v1::Together>,
     /// When the call came.
     pub received: Instant,
 }
@@ -113,6 +119,7 @@ fn extend(whole: &mut v1::Document, more: v1::Document) -> Result<(), Status> {
     whole.services.extend(more.services);
     whole.policers.extend(more.policers);
     whole.qos.extend(more.qos);
+    whole.dscp_maps.extend(more.dscp_maps);
     Ok(())
 }
 
@@ -132,13 +139,38 @@ pub fn named_cluster<'a>(header: &'a str, document: Option<&'a v1::Document>) ->
 /// Carries a change through. A caller that goes away in the middle changes nothing about it.
 pub async fn apply(control: &Control, change: Change) -> Result<v1::ApplyResponse, Status> {
     let control = control.clone();
-    tokio::spawn(async move { carry_through(&control, change).await })
+    let (cluster, validate_only) = (change.cluster.clone(), change.validate_only);
+    let carried = async move {
+        let done = carry_through(&control, change).await;
+        count(&control.meters, &cluster, validate_only, &done);
+        done
+    };
+    tokio::spawn(carried)
         .await
         .map_err(|_| Status::internal("applying ended unexpectedly; `marchctl history` shows whether it was stored"))?
 }
 
+fn count(meters: &Meters, cluster: &str, validate_only: bool, done: &Result<v1::ApplyResponse, Status>) {
+    let result = match done {
+        Err(_) => ApplyResult::Refused,
+        Ok(_) if validate_only => ApplyResult::Validated,
+        Ok(answer) if answer.unchanged => ApplyResult::Unchanged,
+        Ok(_) => ApplyResult::Stored,
+    };
+    meters.applied(cluster, result);
+    // A repeated call stores nothing, and says so.
+    if let Ok(answer) = done
+        && answer.store_us > 0
+    {
+        meters.store.observe(answer.store_us as f64 / 1e6);
+        meters.settle.observe(answer.settle_us as f64 / 1e6);
+    }
+}
+
 async fn carry_through(control: &Control, change: Change) -> Result<v1::ApplyResponse, Status> {
     let cluster = change.cluster.as_str();
+    confirm::check_within(change.confirm_within_s)?;
+    let fingerprint = fingerprint(&change);
     // So that a repeated or unchanged version finds its target. A stored document that can't be loaded must not keep its
     // successor out; `Control::poll` says why it can't.
     if let Err(why) = control.sync(cluster).await {
@@ -146,11 +178,14 @@ async fn carry_through(control: &Control, change: Change) -> Result<v1::ApplyRes
     }
     let changing = control.changing(cluster);
     let held = changing.lock().await;
-    if let Some(row) = repeated(control, &change).await? {
+    if let Some((row, unchanged)) = repeated(control, &change, &fingerprint).await? {
         let attempt = control.hub.attempt(cluster);
         drop(held);
-        return Ok(answer(control, cluster, row, attempt, change.received).await);
+        let warnings = check(Arc::new(control.stored(cluster, row.version).await?.document)).await?.warnings;
+        let answer = answer(control, cluster, row, attempt, change.received).await;
+        return Ok(v1::ApplyResponse { unchanged, warnings, ..answer });
     }
+    let ending = if matches!(change.wish, Wish::Version(_)) { Ending::Any } else { Ending::Nothing };
     let (document, rollback_of) = wished(control, cluster, change.wish).await?;
     let document = Arc::new(document);
     let checked = check(Arc::clone(&document)).await?;
@@ -160,6 +195,7 @@ async fn carry_through(control: &Control, change: Change) -> Result<v1::ApplyRes
     if change.validate_only {
         return validated(control, cluster, change.expected_version, checked).await;
     }
+    let group = together::stage(control, cluster, change.together.as_ref(), &checked.nodes).await?;
     let committed = control
         .store
         .commit(NewVersion {
@@ -170,18 +206,29 @@ async fn carry_through(control: &Control, change: Change) -> Result<v1::ApplyRes
             message: &change.message,
             rollback_of,
             request_id: &change.request_id,
+            fingerprint: &fingerprint,
+            confirm_within_s: change.confirm_within_s,
+            ending,
             now: now(),
         })
-        .await
-        .map_err(|e| errors::store(&e))?;
+        .await;
+    // That it is stored is the decision: from here on every node is brought to it, whenever it is heard of. Else the group is told.
+    if !matches!(committed, Ok(Committed::New(_))) {
+        control.hub.unstage(cluster, group.iter());
+    }
+    let committed = committed.map_err(|e| errors::store(&e))?;
     let committed_at = Instant::now();
     let (row, unchanged, attempt) = match committed {
         Committed::New(row) => (row, false, None),
         Committed::Unchanged(row) => (row, true, None),
-        Committed::Repeated(row) => (row, false, Some(control.hub.attempt(cluster))),
+        Committed::Repeated { row, unchanged } => (row, unchanged, Some(control.hub.attempt(cluster))),
     };
+    let until = row.confirmation.as_ref().filter(|_| row.waits()).map(confirm::until);
     // Unchanged: nodes that refused this version, or never settled, are offered it again.
-    let attempt = attempt.unwrap_or_else(|| control.hub.publish(cluster, row.version, checked.nodes));
+    let attempt = attempt.unwrap_or_else(|| control.hub.publish(cluster, row.version, checked.nodes, until));
+    if let Some(until) = until.filter(|_| !unchanged) {
+        confirm::arm(control, cluster, row.version, until);
+    }
     drop(held);
     tracing::info!(cluster, version = row.version, author = change.caller.author(), unchanged, "stored");
     let store_us = micros(committed_at - change.received);
@@ -214,7 +261,9 @@ fn restart(after: &v1::Document, restart: &PortRestart) -> Option<Violation> {
 /// Waits for the nodes and says what became of the version.
 async fn answer(control: &Control, cluster: &str, row: VersionRow, attempt: u64, since: Instant) -> v1::ApplyResponse {
     let nodes = control.hub.settled(cluster, attempt).await;
+    let confirm_by = row.confirmation.as_ref().filter(|_| row.waits()).map(|waits| timestamp(waits.deadline));
     v1::ApplyResponse {
+        confirm_by,
         version: row.version,
         content_hash: row.content_hash,
         nodes,
@@ -223,26 +272,31 @@ async fn answer(control: &Control, cluster: &str, row: VersionRow, attempt: u64,
     }
 }
 
-/// What the request id led to before, if it did. Looked at first, because the repeated change need not make sense any more: what
-/// it deleted is gone. Asking is a commit that expects a version which never comes, so nothing can be stored by it.
-async fn repeated(control: &Control, change: &Change) -> Result<Option<VersionRow>, Status> {
+/// What the request id led to before, if it did, and whether that changed nothing. Looked at first, because the repeated change need not make
+/// sense any more: what it deleted is gone.
+async fn repeated(control: &Control, change: &Change, fingerprint: &str) -> Result<Option<(VersionRow, bool)>, Status> {
     if change.request_id.is_empty() || change.validate_only {
         return Ok(None);
     }
-    let asked = NewVersion {
-        cluster: &change.cluster,
-        expected_version: Some(u64::MAX),
-        document: &v1::Document::default(),
-        author: change.caller.author(),
-        message: "",
-        rollback_of: 0,
-        request_id: &change.request_id,
-        now: now(),
-    };
-    match control.store.commit(asked).await {
-        Ok(Committed::Repeated(row)) => Ok(Some(row)),
-        Ok(_) | Err(StoreError::VersionConflict { .. }) => Ok(None),
+    let nothing = v1::Document::default();
+    let asked =
+        NewVersion { request_id: &change.request_id, fingerprint, ..NewVersion::new(&change.cluster, &nothing, now()) };
+    match control.store.repeated(&asked).await {
+        Ok(Some(Committed::Repeated { row, unchanged })) => Ok(Some((row, unchanged))),
+        Ok(_) => Ok(None),
         Err(why) => Err(errors::store(&why)),
+    }
+}
+
+/// What a request asks for, so that its id stands for nothing else. Documents by their content, not by the order of their objects.
+fn fingerprint(change: &Change) -> String {
+    if change.request_id.is_empty() {
+        return String::new();
+    }
+    match &change.wish {
+        Wish::Document(document) => format!("document {}", model::content_hash(document)),
+        Wish::Changes(changes) => format!("changes {}", model::hex(&Sha256::digest(changes.encode_to_vec()))),
+        Wish::Version(version) => format!("version {version}"),
     }
 }
 

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::apply::{Change, Wish, apply, collect, named_cluster};
 use super::auth::Caller;
+use super::confirm::confirm;
 use super::state::{Control, check, version_info};
 use super::{errors, watch};
 use crate::model;
@@ -58,6 +59,8 @@ impl v1::config_service_server::ConfigService for ConfigApi {
             message: header.message,
             validate_only: header.validate_only,
             allow_port_restart: header.allow_port_restart,
+            confirm_within_s: header.confirm_within_s,
+            together: header.together,
             received,
         };
         apply(&self.control, change).await.map(Response::new)
@@ -133,9 +136,18 @@ impl v1::config_service_server::ConfigService for ConfigApi {
             message,
             validate_only: false,
             allow_port_restart: asked.allow_port_restart,
+            confirm_within_s: asked.confirm_within_s,
+            together: asked.together,
             received: Instant::now(),
         };
         apply(&self.control, change).await.map(Response::new)
+    }
+
+    async fn confirm(&self, request: Request<v1::ConfirmRequest>) -> Result<Response<v1::ConfirmResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let asked = request.into_inner();
+        let cluster = caller.cluster(&asked.cluster)?;
+        confirm(&self.control, &cluster, asked.version, &caller).await.map(Response::new)
     }
 
     type WatchStream = watch::Events;
@@ -162,6 +174,7 @@ enum Kind {
     Service,
     Policer,
     Qos,
+    DscpMap,
 }
 
 impl Kind {
@@ -174,8 +187,9 @@ impl Kind {
             "service" => Kind::Service,
             "policer" => Kind::Policer,
             "qos" => Kind::Qos,
+            "dscp_map" => Kind::DscpMap,
             other => {
-                let allowed = "node, interface, route, rule, service, policer, qos";
+                let allowed = "node, interface, route, rule, service, policer, qos, dscp_map";
                 return Err(errors::bad_field("kind", format!("{other:?}"), allowed));
             }
         })
@@ -191,6 +205,7 @@ impl Kind {
             Kind::Service => one.services = all.services,
             Kind::Policer => one.policers = all.policers,
             Kind::Qos => one.qos = all.qos,
+            Kind::DscpMap => one.dscp_maps = all.dscp_maps,
         }
         one
     }

@@ -20,6 +20,18 @@ pub struct NodeTables {
     pub groups: Vec<tables::EncodedGroup>,
 }
 
+impl NodeTables {
+    /// The groups by hash, as an offer names them.
+    pub fn references(&self) -> Vec<v1::GroupRef> {
+        self.groups.iter().map(|group| v1::GroupRef { hash: group.hash.to_vec(), objects: group.objects }).collect()
+    }
+
+    /// Octets of all groups.
+    pub fn octets(&self) -> usize {
+        self.groups.iter().map(|group| group.bytes.len()).sum()
+    }
+}
+
 /// A document that passed.
 #[derive(Clone, Debug)]
 pub struct Checked {

@@ -35,6 +35,12 @@ pub fn bad_field(field: &str, found: impl std::fmt::Display, allowed: &str) -> S
     )
 }
 
+/// A field whose error says its name already.
+fn field(message: String, field: &str) -> Status {
+    let details = ErrorDetails::with_bad_request_violation(field, message.clone());
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
 /// A document that is refused: one field violation for each, its path as in the document.
 pub fn violations(found: &[Violation]) -> Status {
     let mut room = VIOLATIONS_OCTETS;
@@ -91,6 +97,14 @@ pub fn store(error: &StoreError) -> Status {
             message,
             &[("expected", expected.to_string()), ("found", found.to_string())],
         ),
+        StoreError::Waiting { version } => {
+            status(Code::FailedPrecondition, "CONFIRMATION_PENDING", message, &[("version", version.to_string())])
+        }
+        StoreError::NotWaiting { version, .. } => {
+            status(Code::FailedPrecondition, "NOT_WAITING", message, &[("version", version.to_string())])
+        }
+        StoreError::NothingToReturnTo => field(message, "confirm_within_s"),
+        StoreError::RequestReused { .. } => field(message, "request_id"),
         StoreError::Busy(_) => status(Code::Unavailable, "DATABASE_LOCKED", message, &[]),
         StoreError::ReadOnly(_) => status(Code::Unavailable, "DATABASE_READ_ONLY", message, &[]),
         StoreError::Gone(_) => status(Code::Unavailable, "DATABASE_GONE", message, &[]),

@@ -10,6 +10,7 @@ use super::auth::Caller;
 use super::errors;
 use super::hub::{self, Hub};
 use super::state::Control;
+use crate::store::ConfirmState;
 
 /// How long a node may take to say hello.
 const HELLO: Duration = Duration::from_secs(10);
@@ -28,6 +29,21 @@ impl NodeApi {
 
     fn hub(&self) -> &Hub {
         &self.control.hub
+    }
+
+    /// Whether the version that a node runs until somebody confirms it has been confirmed while it was away.
+    async fn confirmed(&self, caller: &Caller, version: u64) -> bool {
+        if version == 0 {
+            return false;
+        }
+        match self.control.store.row(&caller.identity.cluster, version).await {
+            Ok(row) => row.and_then(|row| row.confirmation).is_some_and(|found| found.state == ConfirmState::Confirmed),
+            // The node returns to its former tables when its time is up, and is offered the newest ones then.
+            Err(why) => {
+                tracing::warn!(node = %caller.identity, version, %why, "cannot look whether its version was confirmed");
+                false
+            }
+        }
     }
 }
 
@@ -49,6 +65,7 @@ impl v1::node_service_server::NodeService for NodeApi {
         if let Err(why) = self.control.sync(&caller.identity.cluster).await {
             tracing::warn!(node = %caller.identity, why = why.message(), "attached while the newest version can't be loaded");
         }
-        Ok(Response::new(self.hub().attach(caller, &from, &hello, inbound)))
+        let confirmed = self.confirmed(&caller, hello.unconfirmed_version).await;
+        Ok(Response::new(self.hub().attach(caller, &from, &hello, confirmed, inbound)))
     }
 }

@@ -1,15 +1,28 @@
 //! OperateService: questions relayed to nodes.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use marchproxy_proto::v1;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
+use super::apply::named_cluster;
 use super::auth::Caller;
+use super::errors;
 use super::hub::{Answer, Question};
-use super::state::Control;
+use super::server::MESSAGE_MAX;
+use super::state::{Control, check};
+
+/// How long live traffic is compared unless said otherwise, and at most.
+const PREVIEW_MS: u32 = 10_000;
+const PREVIEW_MAX_MS: u32 = 60_000;
+/// A node may build this long before it compares: a hundred thousand rules take a few seconds.
+const PREVIEW_BUILD: Duration = Duration::from_mins(1);
+/// They cross in one message.
+const PREVIEW_OCTETS: usize = MESSAGE_MAX / 4 * 3;
 
 /// Serves OperateService.
 #[derive(Clone, Debug)]
@@ -100,6 +113,55 @@ impl v1::operate_service_server::OperateService for OperateApi {
         let asked = request.into_inner();
         let pick = |answer| if let Answer::Backends(backends) = answer { Some(backends) } else { None };
         self.relay(&caller, asked.node.clone(), Question::Backends(asked), pick).await
+    }
+
+    async fn preview(&self, request: Request<v1::PreviewRequest>) -> Result<Response<v1::PreviewResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let asked = request.into_inner();
+        let duration_ms = match asked.duration_ms {
+            0 => PREVIEW_MS,
+            ms if ms <= PREVIEW_MAX_MS => ms,
+            ms => return Err(errors::bad_field("duration_ms", ms, "1 to 60000, or 0 for 10000")),
+        };
+        let mut document = asked.document.ok_or_else(|| errors::bad_field("document", "nothing", "a document"))?;
+        let cluster = caller.cluster(named_cluster(&caller.identity.cluster, Some(&document))?)?;
+        document.cluster.clone_from(&cluster);
+        let checked = check(Arc::new(document)).await?;
+        let node = self.control.hub.name(&cluster, &asked.node)?;
+        let tables = checked.nodes.get(&node).ok_or_else(|| {
+            let known: Vec<&String> = checked.nodes.keys().collect();
+            errors::bad_field(
+                "node",
+                format!("{node:?}"),
+                &format!("a connected node that the document names: {known:?}"),
+            )
+        })?;
+        if tables.octets() > PREVIEW_OCTETS {
+            return Err(errors::status(
+                Code::ResourceExhausted,
+                "TOO_LARGE",
+                format!(
+                    "the tables of node {node} have {} octets; a comparison may send {PREVIEW_OCTETS}",
+                    tables.octets()
+                ),
+                &[],
+            ));
+        }
+        let groups = tables.groups.iter().map(|group| group.bytes.clone()).collect();
+        let question = Question::Preview(v1::PreviewCall { groups, duration_ms });
+        let takes = Duration::from_millis(duration_ms.into()) + PREVIEW_BUILD;
+        let answer = self.control.hub.ask_for(&cluster, &node, question, takes).await?;
+        match answer {
+            Answer::Preview(preview) => Ok(Response::new(preview)),
+            _ => Err(Status::internal("the node answered another question than it was asked; please report this")),
+        }
+    }
+
+    async fn tiers(&self, request: Request<v1::TiersRequest>) -> Result<Response<v1::TiersResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let asked = request.into_inner();
+        let pick = |answer| if let Answer::Tiers(tiers) = answer { Some(tiers) } else { None };
+        self.relay(&caller, asked.node.clone(), Question::Tiers(asked), pick).await
     }
 
     async fn nodes(&self, request: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {

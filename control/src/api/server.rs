@@ -39,7 +39,7 @@ pub struct Listener {
 impl Listener {
     /// Binds the address.
     pub fn bind(listen: SocketAddr) -> Result<Listener, StartError> {
-        let failed = |why| StartError::Listen { listen, why };
+        let failed = |why| StartError::Listen { listen, option: "--listen", why };
         let incoming = TcpIncoming::bind(listen).map_err(failed)?.with_nodelay(Some(true));
         let address = incoming.local_addr().map_err(failed)?;
         Ok(Listener { incoming, address })

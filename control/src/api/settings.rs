@@ -47,6 +47,8 @@ pub enum SettingsError {
 pub struct Settings {
     /// Where gRPC is served.
     pub listen: SocketAddr,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    pub http: SocketAddr,
     /// Keys, certificates, and the SQLite database.
     pub state_dir: PathBuf,
     /// `sqlite:///PATH`; unset: `control.db` in the state directory.
@@ -77,6 +79,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             listen: SocketAddr::from(([0, 0, 0, 0], 18000)),
+            http: SocketAddr::from(([0, 0, 0, 0], 8000)),
             state_dir: PathBuf::from("/var/lib/marchproxy/control"),
             database: None,
             server_names: Vec::new(),
@@ -187,6 +190,7 @@ mod tests {
         assert_eq!(said, Settings::default());
         for field in [
             "listen",
+            "http",
             "state_dir",
             "server_names",
             "log",

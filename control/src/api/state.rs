@@ -9,11 +9,12 @@ use tonic::Status;
 
 use super::auth::Caller;
 use super::dry_run::{Checked, dry_run};
-use super::errors;
 use super::hub::Hub;
+use super::meters::Meters;
 use super::settings::Settings;
+use super::{confirm, errors};
 use crate::pki::{Authority, PkiError};
-use crate::store::{CertificateRow, Store, StoreError, Stored, VersionRow};
+use crate::store::{CertificateRow, ConfirmState, Store, StoreError, Stored, VersionRow};
 use crate::{model, pki};
 
 /// Store, authority and hub; clones share them.
@@ -25,6 +26,8 @@ pub struct Control {
     pub authority: Arc<Authority>,
     /// The nodes.
     pub hub: Hub,
+    /// What it counts of its own work.
+    pub meters: Meters,
     /// As configured.
     pub settings: Arc<Settings>,
     /// Held while a cluster's document changes, so that versions reach the hub in order.
@@ -52,10 +55,12 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The address is taken or not ours.
-    #[error("cannot listen on {listen}: {why}; is another control running (`ss -ltnp`)? choose another with --listen")]
+    #[error("cannot listen on {listen}: {why}; is another control running (`ss -ltnp`)? choose another with {option}")]
     Listen {
         /// The address.
         listen: std::net::SocketAddr,
+        /// The option that names it.
+        option: &'static str,
         /// The system's words.
         why: std::io::Error,
     },
@@ -76,6 +81,7 @@ impl Control {
             store,
             authority: Arc::new(authority),
             hub,
+            meters: Meters::default(),
             settings: Arc::new(settings),
             changing: Arc::default(),
         };
@@ -130,7 +136,12 @@ impl Control {
     /// stored one.
     pub async fn sync(&self, cluster: &str) -> Result<(), Status> {
         self.hub.touch(cluster);
-        if self.newest(cluster).await? <= self.hub.version(cluster) {
+        let Some(newest) = self.newest(cluster).await? else { return Ok(()) };
+        if newest.version <= self.hub.version(cluster) {
+            // Another control may have been asked to confirm it.
+            if newest.confirmation.is_some_and(|found| found.state == ConfirmState::Confirmed) {
+                self.hub.confirm(cluster, newest.version);
+            }
             return Ok(());
         }
         let changing = self.changing(cluster);
@@ -140,15 +151,20 @@ impl Control {
             return Ok(());
         }
         let version = stored.version;
+        let waits = self.newest(cluster).await?.filter(|row| row.version == version && row.waits());
+        let until = waits.and_then(|row| row.confirmation).map(|waits| confirm::until(&waits));
         let checked = check(Arc::new(stored.document)).await?;
-        self.hub.publish(cluster, version, checked.nodes);
+        self.hub.publish(cluster, version, checked.nodes, until);
         tracing::info!(cluster, version, "loaded the newest version");
+        if let Some(until) = until {
+            confirm::arm(self, cluster, version, until);
+        }
         Ok(())
     }
 
-    async fn newest(&self, cluster: &str) -> Result<u64, Status> {
+    async fn newest(&self, cluster: &str) -> Result<Option<VersionRow>, Status> {
         let newest = self.store.history(cluster, 1).await.map_err(|e| errors::store(&e))?;
-        Ok(newest.first().map_or(0, |row| row.version))
+        Ok(newest.into_iter().next())
     }
 
     /// Looks at the database from time to time, until the hub closes.
@@ -157,11 +173,28 @@ impl Control {
         let mut tick = tokio::time::interval(self.settings.timings().poll);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut said: HashMap<String, String> = HashMap::new();
+        // Nobody may ask about a cluster whose version waits for confirmation, so the first look is ours.
+        let mut looked = false;
         loop {
             tokio::select! {
                 _ = closing.wait_for(|closing| *closing) => return,
                 _ = tick.tick() => {}
             }
+            if !looked {
+                looked = match self.store.waiting().await {
+                    Ok(clusters) => {
+                        for cluster in &clusters {
+                            self.hub.touch(cluster);
+                        }
+                        true
+                    }
+                    Err(why) => {
+                        tracing::error!(%why, "cannot look for versions that wait for confirmation");
+                        false
+                    }
+                };
+            }
+            self.meters.looks();
             for cluster in self.hub.clusters() {
                 match self.sync(&cluster).await {
                     Ok(()) => drop(said.remove(&cluster)),
@@ -205,6 +238,12 @@ pub fn timestamp(micros: i64) -> prost_types::Timestamp {
 
 /// A version as the contract writes it.
 pub fn version_info(row: VersionRow) -> v1::VersionInfo {
+    let state = match row.confirmation.as_ref().map(|found| found.state) {
+        None => v1::Confirmation::Unspecified,
+        Some(ConfirmState::Pending) => v1::Confirmation::Pending,
+        Some(ConfirmState::Confirmed) => v1::Confirmation::Confirmed,
+        Some(ConfirmState::Reverted) => v1::Confirmation::Reverted,
+    };
     v1::VersionInfo {
         version: row.version,
         content_hash: row.content_hash,
@@ -213,6 +252,8 @@ pub fn version_info(row: VersionRow) -> v1::VersionInfo {
         message: row.message,
         rollback_of: row.rollback_of,
         objects: row.objects,
+        confirmation: state.into(),
+        confirm_by: row.confirmation.map(|found| timestamp(found.deadline)),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use marchproxy_control::api::{Control, Listener, Settings, serve};
+use marchproxy_control::api::{Control, Listener, Settings, http, serve};
 use marchproxy_control::pki::{Identity, Role};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -24,6 +24,9 @@ struct Options {
     /// Address and port of gRPC
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// Address and port of /metrics, /healthz and /readyz
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    http: Option<SocketAddr>,
     /// Database, sqlite:///PATH
     #[arg(long, value_name = "URL")]
     database: Option<String>,
@@ -105,6 +108,9 @@ fn settings(options: Options) -> Result<Settings, marchproxy_control::api::Setti
     if let Some(listen) = options.listen {
         settings.listen = listen;
     }
+    if let Some(http) = options.http {
+        settings.http = http;
+    }
     if let Some(log) = options.log {
         settings.log = log;
     }
@@ -142,6 +148,7 @@ async fn issue(settings: Settings, cluster: &str, name: &str, out: PathBuf) -> R
 
 async fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     let listener = Listener::bind(settings.listen)?;
+    let pages = http::bind(settings.http)?;
     let control = Control::open(settings).await?;
     let state_dir = control.settings.state_dir.display().to_string();
     if control.settings.insecure {
@@ -160,6 +167,7 @@ async fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     };
     tracing::info!(address = %listener.address(), state_dir, "marchproxy-control {} serves", env!("CARGO_PKG_VERSION"));
+    tokio::spawn(http::serve(pages, control.clone()));
     // Outside of systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     serve(control, listener, stop).await?;

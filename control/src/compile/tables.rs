@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
     BackendSpec, InterfaceSpec, NextHopSpec, PortSpec, RouteAction as Action, RouteSpec, RuleAction, RuleMatch,
-    RuleSpec, RuleTables, RuleWay, ServiceSpec,
+    RuleSpec, RuleTables, RuleWay, ServiceSpec, ShaperSpec,
 };
 
 use crate::model::{Model, RouteAction, Way};
@@ -16,10 +16,11 @@ const NO_RULE_HERE: &str = "no-rule-for-this-node";
 pub(super) fn compile(model: &Model, node: usize, table_ids: &HashMap<&str, u32>) -> RuleTables {
     let table = |name: &str| table_ids.get(name).copied().unwrap_or_default();
     let (ports, port_index) = ports(model, node);
-    let (interfaces, interface_index) = interfaces(model, node, &port_index, table);
+    let policer_index = policer_index(model);
+    let shapers = shapers(model, node, &port_index);
+    let (interfaces, interface_index) = interfaces(model, node, &port_index, &policer_index, table);
     let mut policers = model.policers.clone();
     policers.sort_by(|a, b| a.name.cmp(&b.name));
-    let policer_index = policer_index(model);
     RuleTables {
         routes: routes(model, node, &interfaces, table),
         rules: rules(model, &interfaces, &interface_index, &policer_index, table),
@@ -27,7 +28,18 @@ pub(super) fn compile(model: &Model, node: usize, table_ids: &HashMap<&str, u32>
         ports,
         interfaces,
         policers,
+        dscp_maps: model.dscp_maps.clone(),
+        shapers,
     }
+}
+
+/// By port.
+fn shapers(model: &Model, node: usize, port_index: &[usize]) -> Vec<ShaperSpec> {
+    let ports = model.nodes[node].ports.iter().zip(port_index);
+    let mut shapers: Vec<ShaperSpec> =
+        ports.filter_map(|(port, &index)| Some(ShaperSpec { port: index, ..port.shaper? })).collect();
+    shapers.sort_by_key(|shaper| shaper.port);
+    shapers
 }
 
 /// The ports by name, and where each one of the model went.
@@ -50,6 +62,7 @@ fn interfaces(
     model: &Model,
     node: usize,
     port_index: &[usize],
+    policer_index: &[usize],
     table: impl Fn(&str) -> u32,
 ) -> (Vec<InterfaceSpec>, Vec<Option<usize>>) {
     let ours = (0..model.interfaces.len()).filter(|interface| model.interfaces[*interface].node == node);
@@ -68,6 +81,7 @@ fn interfaces(
             table: table(&interface.table),
             urpf: interface.urpf,
             trust_dscp: interface.trust_dscp,
+            policer: interface.policer.map(|policer| policer_index[policer]),
         }
     };
     (order.into_iter().map(spec).collect(), index)
@@ -166,6 +180,7 @@ fn rules(
             way,
             log_sample: rule.log_sample,
             new_only: rule.new_only,
+            class: rule.class,
         });
     }
     let decides = |action: RuleAction| action != RuleAction::Count;
@@ -213,6 +228,8 @@ fn services(model: &Model, policer_index: &[usize]) -> Vec<ServiceSpec> {
                 backends,
                 policer: service.policer.map(|policer| policer_index[policer]),
                 mark: service.mark,
+                class: service.class,
+                queue: service.queue,
                 limits: service.limits,
                 health: service.health.clone(),
             }

@@ -200,9 +200,13 @@ fn shuffled(text: &str) -> impl Strategy<Value = marchproxy_proto::v1::Document>
             Just(document.routes).prop_shuffle(),
         ),
         (Just(document.rules).prop_shuffle(), Just(document.services).prop_shuffle()),
-        (Just(document.policers).prop_shuffle(), Just(document.qos).prop_shuffle()),
+        (
+            Just(document.policers).prop_shuffle(),
+            Just(document.qos).prop_shuffle(),
+            Just(document.dscp_maps).prop_shuffle(),
+        ),
     )
-        .prop_map(|((nodes, interfaces, routes), (rules, services), (policers, qos))| {
+        .prop_map(|((nodes, interfaces, routes), (rules, services), (policers, qos, dscp_maps))| {
             marchproxy_proto::v1::Document {
                 api_version: model::API_VERSION.to_owned(),
                 cluster: String::new(),
@@ -213,6 +217,7 @@ fn shuffled(text: &str) -> impl Strategy<Value = marchproxy_proto::v1::Document>
                 services,
                 policers,
                 qos,
+                dscp_maps,
             }
         })
 }

@@ -21,6 +21,7 @@ pub fn merge(document: &Document, changes: &Changes) -> Result<Document, Vec<Vio
     delete(&mut merged.services, Kind::Service, |service| service.name.clone(), &gone, &mut violations);
     delete(&mut merged.policers, Kind::Policer, |policer| policer.name.clone(), &gone, &mut violations);
     delete(&mut merged.qos, Kind::Qos, |qos| qos.name.clone(), &gone, &mut violations);
+    delete(&mut merged.dscp_maps, Kind::DscpMap, |it| it.name.clone(), &gone, &mut violations);
 
     if let Some(new) = &changes.upsert {
         header(&merged, new, &mut violations);
@@ -31,6 +32,7 @@ pub fn merge(document: &Document, changes: &Changes) -> Result<Document, Vec<Vio
         upsert(&mut merged.services, &new.services, Kind::Service, |it| it.name.clone(), &gone, &mut violations);
         upsert(&mut merged.policers, &new.policers, Kind::Policer, |it| it.name.clone(), &gone, &mut violations);
         upsert(&mut merged.qos, &new.qos, Kind::Qos, |qos| qos.name.clone(), &gone, &mut violations);
+        upsert(&mut merged.dscp_maps, &new.dscp_maps, Kind::DscpMap, |it| it.name.clone(), &gone, &mut violations);
     }
     if violations.is_empty() { Ok(merged) } else { Err(violations) }
 }
@@ -155,6 +157,7 @@ const fn list_name(kind: Kind) -> &'static str {
         Kind::Service => "services",
         Kind::Policer => "policers",
         Kind::Qos => "qos",
+        Kind::DscpMap => "dscp_maps",
     }
 }
 
@@ -201,7 +204,7 @@ mod tests {
         );
         let found: Vec<String> = merge(&document(), &changes).unwrap_err().iter().map(ToString::to_string).collect();
         let expected = [
-            "deletion of rool a: delete[2].kind is \"rool\"; allowed: node, interface, route, rule, service, policer, qos",
+            "deletion of rool a: delete[2].kind is \"rool\"; allowed: node, interface, route, rule, service, policer, qos, dscp_map",
             "rule x: delete[4].name is deleted already by delete[1]; allowed: each object once",
             "route 2001:db8::/32: delete[3].name is \"2001:db8::/32\", which the document does not have; \
              allowed: the name of a route in the document",

@@ -32,12 +32,13 @@ pub enum Kind {
     Service,
     Policer,
     Qos,
+    DscpMap,
 }
 
 impl Kind {
     /// All kinds, in order.
-    pub const ALL: [Kind; 7] =
-        [Kind::Node, Kind::Interface, Kind::Route, Kind::Rule, Kind::Service, Kind::Policer, Kind::Qos];
+    pub const ALL: [Kind; 8] =
+        [Kind::Node, Kind::Interface, Kind::Route, Kind::Rule, Kind::Service, Kind::Policer, Kind::Qos, Kind::DscpMap];
 
     /// The kind's name in the CLI, in changes and in the store.
     pub const fn as_str(self) -> &'static str {
@@ -49,6 +50,7 @@ impl Kind {
             Kind::Service => "service",
             Kind::Policer => "policer",
             Kind::Qos => "qos",
+            Kind::DscpMap => "dscp_map",
         }
     }
 }
@@ -61,7 +63,7 @@ impl fmt::Display for Kind {
 
 /// The word is no kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("allowed: node, interface, route, rule, service, policer, qos")]
+#[error("allowed: node, interface, route, rule, service, policer, qos, dscp_map")]
 pub struct UnknownKind;
 
 impl FromStr for Kind {
@@ -111,6 +113,7 @@ pub fn objects(document: &Document) -> Vec<Object> {
     objects.extend(document.services.iter().map(|it| Object::new(Kind::Service, it.name.clone(), it)));
     objects.extend(document.policers.iter().map(|it| Object::new(Kind::Policer, it.name.clone(), it)));
     objects.extend(document.qos.iter().map(|qos| Object::new(Kind::Qos, qos.name.clone(), qos)));
+    objects.extend(document.dscp_maps.iter().map(|it| Object::new(Kind::DscpMap, it.name.clone(), it)));
     objects.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     objects
 }
@@ -124,6 +127,7 @@ pub fn sort(document: &mut Document) {
     document.services.sort_by(|a, b| a.name.cmp(&b.name));
     document.policers.sort_by(|a, b| a.name.cmp(&b.name));
     document.qos.sort_by(|a, b| a.name.cmp(&b.name));
+    document.dscp_maps.sort_by(|a, b| a.name.cmp(&b.name));
 }
 
 /// Puts an object back into a document, at the end of its list.
@@ -136,6 +140,7 @@ pub fn insert(document: &mut Document, kind: Kind, body: &str) -> Result<(), ser
         Kind::Service => document.services.push(serde_json::from_str(body)?),
         Kind::Policer => document.policers.push(serde_json::from_str(body)?),
         Kind::Qos => document.qos.push(serde_json::from_str(body)?),
+        Kind::DscpMap => document.dscp_maps.push(serde_json::from_str(body)?),
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! What must hold for any document, good or bad.
 
 use marchproxy_proto::v1::{
-    Backend, Bandwidth, Changes, ColourAction, Document, Health, Interface, Limits, Match, NextHop, Node, ObjectRef,
-    Policer, Port, PortShaper, Priority, Qos, Route, Rule, Service, SourceLimits,
+    Backend, Bandwidth, Changes, ColourAction, Document, DscpMap, Health, Interface, Limits, Match, NextHop, Node,
+    ObjectRef, Policer, Port, PortShaper, Priority, Qos, Route, Rule, Service, SourceLimits, SourcePrefixes,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option::of;
@@ -52,14 +52,19 @@ fn seconds() -> impl Strategy<Value = Option<f64>> {
 }
 
 fn colour() -> impl Strategy<Value = Option<ColourAction>> {
-    let mark = word().prop_map(|mark| ColourAction { kind: "mark".to_owned(), mark });
+    let kind = proptest::sample::select(["mark", "class"].as_slice());
+    let mark = (kind, word()).prop_map(|(kind, mark)| ColourAction { kind: kind.to_owned(), mark });
     let other = proptest::sample::select(["pass", "drop", "explode"].as_slice())
         .prop_map(|kind| ColourAction { kind: kind.to_owned(), mark: String::new() });
     of(prop_oneof![mark, other])
 }
 
 fn nodes() -> impl Strategy<Value = Vec<Node>> {
-    let shaper = of(any::<u64>().prop_map(|rate_mbps| PortShaper { rate_mbps }));
+    let shaper =
+        (any::<u64>(), of(any::<u32>()), of(any::<u32>())).prop_map(|(rate_mbps, overhead_bytes, p2_weight)| {
+            PortShaper { rate_mbps, overhead_bytes, p2_weight, ..PortShaper::default() }
+        });
+    let shaper = of(shaper);
     let port = (word(), word(), of(any::<u32>()), shaper).prop_map(|(name, device, mtu, shaper)| Port {
         name,
         device,
@@ -71,9 +76,11 @@ fn nodes() -> impl Strategy<Value = Vec<Node>> {
 }
 
 fn interfaces() -> impl Strategy<Value = Vec<Interface>> {
-    let fields = ((word(), word(), word()), of(any::<u32>()), vec(word(), 0..3), (word(), word()), of(any::<bool>()));
+    let fields =
+        ((word(), word(), word()), of(any::<u32>()), vec(word(), 0..3), (word(), word(), word()), of(any::<bool>()));
     vec(
-        fields.prop_map(|((name, node, port), vlan, addresses, (urpf, table), trust_dscp)| Interface {
+        fields.prop_map(|((name, node, port), vlan, addresses, (urpf, table, policer), trust_dscp)| Interface {
+            policer,
             name,
             node,
             port,
@@ -120,12 +127,12 @@ fn rules() -> impl Strategy<Value = Vec<Rule>> {
             fragment,
         },
     );
-    let more = (word(), word(), word(), of(any::<u32>()), any::<bool>());
+    let more = (word(), word(), word(), of(any::<u32>()), any::<bool>(), word());
     let fields = (word(), any::<u32>(), of(matches), word(), word(), more);
     vec(
         fields.prop_map(|(name, priority, r#match, action, mark, more)| {
-            let (policer, next_hop, table, log_sample, new_only) = more;
-            Rule { name, priority, r#match, action, mark, policer, next_hop, table, log_sample, new_only }
+            let (policer, next_hop, table, log_sample, new_only, class) = more;
+            Rule { name, priority, r#match, action, mark, policer, next_hop, table, log_sample, new_only, class }
         }),
         0..4,
     )
@@ -206,20 +213,37 @@ fn limits() -> impl Strategy<Value = Limits> {
 }
 
 fn policers() -> impl Strategy<Value = Vec<Policer>> {
-    let fields =
-        ((word(), word()), (any::<u64>(), any::<u64>(), any::<u64>()), any::<bool>(), colour(), colour(), colour());
+    let number = || prop_oneof![Just(0), any::<u64>()];
+    let sources = (of(any::<u32>()), of(any::<u32>()));
+    let sources = of(sources.prop_map(|(prefix_v4, prefix_v6)| SourcePrefixes { prefix_v4, prefix_v6 }));
+    let octets = proptest::array::uniform6(number());
+    let fields = ((word(), word()), (octets.clone(), octets), (any::<bool>(), sources), colour(), colour(), colour());
     vec(
         fields.prop_map(
-            |((name, kind), (cir_kbps, cbs_bytes, ebs_bytes), colour_aware, on_green, on_yellow, on_red)| Policer {
-                name,
-                kind,
-                cir_kbps,
-                cbs_bytes,
-                ebs_bytes,
-                colour_aware,
-                on_green,
-                on_yellow,
-                on_red,
+            |((name, kind), (octets, packets), (colour_aware, per_source), on_green, on_yellow, on_red)| {
+                let [cir_kbps, cbs_bytes, ebs_bytes, pir_kbps, pbs_bytes, eir_kbps] = octets;
+                let [cir_pps, cbs_packets, ebs_packets, pir_pps, pbs_packets, eir_pps] = packets;
+                Policer {
+                    name,
+                    kind,
+                    cir_kbps,
+                    cbs_bytes,
+                    ebs_bytes,
+                    colour_aware,
+                    on_green,
+                    on_yellow,
+                    on_red,
+                    pir_kbps,
+                    pbs_bytes,
+                    eir_kbps,
+                    cir_pps,
+                    cbs_packets,
+                    ebs_packets,
+                    pir_pps,
+                    pbs_packets,
+                    eir_pps,
+                    per_source,
+                }
             },
         ),
         0..3,
@@ -231,6 +255,8 @@ fn qos() -> impl Strategy<Value = Vec<Qos>> {
         ingress_mbps,
         egress_mbps: None,
         burst_size_kb,
+        queue_packets: None,
+        queue_kb: None,
     });
     let priority = (word(), of(any::<u32>()), seconds(), word())
         .prop_map(|(class, weight, max_latency_ms, dscp)| Priority { class, weight, max_latency_ms, dscp });
@@ -241,9 +267,13 @@ fn qos() -> impl Strategy<Value = Vec<Qos>> {
     )
 }
 
+fn dscp_maps() -> impl Strategy<Value = Vec<DscpMap>> {
+    vec((word(), btree_map(word(), word(), 0..3)).prop_map(|(name, map)| DscpMap { name, map }), 0..3)
+}
+
 fn document() -> impl Strategy<Value = Document> {
-    ((word(), word()), nodes(), interfaces(), routes(), rules(), services(), policers(), qos()).prop_map(
-        |((api_version, cluster), nodes, interfaces, routes, rules, services, policers, qos)| Document {
+    ((word(), word()), nodes(), interfaces(), routes(), rules(), services(), policers(), (qos(), dscp_maps())).prop_map(
+        |((api_version, cluster), nodes, interfaces, routes, rules, services, policers, (qos, dscp_maps))| Document {
             api_version,
             cluster,
             nodes,
@@ -253,6 +283,7 @@ fn document() -> impl Strategy<Value = Document> {
             services,
             policers,
             qos,
+            dscp_maps,
         },
     )
 }

@@ -85,11 +85,6 @@ impl Report {
         self.warnings.push(Warning { field: at.field(field), message: message.to_string() });
     }
 
-    /// Says that a field is kept for a later release.
-    pub fn not_enforced(&mut self, at: &At<'_>, field: impl Display) {
-        self.warn(at, field, "stored, not enforced by this release");
-    }
-
     /// Reads a word, or refuses it.
     pub fn word<T>(
         &mut self,

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendLoss, BackendState, Cidr, HealthSpec, PolicerSpec, PortRange, RuleAction, RuleMatch, ServiceLimitsSpec,
-    ServiceMode, ServiceProtocol, Urpf,
+    BackendLoss, BackendState, Cidr, Class, DscpMapSpec, HealthSpec, PolicerSpec, PortRange, QueueSpec, RuleAction,
+    RuleMatch, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ShaperSpec, Urpf,
 };
 
 /// A validated document.
@@ -18,6 +18,8 @@ pub struct Model {
     pub(crate) rules: Vec<Rule>,
     pub(crate) services: Vec<Service>,
     pub(crate) policers: Vec<PolicerSpec>,
+    /// Sorted by name: marks say their place.
+    pub(crate) dscp_maps: Vec<DscpMapSpec>,
 }
 
 impl Model {
@@ -43,6 +45,8 @@ pub(crate) struct Port {
     pub name: String,
     pub device: String,
     pub mtu: u16,
+    /// Without its port's number, which a node's tables give.
+    pub shaper: Option<ShaperSpec>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +61,7 @@ pub(crate) struct Interface {
     pub table: String,
     pub urpf: Urpf,
     pub trust_dscp: bool,
+    pub policer: Option<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +99,7 @@ pub(crate) struct Rule {
     /// 0: none.
     pub log_sample: u32,
     pub new_only: bool,
+    pub class: Option<Class>,
 }
 
 /// A way that a rule sets.
@@ -117,6 +123,8 @@ pub(crate) struct Service {
     pub backends: Vec<Backend>,
     pub policer: Option<usize>,
     pub mark: Option<u8>,
+    pub class: Option<Class>,
+    pub queue: QueueSpec,
     pub limits: Option<ServiceLimitsSpec>,
     pub health: Option<HealthSpec>,
 }

@@ -6,9 +6,11 @@
 mod health;
 mod interfaces;
 mod limits;
+mod marks;
 mod network;
 mod nodes;
 mod policers;
+mod qos;
 mod routes;
 mod rules;
 mod services;
@@ -28,6 +30,7 @@ struct References<'a> {
     interfaces: Names<'a>,
     policers: Names<'a>,
     qos: Names<'a>,
+    maps: marks::Maps<'a>,
 }
 
 impl<'a> References<'a> {
@@ -47,7 +50,8 @@ impl<'a> References<'a> {
         names(report, "rule", "rules", rules);
         names(report, "service", "services", services);
         let (policers, qos) = (names(report, "policer", "policers", policers), names(report, "qos", "qos", qos));
-        Self { nodes, interfaces, policers, qos }
+        let maps = marks::Maps::new(document, report);
+        Self { nodes, interfaces, policers, qos, maps }
     }
 }
 
@@ -61,23 +65,28 @@ pub fn validate(document: &Document) -> Result<(Model, Vec<Warning>), Vec<Violat
     let mut network = Network::new(document, &interfaces, services::addresses(document));
     let routes = routes::check(document, &references, &mut network, &mut report);
     let rules = rules::check(document, &references, &network, &mut report);
-    let policers = policers::check_policers(document, &nodes, &mut report);
-    let qos = policers::check_qos(document, &references, &mut report);
-    let services = services::check(document, &references, &qos, &network, &mut report);
+    let policers = policers::check_policers(document, &nodes, &references, &mut report);
+    let dscp_maps = marks::check(document, &mut report);
+    let profiles = policers::check_qos(document, &nodes, &references, &mut report);
+    let services = services::check(document, &references, &profiles, &network, &mut report);
 
     if !report.violations.is_empty() {
         return Err(report.violations);
     }
     let cluster = if document.cluster.is_empty() { DEFAULT_CLUSTER } else { &document.cluster }.to_owned();
     // No violation, no hole: nothing is lost by flattening, and indices stay what they were.
+    let mut services: Vec<_> = services.into_iter().flatten().collect();
+    let mut policers: Vec<_> = policers.into_iter().flatten().collect();
+    qos::police(document, &profiles, &mut services, &mut policers);
     let model = Model {
         cluster,
         nodes,
         interfaces: interfaces.into_iter().flatten().collect(),
         routes: routes.into_iter().flatten().collect(),
         rules: rules.into_iter().flatten().collect(),
-        services: services.into_iter().flatten().collect(),
-        policers: policers.into_iter().flatten().collect(),
+        services,
+        policers,
+        dscp_maps,
     };
     Ok((model, report.warnings))
 }

@@ -90,8 +90,19 @@ impl Database {
 
     /// A transaction that holds the write lock from its beginning, so that what it reads stays true until it commits.
     pub async fn write(&self, doing: &'static str) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        const BEGIN: &str = "BEGIN IMMEDIATE";
         self.still_there(doing)?;
-        self.writes.begin_with("BEGIN IMMEDIATE").await.map_err(|error| self.failed(doing, error))
+        let begun = match self.writes.begin_with(BEGIN).await {
+            // SQLite ends a transaction by itself when the disk is full, but the driver goes on believing in it: another connection then.
+            Err(sqlx::Error::InvalidSavePointStatement | sqlx::Error::BeginFailed) => {
+                let stale = self.writes.acquire().await.map_err(|error| self.failed(doing, error))?;
+                // What it says about its end changes nothing.
+                let _ = stale.close().await;
+                self.writes.begin_with(BEGIN).await
+            }
+            begun => begun,
+        };
+        begun.map_err(|error| self.failed(doing, error))
     }
 
     /// Closes all connections; the write-ahead log goes into the file.

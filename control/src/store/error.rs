@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::types::ConfirmState;
+
 /// Where it failed and what the database said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
@@ -34,6 +36,37 @@ pub enum StoreError {
         /// What is stored; 0 = no document yet.
         found: u64,
     },
+    /// A version waits for confirmation, so nothing else can be stored.
+    #[error(
+        "version {version} waits for confirmation: `marchctl confirm {version}` keeps it, `marchctl rollback` gives it up; then apply again"
+    )]
+    Waiting {
+        /// Which.
+        version: u64,
+    },
+    /// Nothing waits under this number.
+    #[error("{}", not_waiting(*.version, *.state))]
+    NotWaiting {
+        /// Which was asked for; 0 = the one that waits.
+        version: u64,
+        /// What it is instead, if it ever had to be confirmed.
+        state: Option<ConfirmState>,
+    },
+    /// The first version can't wait for confirmation.
+    #[error(
+        "confirm_within_s: this is the cluster's first version, there is none to return to; apply it without a time to confirm"
+    )]
+    NothingToReturnTo,
+    /// The request id was used for something else.
+    #[error(
+        "request_id: {request_id:?} was used for another change, which became version {version}; use a new id for a new change"
+    )]
+    RequestReused {
+        /// The id.
+        request_id: String,
+        /// What it led to.
+        version: u64,
+    },
     /// Another process holds the database locked.
     #[error("{0}; another process holds it locked: end that process (`fuser FILE` names it) or try again")]
     Busy(Cause),
@@ -55,4 +88,15 @@ pub enum StoreError {
     /// Anything else.
     #[error("{0}")]
     Other(Cause),
+}
+
+fn not_waiting(version: u64, state: Option<ConfirmState>) -> String {
+    match (version, state) {
+        (0, _) => "no version waits for confirmation; `marchctl history` shows what became of them".to_owned(),
+        (version, Some(ConfirmState::Reverted)) => format!(
+            "version {version} was not confirmed in time and is reverted; `marchctl history` shows by which version, \
+             `marchctl rollback {version}` brings it back"
+        ),
+        (version, _) => format!("version {version} does not wait for confirmation; `marchctl history` lists versions"),
+    }
 }

@@ -4,6 +4,7 @@
 //! not at all. Contents are addressed by hash and stored once; a version costs rows for what it changes. Reading a version proves
 //! its content hash. Nothing crosses clusters.
 
+mod confirmations;
 mod database;
 mod error;
 mod identities;
@@ -17,7 +18,10 @@ use sqlx::SqliteConnection;
 
 use database::Database;
 pub use error::{Cause, StoreError};
-pub use types::{CertificateRow, Committed, NewToken, NewVersion, Revoke, Stored, TokenRow, VersionRow};
+pub use types::{
+    CertificateRow, Committed, ConfirmState, Confirmation, Confirmed, Ending, NewToken, NewVersion, Revoke, Stored,
+    TokenRow, VersionRow,
+};
 use versions::Newest;
 
 /// The store; clones share one pool of connections.
@@ -46,6 +50,26 @@ impl Store {
     /// Stores a version: objects, version, audit and request id in one transaction. The document must have passed validation.
     pub async fn commit(&self, commit: NewVersion<'_>) -> Result<Committed, StoreError> {
         versions::commit(&self.db, &self.newest, commit).await
+    }
+
+    /// What a request id led to, if it was seen before.
+    pub async fn repeated(&self, new: &NewVersion<'_>) -> Result<Option<Committed>, StoreError> {
+        versions::look_repeated(&self.db, new).await
+    }
+
+    /// Confirms a version, or for 0 the one that waits. Whether its time is over is the caller's to know.
+    pub async fn confirm(&self, cluster: &str, version: u64, author: &str, now: i64) -> Result<Confirmed, StoreError> {
+        confirmations::confirm(&self.db, cluster, version, author, now).await
+    }
+
+    /// Clusters in which a version waits for confirmation.
+    pub async fn waiting(&self) -> Result<Vec<String>, StoreError> {
+        confirmations::waiting(&self.db).await
+    }
+
+    /// A version without its content.
+    pub async fn row(&self, cluster: &str, version: u64) -> Result<Option<VersionRow>, StoreError> {
+        versions::read_row(&self.db, cluster, version).await
     }
 
     /// Versions, newest first.

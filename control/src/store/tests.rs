@@ -1,3 +1,4 @@
+mod confirmations;
 mod identities;
 mod trouble;
 mod versions;
@@ -46,16 +47,7 @@ fn rules(names: &[&str]) -> Document {
 }
 
 fn version(document: &Document) -> NewVersion<'_> {
-    NewVersion {
-        cluster: "default",
-        expected_version: None,
-        document,
-        author: "ada",
-        message: "because",
-        rollback_of: 0,
-        request_id: "",
-        now: 1_000,
-    }
+    NewVersion { author: "ada", message: "because", ..NewVersion::new("default", document, 1_000) }
 }
 
 fn new(committed: Committed) -> VersionRow {

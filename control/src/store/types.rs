@@ -38,8 +38,45 @@ pub struct NewVersion<'a> {
     pub rollback_of: u64,
     /// A repeated id answers with the first call's version; empty = none.
     pub request_id: &'a str,
+    /// What the request asks for, so that its id can't be used for something else; empty = not compared.
+    pub fingerprint: &'a str,
+    /// Reverted unless confirmed within so many seconds; 0 = needs no confirmation.
+    pub confirm_within_s: u32,
+    /// Whether it may end the wait of a version that is not confirmed yet.
+    pub ending: Ending,
     /// Microseconds since 1970.
     pub now: i64,
+}
+
+impl<'a> NewVersion<'a> {
+    /// A version that expects, waits for and ends nothing, of no author.
+    pub fn new(cluster: &'a str, document: &'a v1::Document, now: i64) -> NewVersion<'a> {
+        NewVersion {
+            cluster,
+            expected_version: None,
+            document,
+            author: "",
+            message: "",
+            rollback_of: 0,
+            request_id: "",
+            fingerprint: "",
+            confirm_within_s: 0,
+            ending: Ending::Nothing,
+            now,
+        }
+    }
+}
+
+/// What a new version does to one that waits for confirmation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// It is refused while one waits.
+    #[default]
+    Nothing,
+    /// The waiting one, if there is one, counts as reverted.
+    Any,
+    /// This one counts as reverted; refused unless it waits.
+    Version(u64),
 }
 
 /// What a commit did.
@@ -50,7 +87,64 @@ pub enum Committed {
     /// The newest version already has this content; nothing but the audit row was written.
     Unchanged(VersionRow),
     /// The request id was seen before; this is what it led to then.
-    Repeated(VersionRow),
+    Repeated {
+        /// The version it answered with.
+        row: VersionRow,
+        /// Whether the document was the stored one already.
+        unchanged: bool,
+    },
+}
+
+impl Committed {
+    /// The version that it is about.
+    pub fn row(&self) -> &VersionRow {
+        let (Committed::New(row) | Committed::Unchanged(row) | Committed::Repeated { row, .. }) = self;
+        row
+    }
+}
+
+/// A version that is confirmed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// The version.
+    pub row: VersionRow,
+    /// It was confirmed before.
+    pub unchanged: bool,
+}
+
+/// Whether a version that had to be confirmed was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfirmState {
+    /// Not yet.
+    Pending,
+    /// It stays.
+    Confirmed,
+    /// A later version holds the content of the one before it again.
+    Reverted,
+}
+
+impl ConfirmState {
+    /// As it is stored and told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ConfirmState::Pending => "pending",
+            ConfirmState::Confirmed => "confirmed",
+            ConfirmState::Reverted => "reverted",
+        }
+    }
+}
+
+/// What a version waits or waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Confirmation {
+    /// How far it is.
+    pub state: ConfirmState,
+    /// Microseconds since 1970. Counted by the wall clock only where control was restarted since.
+    pub deadline: i64,
+    /// The time there was, in seconds.
+    pub within_s: u32,
+    /// The version whose content comes back.
+    pub returns_to: u64,
 }
 
 /// A version without its content.
@@ -70,6 +164,15 @@ pub struct VersionRow {
     pub rollback_of: u64,
     /// How many objects the document has.
     pub objects: u64,
+    /// Of versions that have or had to be confirmed.
+    pub confirmation: Option<Confirmation>,
+}
+
+impl VersionRow {
+    /// Whether it waits for confirmation.
+    pub fn waits(&self) -> bool {
+        self.confirmation.as_ref().is_some_and(|confirmation| confirmation.state == ConfirmState::Pending)
+    }
 }
 
 /// A one-time token to be stored; only the hash of its secret is kept.

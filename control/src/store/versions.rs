@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use marchproxy_proto::v1::Document;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
+use super::confirmations::{self, confirmation_columns};
 use super::database::Database;
 use super::error::StoreError;
 use super::types::{Committed, NewVersion, Stored, VersionRow};
@@ -15,17 +16,22 @@ use crate::model::{self, Kind, Object};
 /// Rows of one statement: far below SQLite's and PostgreSQL's limits on parameters, and large enough to make their cost disappear.
 const ROWS: usize = 500;
 
-/// Columns of `versions` in the order of [`Row`].
-macro_rules! version_columns {
-    () => {
-        "version, content_hash, author, at, message, rollback_of, objects"
+/// A version and what it waits for, in the order of [`Row`].
+macro_rules! select_versions {
+    ($where:literal) => {
+        concat!(
+            "SELECT v.version, v.content_hash, v.author, v.at, v.message, v.rollback_of, v.objects, ",
+            confirmation_columns!(),
+            " FROM versions v LEFT JOIN confirmations c ON c.cluster = v.cluster AND c.version = v.version WHERE v.cluster = $1 ",
+            $where
+        )
     };
 }
 
-type Row = (i64, String, String, i64, String, i64, i64);
+type Row = (i64, String, String, i64, String, i64, i64, Option<String>, Option<i64>, Option<i64>, Option<i64>);
 
 fn version_row(row: Row) -> VersionRow {
-    let (version, content_hash, author, at, message, rollback_of, objects) = row;
+    let (version, content_hash, author, at, message, rollback_of, objects, state, deadline, within, returns_to) = row;
     VersionRow {
         version: version as u64,
         content_hash,
@@ -34,6 +40,7 @@ fn version_row(row: Row) -> VersionRow {
         message,
         rollback_of: rollback_of as u64,
         objects: objects as u64,
+        confirmation: confirmations::confirmation((state, deadline, within, returns_to)),
     }
 }
 
@@ -157,16 +164,12 @@ fn assemble(
 pub async fn history(db: &Database, cluster: &str, limit: u32) -> Result<Vec<VersionRow>, StoreError> {
     const DOING: &str = "read the history";
     let mut connection = db.read(DOING).await?;
-    let rows: Vec<Row> = sqlx::query_as(concat!(
-        "SELECT ",
-        version_columns!(),
-        " FROM versions WHERE cluster = $1 ORDER BY version DESC LIMIT $2"
-    ))
-    .bind(cluster)
-    .bind(i64::from(limit))
-    .fetch_all(&mut *connection)
-    .await
-    .map_err(|error| db.failed(DOING, error))?;
+    let rows: Vec<Row> = sqlx::query_as(select_versions!("ORDER BY v.version DESC LIMIT $2"))
+        .bind(cluster)
+        .bind(i64::from(limit))
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(|error| db.failed(DOING, error))?;
     Ok(rows.into_iter().map(version_row).collect())
 }
 
@@ -180,8 +183,8 @@ pub async fn commit(db: &Database, newest: &Newest, new: NewVersion<'_>) -> Resu
 
     let mut tx = db.write(DOING).await?;
     let failed = |error| db.failed(DOING, error);
-    if let Some(row) = repeated(&mut tx, &new).await.map_err(failed)? {
-        return Ok(Committed::Repeated(row));
+    if let Some(before) = repeated(&mut tx, &new).await.map_err(failed)? {
+        return before;
     }
     let current = newest_row(&mut tx, new.cluster).await.map_err(failed)?;
     let found = current.as_ref().map_or(0, |row| row.version);
@@ -200,6 +203,7 @@ pub async fn commit(db: &Database, newest: &Newest, new: NewVersion<'_>) -> Resu
                     None => Arc::new(current_entries(db, DOING, &mut tx, new.cluster).await?),
                 },
             };
+            let confirmation = confirmations::begin(db, DOING, &mut tx, &new, current.as_ref()).await?;
             let row = VersionRow {
                 version: found + 1,
                 content_hash,
@@ -208,50 +212,78 @@ pub async fn commit(db: &Database, newest: &Newest, new: NewVersion<'_>) -> Resu
                 message: new.message.to_owned(),
                 rollback_of: new.rollback_of,
                 objects: objects.len() as u64,
+                confirmation,
             };
             let after: Vec<Entry> = std::iter::zip(&objects, &hashes)
                 .map(|(object, hash)| Entry { kind: object.kind, name: object.name.clone(), hash: model::hex(hash) })
                 .collect();
             insert_version(&mut tx, &new, &row).await.map_err(failed)?;
+            if let Some(confirmation) = &row.confirmation {
+                confirmations::insert(&mut tx, new.cluster, row.version, confirmation).await.map_err(failed)?;
+            }
             write_changes(&mut tx, new.cluster, row.version, &before, &after, &objects).await.map_err(failed)?;
             (Committed::New(row), Some(after))
         }
     };
-    let (Committed::New(row) | Committed::Unchanged(row) | Committed::Repeated(row)) = &committed;
-    record(&mut tx, &new, &committed, row).await.map_err(failed)?;
+    record(&mut tx, &new, &committed).await.map_err(failed)?;
     tx.commit().await.map_err(failed)?;
     if let Some(entries) = entries {
-        newest.put(&new, row, entries);
+        newest.put(&new, committed.row(), entries);
     }
     Ok(committed)
 }
 
-async fn repeated(tx: &mut SqliteConnection, new: &NewVersion<'_>) -> Result<Option<VersionRow>, sqlx::Error> {
+/// See [`Store::repeated`](super::Store::repeated).
+pub async fn look_repeated(db: &Database, new: &NewVersion<'_>) -> Result<Option<Committed>, StoreError> {
+    const DOING: &str = "look a request up";
+    let mut connection = db.read(DOING).await?;
+    let found = repeated(&mut connection, new).await.map_err(|error| db.failed(DOING, error))?;
+    found.transpose()
+}
+
+/// What the request led to before, or that it was another request.
+async fn repeated(
+    tx: &mut SqliteConnection,
+    new: &NewVersion<'_>,
+) -> Result<Option<Result<Committed, StoreError>>, sqlx::Error> {
     if new.request_id.is_empty() {
         return Ok(None);
     }
-    let row: Option<Row> = sqlx::query_as(concat!(
-        "SELECT ",
-        version_columns!(),
-        " FROM versions WHERE cluster = $1 AND version = \
-         (SELECT version FROM requests WHERE cluster = $1 AND request_id = $2)"
-    ))
-    .bind(new.cluster)
-    .bind(new.request_id)
-    .fetch_optional(tx)
-    .await?;
+    let found: Option<(i64, String, i64)> =
+        sqlx::query_as("SELECT version, fingerprint, unchanged FROM requests WHERE cluster = $1 AND request_id = $2")
+            .bind(new.cluster)
+            .bind(new.request_id)
+            .fetch_optional(&mut *tx)
+            .await?;
+    let Some((version, fingerprint, unchanged)) = found else { return Ok(None) };
+    // Rows of releases that kept none have an empty one.
+    if !fingerprint.is_empty() && !new.fingerprint.is_empty() && fingerprint != new.fingerprint {
+        let request_id = new.request_id.to_owned();
+        return Ok(Some(Err(StoreError::RequestReused { request_id, version: version as u64 })));
+    }
+    let found = row(tx, new.cluster, version as u64).await?;
+    Ok(found.map(|row| Ok(Committed::Repeated { row, unchanged: unchanged != 0 })))
+}
+
+/// See [`Store::row`](super::Store::row).
+pub async fn read_row(db: &Database, cluster: &str, version: u64) -> Result<Option<VersionRow>, StoreError> {
+    const DOING: &str = "read a version";
+    let mut connection = db.read(DOING).await?;
+    row(&mut connection, cluster, version).await.map_err(|error| db.failed(DOING, error))
+}
+
+pub async fn row(tx: &mut SqliteConnection, cluster: &str, version: u64) -> Result<Option<VersionRow>, sqlx::Error> {
+    let row: Option<Row> = sqlx::query_as(select_versions!("AND v.version = $2"))
+        .bind(cluster)
+        .bind(version as i64)
+        .fetch_optional(tx)
+        .await?;
     Ok(row.map(version_row))
 }
 
-async fn newest_row(tx: &mut SqliteConnection, cluster: &str) -> Result<Option<VersionRow>, sqlx::Error> {
-    let row: Option<Row> = sqlx::query_as(concat!(
-        "SELECT ",
-        version_columns!(),
-        " FROM versions WHERE cluster = $1 ORDER BY version DESC LIMIT 1"
-    ))
-    .bind(cluster)
-    .fetch_optional(tx)
-    .await?;
+pub async fn newest_row(tx: &mut SqliteConnection, cluster: &str) -> Result<Option<VersionRow>, sqlx::Error> {
+    let row: Option<Row> =
+        sqlx::query_as(select_versions!("ORDER BY v.version DESC LIMIT 1")).bind(cluster).fetch_optional(tx).await?;
     Ok(row.map(version_row))
 }
 
@@ -360,20 +392,20 @@ fn changes(before: &[Entry], after: &[Entry]) -> (Vec<usize>, Vec<usize>) {
 }
 
 /// The request's answer and the audit row.
-async fn record(
-    tx: &mut SqliteConnection,
-    new: &NewVersion<'_>,
-    committed: &Committed,
-    row: &VersionRow,
-) -> Result<(), sqlx::Error> {
+async fn record(tx: &mut SqliteConnection, new: &NewVersion<'_>, committed: &Committed) -> Result<(), sqlx::Error> {
+    let unchanged = matches!(committed, Committed::Unchanged(_));
     if !new.request_id.is_empty() {
-        sqlx::query("INSERT INTO requests (cluster, request_id, version, at) VALUES ($1, $2, $3, $4)")
-            .bind(new.cluster)
-            .bind(new.request_id)
-            .bind(row.version as i64)
-            .bind(new.now)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query(
+            "INSERT INTO requests (cluster, request_id, version, at, fingerprint, unchanged) VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(new.cluster)
+        .bind(new.request_id)
+        .bind(committed.row().version as i64)
+        .bind(new.now)
+        .bind(new.fingerprint)
+        .bind(i64::from(unchanged))
+        .execute(&mut *tx)
+        .await?;
     }
     let what = match new.rollback_of {
         0 => "apply".to_owned(),
@@ -381,7 +413,7 @@ async fn record(
     };
     let result = match committed {
         Committed::New(row) => format!("version {}", row.version),
-        _ => format!("unchanged, version {}", row.version),
+        other => format!("unchanged, version {}", other.row().version),
     };
     super::audit_row(tx, new.cluster, new.now, new.author, &what, &result).await
 }

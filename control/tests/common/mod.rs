@@ -289,7 +289,8 @@ impl FakeNode {
     pub async fn fetch(&mut self, offer: &v1::TablesOffer) {
         let lacks: Vec<Vec<u8>> =
             offer.groups.iter().map(|g| g.hash.clone()).filter(|hash| !self.groups.contains_key(hash)).collect();
-        self.send(From::Wanted(v1::TablesWanted { version: offer.version, hashes: lacks.clone() })).await;
+        let wanted = v1::TablesWanted { version: offer.version, hashes: lacks.clone(), stage: offer.stage };
+        self.send(From::Wanted(wanted)).await;
         for _ in lacks {
             match self.next().await.unwrap() {
                 To::Group(group) => {
@@ -303,6 +304,9 @@ impl FakeNode {
     }
 
     pub async fn ack(&mut self, offer: &v1::TablesOffer) {
+        if offer.stage != 0 {
+            return self.send(From::Staged(v1::TablesStaged { stage: offer.stage, build_us: 120 })).await;
+        }
         self.generation += 1;
         self.send(From::Ack(v1::TablesAck {
             version: offer.version,
@@ -354,7 +358,7 @@ impl FakeNode {
                         self.send(observed(cancel.id, ended)).await;
                         self.cancelled.add_permits(1);
                     }
-                    To::Welcome(_) | To::Group(_) => {}
+                    To::Welcome(_) | To::Group(_) | To::Confirmed(_) | To::Unstage(_) => {}
                 }
             }
         })
@@ -380,6 +384,18 @@ pub fn answer(question: v1::operate_call::Request) -> v1::operate_reply::Respons
         Q::Sessions(_) => A::Sessions(v1::SessionsResponse { sessions: vec![v1::Session::default()], total: 1 }),
         Q::Neighbours(_) => A::Error("no neighbour table yet".into()),
         Q::Backends(_) => A::Backends(v1::BackendsResponse { backends: backends() }),
+        Q::Preview(call) => A::Preview(preview(&call)),
+        Q::Tiers(_) => A::Tiers(v1::TiersResponse {
+            backend: "sockets".into(),
+            ports: vec![v1::PortTier {
+                port: "wan".into(),
+                device: "auto:eth1".into(),
+                tier: "af_xdp_copy".into(),
+                rx_packets: 4711,
+                passed_over: vec![v1::PassedOverTier { tier: "dpdk".into(), reason: "no PCI device".into() }],
+                ..Default::default()
+            }],
+        }),
         Q::Trace(_) | Q::Capture(_) => A::Error("its answer is a stream".into()),
     }
 }
@@ -457,6 +473,33 @@ pub fn captured(asked: &v1::CaptureRequest) -> Vec<v1::observation::Item> {
     }
     items.push(Item::End(v1::ObservationEnd { packets: 2, missed: 0, ended: "count".into() }));
     items
+}
+
+/// One change of three flows, on the tables that were sent.
+fn preview(call: &v1::PreviewCall) -> v1::PreviewResponse {
+    let outcome = |fate: &str, reason: &str, rule: &str| v1::PreviewOutcome {
+        fate: fate.into(),
+        reason: reason.into(),
+        rule: rule.into(),
+        mark: (fate == "forwarded").then_some(10),
+        ..Default::default()
+    };
+    v1::PreviewResponse {
+        node: "edge-1".into(),
+        version: 1,
+        packets: call.duration_ms.into(),
+        flows: call.groups.len() as u64 + 10,
+        flows_changed: 3,
+        changes: vec![v1::PreviewChange {
+            what: vec!["fate".into()],
+            before: Some(outcome("forwarded", "", "rule rest")),
+            after: Some(outcome("dropped", "rule_deny", "rule no-telnet")),
+            flows: 3,
+            packets: 17,
+            examples: vec!["wan tcp 198.51.100.7:4242 > 203.0.113.10:23".into()],
+        }],
+        ..Default::default()
+    }
 }
 
 /// Two backends of a service: one healthy, one that answers with the wrong status.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::config::{CoreChoice, HugepageMode, Idle, LogLevel, Overrides};
+use crate::config::{BackendChoice, CoreChoice, HugepageMode, Idle, LogLevel, Overrides};
 
 const EXAMPLE: &str = "\
 Example, a lab node without certificates on two veth interfaces (its ports come with the document from control):
@@ -50,6 +50,9 @@ pub struct Arguments {
     /// What workers do without packets
     #[arg(long)]
     idle: Option<Idle>,
+    /// Which backend may drive ports: the one they ask for, DPDK alone, or AF_XDP and af_packet alone
+    #[arg(long)]
+    backend: Option<BackendChoice>,
     /// Whether packet memory comes from huge pages
     #[arg(long)]
     hugepages: Option<HugepageMode>,
@@ -91,6 +94,7 @@ impl Arguments {
             force_remote_cores: self.force_remote_cores,
             sessions: self.sessions,
             idle: self.idle,
+            backend: self.backend,
             hugepages: self.hugepages,
             mem_mb: self.mem_mb,
             file_prefix: self.file_prefix.clone(),

@@ -13,13 +13,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::agent::{Agent, SharedState};
+use crate::backends::Backends;
 use crate::config::{Config, ConfigError, CoreChoice};
-use crate::driver::Driver;
 use crate::host::{Host, HostError, StateError, StateLock, look};
 use crate::http::{self, HttpError, Pages};
 use crate::local::{self, Operate, SocketError};
-use crate::node::{Node, Place, Settings, StartError};
-use crate::runtime::Runtime;
+use crate::node::{Place, Settings};
+use crate::runtime::{Runtime, Stop};
 use crate::samples;
 
 /// A stop that takes longer than this is ended by force.
@@ -45,12 +45,9 @@ pub enum DaemonError {
     /// The local socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// The backend.
+    /// The backend, or the node on it.
     #[error("{0}")]
     Backend(String),
-    /// The node.
-    #[error(transparent)]
-    Node(#[from] StartError),
     /// The agent's runtime, or signals.
     #[error("{doing}: {source}")]
     Kernel {
@@ -92,26 +89,17 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         tracing::warn!("the agent could not be kept off the worker cores: {error}");
     }
     let socket = config.socket.clone();
-    let result = start_backend(&config, &host).and_then(|driver| serve(config, host, driver, taken));
+    let config = Arc::new(config);
+    let settings = settings(&config, &host);
+    let result = Backends::start(&config, &host, settings)
+        .map_err(DaemonError::Backend)
+        .and_then(|backends| serve(config, host, backends, taken));
     remove(&socket);
     result
 }
 
-#[cfg(feature = "dpdk")]
-fn start_backend(config: &Config, host: &Host) -> Result<crate::driver::DpdkDriver, DaemonError> {
-    let node = host.decision.workers.first().and_then(|worker| worker.node);
-    crate::driver::DpdkDriver::start(&config.memory, &host.decision.others, node).map_err(DaemonError::Backend)
-}
-
-#[cfg(not(feature = "dpdk"))]
-#[allow(clippy::unnecessary_wraps, reason = "the dpdk build's twin can fail")]
-fn start_backend(_: &Config, _: &Host) -> Result<crate::driver::NoDriver, DaemonError> {
-    tracing::warn!("this build has no packet backend: every port will be refused");
-    Ok(crate::driver::NoDriver)
-}
-
-fn serve<D: Driver>(config: Config, host: Host, driver: D, taken: Taken) -> Result<(), DaemonError> {
-    let node = Arc::new(Node::start(driver, &settings(&config, &host))?);
+fn serve(config: Arc<Config>, host: Host, backends: Backends, taken: Taken) -> Result<(), DaemonError> {
+    let node = Arc::new(backends);
     tracing::info!(
         "marchproxy-dataplane {}: backend {}, {} worker(s), metrics on {}, socket {}",
         env!("CARGO_PKG_VERSION"),
@@ -131,16 +119,7 @@ fn serve<D: Driver>(config: Config, host: Host, driver: D, taken: Taken) -> Resu
     runtime.shutdown_timeout(Duration::from_millis(200));
     tracing::debug!("the agent is gone");
     served?;
-    let terms = node.stop();
-    let law = format!(
-        "conservation: rx {} + originated {} = tx {} + drops {} + consumed {} + held {}, residue {}",
-        terms.rx, terms.originated, terms.tx, terms.drops, terms.consumed, terms.held, terms.residue
-    );
-    if terms.residue == 0 && terms.held == 0 {
-        tracing::info!("{law}");
-    } else {
-        tracing::error!("{law}: please report this");
-    }
+    node.stop();
     tracing::info!("stopped");
     Ok(())
 }
@@ -161,7 +140,7 @@ fn settings(config: &Config, host: &Host) -> Settings {
 }
 
 /// Everything asynchronous; returns after the first SIGTERM or SIGINT.
-async fn agent<D: Driver>(config: Config, host: Host, node: Arc<Node<D>>, taken: Taken) -> io::Result<()> {
+async fn agent(config: Arc<Config>, host: Host, node: Arc<Backends>, taken: Taken) -> io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let runtime: Arc<dyn Runtime> = node;
     let (stop, stopping) = watch::channel(false);
@@ -173,11 +152,11 @@ async fn agent<D: Driver>(config: Config, host: Host, node: Arc<Node<D>>, taken:
     });
     tokio::spawn(samples::log(runtime.clone(), stopping.clone()));
     let operate = Operate::new(&config.node, runtime.clone());
-    let pages = Pages { runtime: runtime.clone(), agent: state.clone() };
+    let pages = Pages::new(runtime.clone(), state.clone(), config.metrics_rules);
     let servers = [
         tokio::spawn(http::serve(taken.http, pages, stopping.clone())),
         tokio::spawn(local::serve(taken.socket, config.socket.clone(), operate.clone(), stopping.clone())),
-        tokio::spawn(Agent::new(Arc::new(config), runtime, operate, state).run(last_good, stopping)),
+        tokio::spawn(Agent::new(config, runtime, operate, state).run(last_good, stopping)),
     ];
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping; a second signal ends at once"),

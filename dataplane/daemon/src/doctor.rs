@@ -3,9 +3,9 @@
 use std::fmt;
 
 use crate::config::{Config, HugepageMode};
-use crate::driver::{Device, checked_devices};
+use crate::driver::{Device, Kind, checked_devices};
 use crate::host::{Host, StateLock, look};
-use crate::kernel::{check_addresses, free_hugepages_mb, missing_capabilities, total_hugepages_mb};
+use crate::kernel::{check_addresses, free_hugepages_mb, management, missing_capabilities, total_hugepages_mb};
 use crate::{http, local};
 
 /// How a finding is meant.
@@ -102,7 +102,7 @@ fn last_good(host: &Host, findings: &mut Vec<Finding>) {
 }
 
 fn device_found(port: &str, device: &Device) -> Finding {
-    if !cfg!(feature = "dpdk") {
+    if !cfg!(feature = "dpdk") && device.kind() == Some(Kind::Dpdk) {
         return finding(Level::Warn, format!("port {port}: needs the dpdk backend; this build has none"));
     }
     if let Err(error) = device.check_interface() {
@@ -129,7 +129,15 @@ fn device_found(port: &str, device: &Device) -> Finding {
             ),
         };
     }
-    finding(Level::Ok, format!("port {port}: {}", device.arguments()))
+    if device.kind() != Some(Kind::Dpdk)
+        && let Some(reason) = device.interface().and_then(management)
+    {
+        let text = format!(
+            "port {port}: {device} is how this host is managed ({reason}): refused unless sockets.force_management is set"
+        );
+        return finding(Level::Warn, text);
+    }
+    finding(Level::Ok, format!("port {port}: {device}"))
 }
 
 fn identity(config: &Config) -> Finding {
@@ -169,7 +177,7 @@ fn rights() -> Finding {
         return finding(Level::Ok, "rights: all that ports may need");
     }
     let text = format!(
-        "rights: without {}: af_packet ports need CAP_NET_RAW and CAP_NET_ADMIN, vfio devices CAP_IPC_LOCK; run as root, or \
+        "rights: without {}: af_packet and AF_XDP ports need CAP_NET_RAW and CAP_NET_ADMIN, AF_XDP CAP_BPF too, vfio devices CAP_IPC_LOCK; run as root, or \
          grant them (systemd: AmbientCapabilities=)",
         missing.join(", ")
     );

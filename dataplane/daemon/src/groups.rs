@@ -6,6 +6,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use marchproxy_engine::tables::RuleTables;
 use marchproxy_proto::{tables, v1};
 use prost::Message;
+use prost::bytes::Bytes;
 
 use crate::runtime::ContentHash;
 
@@ -26,7 +27,7 @@ pub fn content_hash<'a>(hashes: impl Iterator<Item = &'a [u8]>) -> ContentHash {
 /// The encoded groups the node holds: those of the tables that run, and those on their way.
 #[derive(Debug, Default)]
 pub struct Cache {
-    groups: HashMap<Vec<u8>, Vec<u8>>,
+    groups: HashMap<Vec<u8>, Bytes>,
 }
 
 impl Cache {
@@ -35,7 +36,7 @@ impl Cache {
         if sha256(&group.encoded) != group.hash {
             return Err(format!("table group {}: its content does not have that SHA-256", hex(&group.hash)));
         }
-        self.groups.insert(group.hash, group.encoded);
+        self.groups.insert(group.hash, group.encoded.into());
         Ok(())
     }
 
@@ -51,13 +52,13 @@ impl Cache {
     }
 
     /// The groups of an offer in order; `None` while one is missing.
-    pub fn collect(&self, offer: &v1::TablesOffer) -> Option<Vec<Vec<u8>>> {
+    pub fn collect(&self, offer: &v1::TablesOffer) -> Option<Vec<Bytes>> {
         offer.groups.iter().map(|group| self.groups.get(&group.hash).cloned()).collect()
     }
 
     /// Keeps these groups and forgets all others.
-    pub fn keep(&mut self, groups: &[Vec<u8>]) {
-        self.groups = groups.iter().map(|encoded| (sha256(encoded), encoded.clone())).collect();
+    pub fn keep<'a>(&mut self, groups: impl IntoIterator<Item = &'a Bytes>) {
+        self.groups = groups.into_iter().map(|encoded| (sha256(encoded), encoded.clone())).collect();
     }
 }
 
@@ -73,10 +74,10 @@ pub fn check_offer(offer: &v1::TablesOffer) -> Result<(), String> {
 }
 
 /// The engine's tables from encoded groups; the error names object, field, found and allowed.
-pub fn decode(groups: &[Vec<u8>]) -> Result<RuleTables, String> {
+pub fn decode(groups: &[Bytes]) -> Result<RuleTables, String> {
     let groups: Vec<v1::Group> = groups
         .iter()
-        .map(|encoded| v1::Group::decode(encoded.as_slice()))
+        .map(|encoded| v1::Group::decode(encoded.clone()))
         .collect::<Result<_, _>>()
         .map_err(|error| format!("table group: {error}"))?;
     tables::from_groups(&groups).map_err(|error| error.to_string())
@@ -98,7 +99,7 @@ mod tests {
     fn offer(parts: &[&[u8]]) -> v1::TablesOffer {
         let groups: Vec<_> = parts.iter().map(|part| v1::GroupRef { hash: sha256(part), objects: 1 }).collect();
         let content_hash = content_hash(groups.iter().map(|group| group.hash.as_slice()));
-        v1::TablesOffer { version: 1, content_hash, groups, allow_port_restart: false }
+        v1::TablesOffer { version: 1, content_hash, groups, ..v1::TablesOffer::default() }
     }
 
     fn group(part: &[u8]) -> v1::TableGroup {
@@ -115,8 +116,8 @@ mod tests {
         assert_eq!(cache.missing(&both), [sha256(b"b")]);
         assert_eq!(cache.collect(&both), None);
         cache.insert(group(b"b")).unwrap();
-        assert_eq!(cache.collect(&both).unwrap(), [b"a", b"b", b"a"]);
-        cache.keep(&[b"b".to_vec()]);
+        assert_eq!(cache.collect(&both).unwrap(), [&b"a"[..], b"b", b"a"]);
+        cache.keep(&[Bytes::from_static(b"b")]);
         assert_eq!(cache.missing(&both), [sha256(b"a")]);
     }
 

@@ -2,18 +2,21 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::watch;
 
-use crate::agent::{LastGoodState, SharedState};
-use marchproxy_proto::v1;
+use marchproxy_metrics::Format;
 
-use crate::metrics::{CONTENT_TYPE, Observation, is_ready, render};
+use crate::agent::SharedState;
+use crate::health::{is_ready, missing, silent};
+use crate::metrics::{Observation, render};
+use crate::pulse::Pulse;
 use crate::runtime::Runtime;
 
 /// Why the port can't be served.
@@ -38,13 +41,23 @@ pub enum HttpError {
     },
 }
 
+/// Between two looks at the packet threads: a fraction of [`crate::pulse::SILENCE`].
+const LOOK: Duration = Duration::from_secs(1);
+
 /// What the pages are made from.
 #[derive(Clone, Debug)]
 pub struct Pages {
-    /// The node.
-    pub runtime: Arc<dyn Runtime>,
-    /// The agent.
-    pub agent: SharedState,
+    runtime: Arc<dyn Runtime>,
+    agent: SharedState,
+    pulse: Pulse,
+    rules: bool,
+}
+
+impl Pages {
+    /// Pages of a node; with `rules`, rules have series of their own.
+    pub fn new(runtime: Arc<dyn Runtime>, agent: SharedState, rules: bool) -> Self {
+        Self { runtime, agent, pulse: Pulse::default(), rules }
+    }
 }
 
 /// Takes the address before anything else starts, so that a second daemon fails early.
@@ -63,9 +76,10 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, HttpError> {
 
 /// Serves until `stop`.
 pub async fn serve(listener: TcpListener, pages: Pages, mut stop: watch::Receiver<bool>) {
+    let watch = tokio::spawn(watch_threads(pages.clone()));
     let router = Router::new()
         .route("/metrics", get(metrics))
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
         .with_state(pages);
     let served = match tokio::net::TcpListener::from_std(listener) {
@@ -77,46 +91,51 @@ pub async fn serve(listener: TcpListener, pages: Pages, mut stop: watch::Receive
         }
         Err(error) => Err(error),
     };
+    watch.abort();
     if let Err(error) = served {
         tracing::error!("metrics: {error}");
     }
 }
 
-async fn metrics(State(pages): State<Pages>) -> Response {
+/// So that a thread that stopped is known before anybody asks.
+async fn watch_threads(pages: Pages) {
+    loop {
+        pages.pulse.look(&*pages.runtime);
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn metrics(State(pages): State<Pages>, headers: HeaderMap) -> Response {
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
+    let format = Format::accepted(&accept.join(","));
     let made = tokio::task::spawn_blocking(move || {
-        render(&Observation {
-            stats: pages.runtime.stats(),
-            // A slow path that does not answer has no backends to show.
-            backends: pages.runtime.backends(&v1::BackendsRequest::default()).unwrap_or_default().backends,
-            running: pages.runtime.running(),
-            agent: pages.agent.read(),
-            backend: pages.runtime.backend(),
-        })
+        render(Observation::of(&*pages.runtime, &pages.agent, &pages.pulse, pages.rules), format)
     });
     match made.await {
-        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
+async fn healthy(State(pages): State<Pages>) -> (StatusCode, String) {
+    let silent = silent(&pages.pulse.look(&*pages.runtime));
+    if silent.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("not healthy: {}\n", silent.join("; ")))
+    }
+}
+
 async fn ready(State(pages): State<Pages>) -> (StatusCode, String) {
-    let running = pages.runtime.running();
-    if is_ready(&running) {
+    let runtime = pages.runtime.clone();
+    // Asks the devices.
+    let Ok(stats) = tokio::task::spawn_blocking(move || runtime.stats()).await else {
+        return (StatusCode::INTERNAL_SERVER_ERROR, "not ready: the counters could not be read\n".to_owned());
+    };
+    let (running, beats) = (pages.runtime.running(), pages.pulse.look(&*pages.runtime));
+    if is_ready(&running, &stats.ports, &beats) {
         return (StatusCode::OK, format!("ready: version {}, generation {}\n", running.version, running.generation));
     }
-    let agent = pages.agent.read();
-    let mut reasons = vec![if running.version == 0 {
-        "no tables yet".to_owned()
-    } else {
-        format!("not every worker runs generation {}", running.generation)
-    }];
-    if let LastGoodState::Refused { reason } = &agent.last_good {
-        reasons.push(format!("last good tables refused: {reason}"));
-    }
-    for (what, reason) in [("control", &agent.last_error), ("last push refused", &agent.last_refusal)] {
-        if !reason.is_empty() {
-            reasons.push(format!("{what}: {reason}"));
-        }
-    }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", reasons.join("; ")))
+    let missing = missing(&running, &stats.ports, &beats, &pages.agent.read());
+    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join("; ")))
 }

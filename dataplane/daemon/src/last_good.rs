@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use prost::Message;
+use prost::bytes::Bytes;
 
 use crate::groups::{content_hash, hex, sha256};
 use crate::runtime::ContentHash;
@@ -24,7 +25,7 @@ pub struct LastGood {
     /// Hash over the groups.
     pub content_hash: ContentHash,
     /// Encoded groups in order.
-    pub groups: Vec<Vec<u8>>,
+    pub groups: Vec<Bytes>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -37,8 +38,8 @@ struct Payload {
     version: u64,
     #[prost(bytes = "vec", tag = "4")]
     content_hash: Vec<u8>,
-    #[prost(bytes = "vec", repeated, tag = "5")]
-    groups: Vec<Vec<u8>>,
+    #[prost(bytes = "bytes", repeated, tag = "5")]
+    groups: Vec<Bytes>,
     #[prost(string, tag = "6")]
     software: String,
 }
@@ -220,7 +221,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn tables() -> LastGood {
-        let groups = vec![b"ports".to_vec(), b"rules".to_vec()];
+        let groups = vec![Bytes::from_static(b"ports"), Bytes::from_static(b"rules")];
         let hashes: Vec<Vec<u8>> = groups.iter().map(|group| sha256(group)).collect();
         LastGood { version: 7, content_hash: content_hash(hashes.iter().map(Vec::as_slice)), groups }
     }

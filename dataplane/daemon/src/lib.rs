@@ -5,12 +5,14 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod backends;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
 pub mod driver;
 pub mod groups;
+pub mod health;
 pub mod host;
 pub mod http;
 pub mod kernel;
@@ -18,6 +20,7 @@ pub mod last_good;
 pub mod local;
 pub mod metrics;
 pub mod node;
+pub mod pulse;
 pub mod runtime;
 pub mod samples;
 pub mod topology;

@@ -5,6 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use marchproxy_proto::v1;
 use marchproxy_proto::v1::operate_call::Request as Question;
@@ -84,10 +85,19 @@ impl Operate {
             Some(Question::Sessions(request)) => self.runtime.sessions(&request).map(Answer::Sessions),
             Some(Question::Neighbours(request)) => self.runtime.neighbours(&request).map(Answer::Neighbours),
             Some(Question::Backends(request)) => self.runtime.backends(&request).map(Answer::Backends),
+            Some(Question::Preview(call)) => self.preview(call).map(Answer::Preview),
+            Some(Question::Tiers(_)) => Ok(Answer::Tiers(self.runtime.tiers())),
             Some(Question::Trace(_) | Question::Capture(_)) => Err("its answer is a stream; please report this".into()),
             None => Err("this release does not know the question; update marchproxy-dataplane".to_owned()),
         };
         answer.unwrap_or_else(Answer::Error)
+    }
+
+    fn preview(&self, call: v1::PreviewCall) -> Result<v1::PreviewResponse, String> {
+        let groups: Vec<_> = call.groups.into_iter().map(Into::into).collect();
+        let tables = crate::groups::decode(&groups)?;
+        let answer = self.runtime.preview(tables, Duration::from_millis(call.duration_ms.into()))?;
+        Ok(v1::PreviewResponse { node: self.node.to_string(), ..answer })
     }
 
     /// Starts a trace or capture on a thread of its own. It ends when the receiver goes away.
@@ -198,6 +208,15 @@ impl OperateService for Operate {
     async fn backends(&self, request: Request<v1::BackendsRequest>) -> Result<Response<v1::BackendsResponse>, Status> {
         self.for_us(&request.get_ref().node)?;
         self.blocking(move |this| this.runtime.backends(request.get_ref())).await
+    }
+
+    async fn preview(&self, _: Request<v1::PreviewRequest>) -> Result<Response<v1::PreviewResponse>, Status> {
+        Err(Status::unimplemented("a document is compiled by control: ask it (`marchctl diff -f FILE --live 10s`)"))
+    }
+
+    async fn tiers(&self, request: Request<v1::TiersRequest>) -> Result<Response<v1::TiersResponse>, Status> {
+        self.for_us(&request.get_ref().node)?;
+        self.blocking(move |this| Ok(this.runtime.tiers())).await
     }
 
     async fn nodes(&self, _: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {

@@ -1,6 +1,6 @@
 //! The seam between the agent (async, talks to the world) and the node (threads, moves packets).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use marchproxy_engine::tables::RuleTables;
 use marchproxy_proto::v1;
@@ -51,9 +51,15 @@ pub struct Running {
 /// Where the packets of a trace or capture go, one by one. Closed when nobody wants them any more; an error is the last item.
 pub type Outlet = tokio::sync::mpsc::Sender<Result<v1::Observation, String>>;
 
+/// A node that can be ended.
+pub trait Stop: Runtime {
+    /// Ends all threads and closes all ports; returns the last conservation terms. A second call only returns them.
+    fn stop(&self) -> v1::Conservation;
+}
+
 /// The node behind agent, local socket and metrics. Calls may block for some milliseconds: not from async code directly.
 pub trait Runtime: Send + Sync + 'static {
-    /// `dpdk`, or `none` in a build without.
+    /// `dpdk` or `sockets`.
     fn backend(&self) -> &'static str;
     /// Worker threads.
     fn workers(&self) -> u32;
@@ -61,6 +67,15 @@ pub trait Runtime: Send + Sync + 'static {
     fn running(&self) -> Running;
     /// Queues a push; the answer comes when all workers run it, or with the reason why none does.
     fn apply(&self, push: Push) -> oneshot::Receiver<Result<Applied, String>>;
+    /// Gets ready for a push, so that `apply` of the same content has nothing left that could take long or fail: builds, and opens new devices.
+    /// Answers with the microseconds the build took. What was staged before is let go.
+    fn stage(&self, push: Push) -> oneshot::Receiver<Result<u64, String>>;
+    /// What is staged is not wanted any more.
+    fn unstage(&self);
+    /// Judges live packets by these tables and by those that run, for so long, and says what differs.
+    fn preview(&self, tables: RuleTables, span: Duration) -> Result<v1::PreviewResponse, String>;
+    /// The packet threads, each with a number that changes whenever it goes round its loop; never blocks.
+    fn turns(&self) -> Vec<(String, u64)>;
     /// Counters.
     fn stats(&self) -> v1::StatsResponse;
     /// Runs a described packet through the live tables.
@@ -75,6 +90,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn samples(&self, limit: usize) -> Vec<String>;
     /// Neighbours.
     fn neighbours(&self, request: &v1::NeighboursRequest) -> Result<v1::NeighboursResponse, String>;
+    /// The way packets come, port by port.
+    fn tiers(&self) -> v1::TiersResponse;
     /// Backends and their health.
     fn backends(&self, request: &v1::BackendsRequest) -> Result<v1::BackendsResponse, String>;
 }

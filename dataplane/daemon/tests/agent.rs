@@ -210,6 +210,93 @@ async fn without_control_the_last_good_tables_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn unconfirmed_tables_are_never_the_last_good_ones_and_end_by_the_nodes_own_clock() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut control = FakeControl::start("127.0.0.1:0", None, false).await;
+    let address = control.address;
+    let running = Running::start(config(dir.path(), address, true));
+    let mut stream = control.attached().await;
+    stream.hello().await;
+    stream.push(1, &tables_with("lan")).await;
+    stream.ack().await;
+    saved(dir.path(), 1).await;
+    stream.push_within(2, &tables_with("wan"), 600_000).await;
+    stream.ack().await;
+    assert_eq!(running.state.read().unconfirmed, 2);
+    assert_eq!(store(dir.path()).load().unwrap().unwrap().version, 1);
+    // Of another version, then of this one.
+    for version in [1, 2] {
+        stream.send(ToNode::Confirmed(v1::TablesConfirmed { version })).await;
+    }
+    saved(dir.path(), 2).await;
+    assert_eq!(running.state.read().unconfirmed, 0);
+
+    stream.push_within(3, &tables_with("lan"), 300).await;
+    assert_eq!(stream.ack().await.version, 3);
+    let FromNode::Reverted(reverted) = stream.next().await else { panic!("no revert") };
+    assert_eq!((reverted.version, reverted.to_version), (3, 2));
+    assert_eq!(reverted.content_hash, offer(2, &tables_with("wan")).0.content_hash);
+    assert_eq!(running.node.pushed.lock().unwrap().last().unwrap().tables, Some(tables_with("wan")));
+
+    // What comes back costs no group; a newer version ends the wait of an older one; two in a row return to the last confirmed one.
+    stream.push_within(4, &tables_with("dmz"), 600_000).await;
+    stream.ack().await;
+    stream.push_within(5, &tables_with("new"), 500).await;
+    stream.ack().await;
+    drop(stream);
+    control.kill().await;
+    eventually("reverted without control", || running.state.read().reverts == 2).await;
+    assert_eq!(running.node.running().version, 2);
+    assert_eq!(store(dir.path()).load().unwrap().unwrap().version, 2);
+    let mut control = FakeControl::start(&address.to_string(), None, false).await;
+    let mut stream = control.attached().await;
+    let hello = stream.hello().await;
+    assert_eq!((hello.version, hello.unconfirmed_version, hello.reverted_version), (2, 0, 5));
+    assert_eq!(stream.push(6, &tables_with("wan")).await.len(), 0);
+    assert_eq!(stream.ack().await.version, 6);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_makes_ready_runs_nothing_and_ends_with_the_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut control = FakeControl::start("127.0.0.1:0", None, false).await;
+    let running = Running::start(config(dir.path(), control.address, true));
+    let mut stream = control.attached().await;
+    stream.hello().await;
+    stream.push(1, &tables_with("lan")).await;
+    stream.ack().await;
+    let hash = |rules| offer(0, rules).0.content_hash;
+    let staged = || running.node.staged.lock().unwrap().clone();
+    let (wan, dmz) = (tables_with("wan"), tables_with("dmz"));
+    assert_eq!(stream.stage(5, &wan).await, 1);
+    let FromNode::Staged(ready) = stream.next().await else { panic!("not ready") };
+    assert_eq!((ready.stage, ready.build_us, staged()), (5, 7, Some(hash(&wan))));
+    assert_eq!(running.node.running().version, 1);
+    // The offer that follows has nothing to bring.
+    assert_eq!(stream.push(2, &wan).await.len(), 0);
+    assert_eq!(stream.ack().await.version, 2);
+
+    running.node.refusals.lock().unwrap().push_back("port dmz: taken".into());
+    stream.stage(6, &dmz).await;
+    let nack = stream.nack().await;
+    assert_eq!((nack.version, nack.stage, nack.reason.as_str()), (0, 6, "port dmz: taken"));
+    for end in 0..2 {
+        stream.stage(7 + end, &dmz).await;
+        stream.next().await;
+        assert_eq!(staged(), Some(hash(&dmz)));
+        if end == 0 {
+            stream.send(ToNode::Unstage(v1::TablesUnstage {})).await;
+            eventually("let go", || staged().is_none()).await;
+        }
+    }
+    drop(stream);
+    eventually("let go with the stream", || staged().is_none()).await;
+    assert_eq!(running.node.running().version, 2);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn traces_are_relayed_item_by_item_and_end_when_nobody_waits() {
     let dir = tempfile::tempdir().unwrap();
     let mut control = FakeControl::start("127.0.0.1:0", None, false).await;

@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use marchproxy_dataplane::last_good::{LastGood, Store};
+use marchproxy_dataplane::metrics::DICTIONARY;
 use marchproxy_engine::tables::{PortSpec, RuleTables};
 use marchproxy_proto::v1::operate_service_client::OperateServiceClient;
 use marchproxy_proto::{tables, v1};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{FakeControl, PATIENCE};
@@ -64,7 +66,10 @@ impl Daemon {
     fn get(&self, path: &str) -> String {
         let Ok(mut stream) = TcpStream::connect(self.metrics) else { return String::new() };
         let mut answer = String::new();
-        let _ = write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let _ = write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text\r\nConnection: close\r\n\r\n"
+        );
         let _ = stream.read_to_string(&mut answer);
         answer
     }
@@ -133,7 +138,7 @@ async fn without_ports_it_serves_socket_and_metrics_and_stops_clean() {
     let mut control = FakeControl::start("127.0.0.1:0", None, false).await;
     let daemon = Daemon::start(dir.path(), control.address);
     let mut stream = control.attached().await;
-    assert_eq!(stream.hello().await.backend, if cfg!(feature = "dpdk") { "dpdk" } else { "none" });
+    assert_eq!(stream.hello().await.backend, if cfg!(feature = "dpdk") { "dpdk" } else { "sockets" });
     assert!(daemon.get("/readyz").contains("503 Service Unavailable"));
     assert!(daemon.get("/readyz").contains("not ready: no tables yet"));
     stream.push(1, &RuleTables::default()).await;
@@ -143,6 +148,9 @@ async fn without_ports_it_serves_socket_and_metrics_and_stops_clean() {
     assert!(metrics.contains("content-type: application/openmetrics-text"), "{metrics}");
     assert!(metrics.contains("\nmarchproxy_tables_version 1\n") && metrics.ends_with("# EOF\n"), "{metrics}");
     assert!(metrics.contains("\nmarchproxy_control_connected 1\n"), "{metrics}");
+    let page = &metrics[metrics.find("# HELP").unwrap()..];
+    let wrong = marchproxy_metrics::check(DICTIONARY, page, false);
+    assert!(wrong.is_empty(), "{wrong:#?}");
 
     let mut client = local(dir.path()).await;
     let stats = client.stats(v1::StatsRequest::default()).await.unwrap().into_inner();
@@ -240,6 +248,114 @@ async fn with_dpdk_ports_open_refuse_and_come_back_after_a_restart_without_contr
     assert!(log.contains("running the last good tables: version 5"), "{log}");
 }
 
+/// Runs in a network namespace of its own with the veth pair `in0-in1`, on one thread, so that every socket is there.
+fn in_a_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let run = || {
+        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+            eprintln!("skipped: no network namespace can be made ({error}); it takes root");
+            return;
+        }
+        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        ip("link set lo up");
+        ip("link add in0 type veth peer name in1");
+        ip("link set in0 up");
+        ip("link set in1 up");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(test());
+    };
+    std::thread::spawn(run).join().unwrap();
+}
+
+fn ip(arguments: &str) {
+    let (good, said) = {
+        let mut command = Command::new("ip");
+        command.args(arguments.split(' '));
+        run(command)
+    };
+    assert!(good, "ip {arguments}: {said}");
+}
+
+/// Offers tables that may stop ports.
+async fn push_with_restart(stream: &mut support::Attached, version: u64, tables: &RuleTables) {
+    let (mut offer, groups) = support::offer(version, tables);
+    offer.allow_port_restart = true;
+    stream.send(v1::to_node::Message::Offer(offer)).await;
+    for group in groups {
+        stream.send(v1::to_node::Message::Group(group)).await;
+    }
+    assert!(matches!(stream.next().await, v1::from_node::Message::Wanted(_)));
+}
+
+#[test]
+fn ports_on_sockets_open_and_the_backend_changes_with_the_document() {
+    in_a_namespace(|| async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut control = FakeControl::start("127.0.0.1:0", None, false).await;
+        let metrics = free_address();
+        let child = command(dir.path(), control.address, metrics).spawn().unwrap();
+        let daemon = Daemon { child, dir: dir.path().into(), metrics };
+        let mut stream = control.attached().await;
+        stream.hello().await;
+        for (version, device) in [(1, "af_packet:in0"), (2, "af_xdp:in0"), (3, "auto:in0")] {
+            push_with_restart(&mut stream, version, &port("in", device)).await;
+            stream.ack().await;
+            let mut client = local(dir.path()).await;
+            let start = Instant::now();
+            loop {
+                let stats = client.stats(v1::StatsRequest::default()).await.unwrap().into_inner();
+                let port = &stats.ports[0];
+                if port.link_up && port.rx_packets > 0 {
+                    assert_eq!(stats.conservation.unwrap().residue, 0);
+                    break;
+                }
+                assert!(start.elapsed() < PATIENCE, "{device}: {stats:?}\n{}", daemon.log());
+                shout();
+            }
+        }
+        let tiers = local(dir.path()).await.tiers(v1::TiersRequest::default()).await.unwrap().into_inner();
+        let port_in = &tiers.ports[0];
+        assert_eq!((tiers.backend.as_str(), port_in.tier.as_str(), port_in.link_up), ("sockets", "af_xdp_copy", true));
+        let over: Vec<_> = port_in.passed_over.iter().map(|over| over.tier.as_str()).collect();
+        assert_eq!(over, ["dpdk", "af_xdp_zero_copy"], "{tiers:?}");
+        assert!(
+            daemon
+                .get("/metrics")
+                .contains("marchproxy_port_tier_info{port=\"in\",device=\"auto:in0\",tier=\"af_xdp_copy\"} 1")
+        );
+        let again = port("in", "vdev:net_null0");
+        if cfg!(feature = "dpdk") {
+            stream.push(4, &again).await;
+            let reason = stream.nack().await.reason;
+            assert!(reason.contains("run on the backend sockets") && reason.contains("allow-port-restart"), "{reason}");
+            push_with_restart(&mut stream, 5, &again).await;
+            stream.ack().await;
+            assert!(daemon.log().contains("the backend of this node is dpdk now"), "{}", daemon.log());
+        }
+        // The interface goes while it is in use: the port is down, and nothing else happens.
+        push_with_restart(&mut stream, 6, &port("in", "af_packet:in0")).await;
+        stream.ack().await;
+        ip("link del in0");
+        let mut client = local(dir.path()).await;
+        let start = Instant::now();
+        while client.stats(v1::StatsRequest::default()).await.unwrap().into_inner().ports[0].link_up {
+            assert!(start.elapsed() < PATIENCE, "the port stays up\n{}", daemon.log());
+        }
+        daemon.terminate();
+    });
+}
+
+/// Something for everybody on the wire from its far end.
+fn shout() {
+    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, send, socket};
+    use std::os::fd::AsRawFd;
+    let wire = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), SockProtocol::EthAll).unwrap();
+    let mut all = nix::ifaddrs::getifaddrs().unwrap();
+    let address = all.find_map(|i| i.address.filter(|_| i.interface_name == "in1")?.as_link_addr().copied()).unwrap();
+    bind(wire.as_raw_fd(), &address).unwrap();
+    let frame = marchproxy_engine::packet::Packet::eth([2; 6], [255; 6]).ethertype(0x0800).payload([0; 46]).build();
+    send(wire.as_raw_fd(), &frame, MsgFlags::empty()).unwrap();
+}
+
 #[test]
 fn damaged_and_foreign_last_good_tables_are_refused_and_the_node_waits() {
     let dir = tempfile::tempdir().unwrap();
@@ -249,7 +365,7 @@ fn damaged_and_foreign_last_good_tables_are_refused_and_the_node_waits() {
     let stored = LastGood {
         version: 7,
         content_hash: tables::content_hash(encoded.iter().map(|group| &group.hash)).to_vec(),
-        groups: encoded.into_iter().map(|group| group.bytes).collect(),
+        groups: encoded.into_iter().map(|group| group.bytes.into()).collect(),
     };
     let store = Store::new(&state, "default", "edge-1");
     store.save(&stored).unwrap();

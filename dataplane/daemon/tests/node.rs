@@ -8,9 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use marchproxy_dataplane::config::{HugepageMode, Idle};
-use marchproxy_dataplane::driver::{Device, Driver, NoDriver, OpenPort, Opened, PortHealth};
+use marchproxy_dataplane::agent::SharedState;
+use marchproxy_dataplane::config::{HugepageMode, Idle, Memory as PacketMemory, SocketsConfig};
+use marchproxy_dataplane::driver::{Device, Driver, OpenPort, Opened, PortHealth, SocketsDriver};
+use marchproxy_dataplane::metrics::{DICTIONARY, Observation, render};
 use marchproxy_dataplane::node::{Node, Place, Settings, StartError};
+use marchproxy_dataplane::pulse::Pulse;
 use marchproxy_dataplane::runtime::{Applied, Push, Runtime};
 use marchproxy_dataplane::topology::WorkerCore;
 use marchproxy_engine::Budget;
@@ -21,6 +24,7 @@ use marchproxy_engine::tables::{
     BackendSpec, Cidr, HealthKind, HealthSpec, InterfaceSpec, PortRange, PortSpec, RuleAction, RuleMatch, RuleSpec,
     RuleTables, ServiceProtocol, ServiceSpec,
 };
+use marchproxy_metrics::Format;
 use marchproxy_proto::v1;
 
 const OURS: Mac = [2, 0, 0, 0, 0, 1];
@@ -67,8 +71,8 @@ impl Driver for Wires {
     fn enter_thread(&self) -> Result<(), String> {
         if self.0.broken.lock().unwrap().contains("threads") { Err("no more threads".into()) } else { Ok(()) }
     }
-    fn pool(&self) -> MemoryPool {
-        MemoryPool
+    fn pool(&self) -> Result<MemoryPool, String> {
+        Ok(MemoryPool)
     }
     fn open(&self, spec: &PortSpec, _: &Device, queues: u16) -> Result<Opened<Self>, String> {
         if self.0.broken.lock().unwrap().contains(&spec.device) {
@@ -247,6 +251,46 @@ fn packets_pass_through_all_threads_and_every_one_is_accounted_for() {
 }
 
 #[test]
+fn what_is_staged_is_ready_and_goes_with_whatever_else_runs() {
+    let mut rig = Rig::new(1);
+    rig.push(&tables()).unwrap();
+    let wider = RuleTables { ports: [tables().ports, vec![port("dmz", "vdev:net_null2")]].concat(), ..tables() };
+    let stage = |rig: &Rig, content: u8, tables: &RuleTables| {
+        let push = Push {
+            version: 0,
+            content_hash: vec![content],
+            tables: Some(tables.clone()),
+            allow_port_restart: false,
+            received: Instant::now(),
+        };
+        rig.node.stage(push).blocking_recv().unwrap()
+    };
+    // Content hashes of this rig are its versions: the next push finds what is ready for it.
+    let build_us = stage(&rig, 2, &wider).unwrap();
+    assert_eq!((rig.open().len(), rig.node.running().generation), (3, 2));
+    let applied = rig.push(&wider).unwrap();
+    assert_eq!((applied.build_us, applied.generation, rig.open().len()), (build_us, 3, 3));
+    // Not wanted: its device closes.
+    let widest = RuleTables { ports: [wider.ports.clone(), vec![port("far", "vdev:net_null3")]].concat(), ..tables() };
+    stage(&rig, 9, &widest).unwrap();
+    assert_eq!(rig.open().len(), 4);
+    rig.node.unstage();
+    rig.eventually("closed", |_| rig.open().len() == 3);
+    // Made from tables that don't run any more, it is made again.
+    stage(&rig, 4, &widest).unwrap();
+    rig.push(&RuleTables { rules: vec![deny_all("nothing")], ..wider }).unwrap();
+    assert_eq!(rig.open().len(), 3);
+    rig.push(&widest).unwrap();
+    assert_eq!(rig.open().len(), 4);
+    // What can't be ready is refused now, and nothing has changed.
+    rig.world.broken.lock().unwrap().insert("vdev:net_null4".into());
+    let more = RuleTables { ports: [widest.ports, vec![port("bad", "vdev:net_null4")]].concat(), ..tables() };
+    assert!(stage(&rig, 5, &more).unwrap_err().contains("its driver failed"));
+    assert_eq!((rig.open().len(), rig.node.running().version), (4, 4));
+    rig.end();
+}
+
+#[test]
 fn a_service_makes_sessions_that_can_be_listed_and_asked_about() {
     let mut rig = Rig::new(1);
     let backend = BackendSpec {
@@ -292,6 +336,7 @@ fn a_service_makes_sessions_that_can_be_listed_and_asked_about() {
     let other = v1::SessionsRequest { service: "mail".into(), ..v1::SessionsRequest::default() };
     assert!(rig.node.sessions(&other).unwrap_err().contains("service: found \"mail\""));
 
+    metrics_say_so(&rig);
     let after = rig.node.why(&ask("203.0.113.10")).unwrap();
     assert_eq!(after.verdict, "forwarded");
     assert!(after.steps.iter().any(|step| step.stage == "session"), "{after:?}");
@@ -307,6 +352,23 @@ fn a_service_makes_sessions_that_can_be_listed_and_asked_about() {
         assert!(error.contains(wanted), "{error}");
     }
     rig.end();
+}
+
+/// What the real exporter says is what its dictionary says, and what happened.
+fn metrics_say_so(rig: &Rig) {
+    rig.eventually("counted", |stats| stats.objects.iter().any(|object| object.name == "web/a" && object.packets == 1));
+    let observation = Observation::of(&*rig.node, &SharedState::default(), &Pulse::default(), false);
+    let page = render(observation, Format::OpenMetrics);
+    let wrong = marchproxy_metrics::check(DICTIONARY, &page, false);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    for line in [
+        "marchproxy_ready 1",
+        "marchproxy_backend_packets_total{service=\"web\",backend=\"a\"} 1",
+        "marchproxy_queue_receive_packets_total{port=\"lan\",worker=\"0\"} 1",
+        "marchproxy_conservation_residue_packets 0",
+    ] {
+        assert!(page.lines().any(|found| found == line), "no line {line:?} in\n{page}");
+    }
 }
 
 /// Answers what leaves for 198.18.2.2: echo requests, if it is alive. Returns how many there were.
@@ -403,7 +465,7 @@ fn a_refused_push_changes_nothing() {
         ..tables()
     };
     for (tables, wanted) in [
-        (with(port("x", "eth9")), "port lan (device \"vdev:net_null0\", dpdk) and port x (device \"eth9\", unknown)"),
+        (with(port("x", "eth9")), "port x: device \"eth9\" is not a device"),
         (with(port("x", "af_xdp:eth9")), "all ports of a node share one backend"),
         (
             with(port("x", "vdev:net_af_packet0,iface=nope9")),
@@ -509,8 +571,11 @@ fn idle_workers_sleep_and_busy_cycles_are_honest() {
 }
 
 #[test]
-fn without_a_backend_every_port_is_refused_by_name() {
-    let node = Node::start(NoDriver, &settings(1)).unwrap();
+fn on_sockets_what_needs_another_backend_or_is_not_there_is_refused_by_name() {
+    let (file_prefix, eal_args) = (String::new(), Vec::new());
+    let memory = PacketMemory { hugepages: HugepageMode::Off, mem_mb: 32, file_prefix, eal_args };
+    let driver = SocketsDriver::start(&memory, SocketsConfig::default(), 1).unwrap();
+    let node = Node::start(driver, &settings(1)).unwrap();
     let push = |tables: RuleTables| Push {
         version: 1,
         content_hash: vec![1],
@@ -519,7 +584,14 @@ fn without_a_backend_every_port_is_refused_by_name() {
         received: Instant::now(),
     };
     let error = node.apply(push(tables())).blocking_recv().unwrap().unwrap_err();
-    assert_eq!(error, "port lan: device \"vdev:net_null0\" needs the dpdk backend; this build has none");
+    assert!(error.starts_with("port lan: device \"vdev:net_null0\" needs the dpdk backend"), "{error}");
+    for device in ["auto:nope9", "af_xdp:nope9", "af_packet:nope9"] {
+        let mut missing = tables();
+        missing.ports[0].device = device.into();
+        missing.ports[1].device = "af_packet:nope8".into();
+        let error = node.apply(push(missing)).blocking_recv().unwrap().unwrap_err();
+        assert!(error.contains("interface \"nope9\" does not exist"), "{error}");
+    }
     assert_eq!(node.running().version, 0);
     node.apply(push(RuleTables::default())).blocking_recv().unwrap().unwrap();
     assert_eq!(node.stop().residue, 0);

@@ -8,20 +8,23 @@ use crate::burst::{Egress, NONE};
 use crate::flow::{Addr, from_ip};
 use crate::hash::{ECMP_SLOTS, hop_claim, hop_identity};
 use crate::ports::{PortSlot, UNTAGGED};
+use crate::qos::{PortShaping, Shaping};
 use crate::sampling;
 use crate::slots::{Slot, Slots};
 use crate::snapshot::{Detour, Exit, Hop, Interface, PortInterfaces, Route, Snapshot};
 use crate::stats::MAX_PORTS;
 use crate::table::fib::Fib;
 use crate::table::filter::AddressFilter;
+use crate::table::maps::Maps;
 use crate::table::neighbours::NeighbourKey;
-use crate::table::policer::{MAX_BURST_OCTETS, PolicerTable};
+use crate::table::policer::{Colour, MAX_BURST_OCTETS, MAX_BURST_PACKETS, MAX_RATES, PolicerTable};
 use crate::table::rules::{Limits, Refused, Rules};
 use crate::table::services::{Service, Services};
 use crate::table::sessions::{Limits as SessionLimits, MOST_POOLS, MOST_SERVICES, ServiceLimits};
 use crate::tables::{
-    LimitsSpec, NextHopSpec, RouteAction, RuleMatch, RuleTables, RuleWay, ServiceMode, ServiceProtocol, ServiceSpec,
-    Urpf,
+    DscpMapSpec, LimitsSpec, MARK_KEEP, MARK_MAP, MOST_DSCP_MAPS, NextHopSpec, PolicerAction, PolicerKind, PolicerSpec,
+    PolicerUnit, RouteAction, RuleMatch, RuleTables, RuleWay, ServiceMode, ServiceProtocol, ServiceSpec, ShaperSpec,
+    SourcesSpec, Urpf,
 };
 use crate::wire::TCP;
 
@@ -36,14 +39,24 @@ pub struct Budget {
     pub counters: u32,
     /// Policers.
     pub policers: u32,
-    /// Workers of the node. Buckets are not shared between workers yet, so more than one allows no policer in use.
+    /// Services with queues of their own on shaped ports.
+    pub queues: u16,
+    /// Workers of the node.
     pub workers: usize,
 }
 
 impl Default for Budget {
-    /// 512 MiB, 64 lines, 262,144 counters (100,000 rules and as many backends; 6 MiB a worker), 16,384 policers.
+    /// 512 MiB, 64 lines, 262,144 counters (100,000 rules and as many backends; 6 MiB a worker), 16,384 policers,
+    /// 16,383 services with queues.
     fn default() -> Self {
-        Self { bytes: 512 << 20, rule_lines: 64, counters: 1 << 18, policers: 1 << 14, workers: 1 }
+        Self {
+            bytes: 512 << 20,
+            rule_lines: 64,
+            counters: 1 << 18,
+            policers: 1 << 14,
+            queues: (1 << 14) - 1,
+            workers: 1,
+        }
     }
 }
 
@@ -81,25 +94,12 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
     let empty = Snapshot::default();
     let previous = previous.unwrap_or(&empty);
     check(tables)?;
-    let metered = |object: String, field| BuildError::Invalid {
-        object,
-        field,
-        found: format!("a policer on a node with {} workers", budget.workers),
-        allowed: "one worker: buckets are not shared between workers in this release (set workers = [CORE])".into(),
-    };
-    if let Some(rule) = tables.rules.iter().find(|r| r.policer.is_some()).filter(|_| budget.workers > 1) {
-        return Err(metered(format!("rule {}", rule.name), "policer"));
-    }
-    if let Some(service) = tables.services.iter().find(|s| s.policer.is_some())
-        && budget.workers > 1
-    {
-        return Err(metered(format!("service {}", service.name), "policer"));
-    }
     let mut snapshot = Snapshot {
         port_slots: previous.port_slots.next_generation(),
         counter_slots: previous.counter_slots.next_generation(),
         policer_slots: previous.policer_slots.next_generation(),
         limit_slots: previous.limit_slots.next_generation(),
+        queue_slots: previous.queue_slots.next_generation(),
         ..Snapshot::default()
     };
     ports(tables, &mut snapshot)?;
@@ -131,15 +131,20 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
         with_past(snapshot.services.iter().flat_map(Service::backends).map(|b| b.address), &previous.backends);
     let pools = tables.services.iter().flat_map(|spec| &spec.source_pool).map(|ip| from_ip(*ip));
     snapshot.pools = with_past(pools, &previous.pools);
-    policers(tables, &mut snapshot.policer_slots, &mut snapshot.policers, &mut counters, budget)?;
+    snapshot.policers = policers(tables, &mut snapshot.policer_slots, &previous.policers, &mut counters, budget)?;
+    snapshot.maps = Maps::new(&tables.dscp_maps);
+    snapshot.classes = names_classes(tables) || !tables.shapers.is_empty();
     snapshot.policer_names = tables.policers.iter().map(|p| p.name.clone()).collect();
     // Sessions of services that are gone may still be another worker's, and a route may cover an address of ours.
     snapshot.only_ways = snapshot.only_routes()
         && !snapshot.checks_sources
+        && !snapshot.polices_interfaces
+        && !snapshot.classes
         && snapshot.trusts_all
         && snapshot.backends.is_empty()
         && snapshot.pools.is_empty()
         && snapshot.specials().all(|addr| snapshot.fibs.iter().all(|fib| snapshot.exit(fib.lookup(addr)).is_none()));
+    snapshot.shaping = shaping(tables, &mut snapshot, budget)?;
     within_budget(&snapshot, tables, budget)?;
     Ok(snapshot)
 }
@@ -169,6 +174,80 @@ fn limits(tables: &RuleTables, slots: &mut Slots, budget: &Budget) -> Result<Vec
     };
     tables.services.iter().map(one).collect()
 }
+
+/// Shaped ports, and every service's queues on them: of equal names they keep their places over pushes.
+fn shaping(tables: &RuleTables, snapshot: &mut Snapshot, budget: &Budget) -> Result<Shaping, BuildError> {
+    if tables.shapers.is_empty() {
+        return Ok(Shaping::default());
+    }
+    let port = |spec: &ShaperSpec| {
+        let (slot, port) = &snapshot.ports[spec.port];
+        (*slot, PortShaping::new(spec, port.mtu))
+    };
+    let ports = tables.shapers.iter().map(port).collect();
+    let names: Vec<_> = tables.services.iter().map(|s| s.name.clone()).collect();
+    let most = u32::from(budget.queues);
+    snapshot.queue_slots.make_room(&names, most);
+    let mut services = Vec::with_capacity(names.len());
+    for (spec, service) in tables.services.iter().zip(snapshot.services.iter()) {
+        let slot = snapshot.queue_slots.take(&spec.name, most).ok_or_else(|| BuildError::OverBudget {
+            object: format!("service {}", spec.name),
+            field: "queues on shaped ports",
+            found: format!("{} services", names.len()),
+            allowed: most.to_string(),
+        })?;
+        services.push((service.counter, slot, &spec.queue));
+    }
+    Ok(Shaping::new(ports, services.into_iter()))
+}
+
+/// What shapers may say.
+fn shapers(tables: &RuleTables) -> Result<(), BuildError> {
+    let mut longest = 0;
+    for (nth, s) in tables.shapers.iter().enumerate() {
+        let invalid = |object: String, field, found: String, allowed: &str| {
+            Err(BuildError::Invalid { object, field, found, allowed: allowed.into() })
+        };
+        let Some(port) = tables.ports.get(s.port) else {
+            let allowed = format!("an index below {}", tables.ports.len());
+            return invalid(format!("shaper {nth}"), "port", s.port.to_string(), &allowed);
+        };
+        let object = || format!("port {}", port.name);
+        if tables.shapers[..nth].iter().any(|other| other.port == s.port) {
+            return invalid(object(), "shaper", "two".into(), "one");
+        }
+        if !(1..=MAX_KBPS).contains(&s.rate_kbps) {
+            return invalid(object(), "shaper.rate", s.rate_kbps.to_string(), "1 to 400000000 kbit/s");
+        }
+        if !(1..=100).contains(&s.p0_percent) {
+            return invalid(object(), "shaper.p0_percent", s.p0_percent.to_string(), "1 to 100");
+        }
+        if s.weights.iter().any(|weight| !(1..=1000).contains(weight)) {
+            return invalid(object(), "shaper.weights", format!("{:?}", s.weights), "1 to 1000 each");
+        }
+        longest = longest.max(PortShaping::new(s, port.mtu).longest);
+    }
+    for s in tables.services.iter().filter(|_| longest != 0) {
+        let invalid = |field, found: String, allowed: String| {
+            Err(BuildError::Invalid { object: format!("service {}", s.name), field, found, allowed })
+        };
+        let queue = &s.queue;
+        if queue.rate_kbps > MAX_KBPS {
+            return invalid("queue.rate", queue.rate_kbps.to_string(), "0 to 400000000 kbit/s".into());
+        }
+        if queue.burst_bytes != 0 && !(u64::from(longest)..=u64::from(u32::MAX)).contains(&queue.burst_bytes) {
+            let allowed = format!("{longest} (a full frame and its overhead) to {}", u32::MAX);
+            return invalid("queue.burst", queue.burst_bytes.to_string(), allowed);
+        }
+        if !(1..=1000).contains(&queue.weight) {
+            return invalid("queue.weight", queue.weight.to_string(), "1 to 1000".into());
+        }
+    }
+    Ok(())
+}
+
+/// 400 Gbit/s.
+const MAX_KBPS: u64 = 400_000_000;
 
 /// Most addresses remembered beyond the current ones.
 const MAX_PAST: usize = 1 << 16;
@@ -254,6 +333,7 @@ fn check(tables: &RuleTables) -> Result<(), BuildError> {
         }
     }
     rules(tables)?;
+    shapers(tables)?;
     for s in &tables.services {
         if let Some(p) = s.policer.filter(|&p| p >= tables.policers.len()) {
             return invalid(format!("service {}", s.name), "policer", p, tables.policers.len());
@@ -277,17 +357,16 @@ fn check(tables: &RuleTables) -> Result<(), BuildError> {
             allowed: MOST_POOLS.to_string(),
         });
     }
-    for p in &tables.policers {
-        if p.cbs_bytes > MAX_BURST_OCTETS || p.ebs_bytes > MAX_BURST_OCTETS {
-            return Err(BuildError::Invalid {
-                object: format!("policer {}", p.name),
-                field: "cbs_bytes, ebs_bytes",
-                found: p.cbs_bytes.max(p.ebs_bytes).to_string(),
-                allowed: format!("at most {MAX_BURST_OCTETS}"),
-            });
-        }
+    if let Some(i) = tables.interfaces.iter().find(|i| i.policer.is_some_and(|p| p >= tables.policers.len())) {
+        return invalid(
+            format!("interface {}", i.name),
+            "policer",
+            i.policer.unwrap_or_default(),
+            tables.policers.len(),
+        );
     }
-    Ok(())
+    tables.policers.iter().try_for_each(policer)?;
+    marks(tables)
 }
 
 /// What rules may say.
@@ -410,6 +489,7 @@ fn interfaces(tables: &RuleTables, snapshot: &mut Snapshot) {
             mtu: port_spec.mtu,
             trust_dscp: spec.trust_dscp,
             urpf: spec.urpf,
+            policer: spec.policer.map_or(NONE, |policer| policer as u32),
             addresses: spec.addresses.iter().map(|c| (from_ip(c.addr), c.len)).collect(),
             fib: fib_of[&spec.table],
             table: spec.table,
@@ -423,6 +503,7 @@ fn interfaces(tables: &RuleTables, snapshot: &mut Snapshot) {
     }
     snapshot.by_port = by_port;
     snapshot.checks_sources = snapshot.interfaces.iter().any(|i| i.urpf != Urpf::Off);
+    snapshot.polices_interfaces = snapshot.interfaces.iter().any(|i| i.policer != NONE);
     snapshot.trusts_all = snapshot.interfaces.iter().all(|i| i.trust_dscp);
     snapshot.own.sort_unstable();
     snapshot.own.dedup();
@@ -539,7 +620,10 @@ impl<'a> Counters<'a> {
             names.push(format!("service/{}", s.name));
             names.extend(s.backends.iter().map(|b| format!("backend/{}/{}", s.name, b.name)));
         }
-        names.extend(tables.policers.iter().map(|p| format!("policer/{}", p.name)));
+        for p in &tables.policers {
+            names.push(format!("policer/{}", p.name));
+            names.extend(WORSE.map(|colour| format!("colour/{}/{}", p.name, colour.label())));
+        }
         if names.len() > budget.counters as usize {
             return Err(BuildError::OverBudget {
                 object: "rules, services, backends and policers".into(),
@@ -558,24 +642,114 @@ impl<'a> Counters<'a> {
     }
 }
 
+/// Colours with counters of their own; green is what is left.
+const WORSE: [Colour; 2] = [Colour::Yellow, Colour::Red];
+
+/// The policers. One that stays what it was keeps its place, and with it what is in its buckets.
 fn policers(
     tables: &RuleTables,
     slots: &mut Slots,
-    out: &mut Vec<PolicerTable>,
+    before: &[PolicerTable],
     counters: &mut Counters<'_>,
     budget: &Budget,
-) -> Result<(), BuildError> {
-    let names: Vec<_> = tables.policers.iter().map(|p| p.name.clone()).collect();
+) -> Result<Vec<PolicerTable>, BuildError> {
+    // Tokens of another unit, or of other buckets, would mean nothing.
+    let identity = |p: &PolicerSpec| format!("{}/{:?}/{:?}/{:?}", p.name, p.kind, p.unit, p.per_source);
+    let names: Vec<_> = tables.policers.iter().map(identity).collect();
     slots.make_room(&names, budget.policers);
-    for spec in &tables.policers {
-        let Slot { index, incarnation } =
-            slots.take(&spec.name, budget.policers).ok_or_else(|| BuildError::OverBudget {
-                object: format!("policer {}", spec.name),
-                field: "policers",
-                found: names.len().to_string(),
-                allowed: budget.policers.to_string(),
-            })?;
-        out.push(PolicerTable::new(spec, index, incarnation, counters.get("policer", &spec.name)));
+    let pools: HashMap<u32, &PolicerTable> = before.iter().map(|policer| (policer.incarnation, policer)).collect();
+    let one = |(spec, name): (&PolicerSpec, &String)| {
+        let Slot { index, incarnation } = slots.take(name, budget.policers).ok_or_else(|| BuildError::OverBudget {
+            object: format!("policer {}", spec.name),
+            field: "policers",
+            found: names.len().to_string(),
+            allowed: budget.policers.to_string(),
+        })?;
+        let mut policer = PolicerTable::new(spec, index, incarnation, budget.workers);
+        policer.counter = counters.get("policer", &spec.name);
+        policer.worse = WORSE.map(|colour| counters.get("colour", &format!("{}/{}", spec.name, colour.label())));
+        if let Some(before) = pools.get(&incarnation) {
+            policer.pool.clone_from(&before.pool);
+        }
+        Ok(policer)
+    };
+    tables.policers.iter().zip(&names).map(one).collect()
+}
+
+/// Whether anything but the codepoint decides about a class.
+fn names_classes(tables: &RuleTables) -> bool {
+    let lowers = |p: &PolicerSpec| {
+        [p.on_green, p.on_yellow, p.on_red].iter().any(|action| matches!(action, PolicerAction::Class(_)))
+    };
+    tables.rules.iter().any(|rule| rule.class.is_some())
+        || tables.services.iter().any(|service| service.class.is_some())
+        || tables.policers.iter().any(lowers)
+}
+
+/// What policers may say.
+fn policer(p: &PolicerSpec) -> Result<(), BuildError> {
+    let invalid = |field, found: String, allowed: String| {
+        Err(BuildError::Invalid { object: format!("policer {}", p.name), field, found, allowed })
+    };
+    let (burst, rate) = match p.unit {
+        PolicerUnit::Octets => (MAX_BURST_OCTETS, MAX_RATES[0]),
+        PolicerUnit::Packets => (MAX_BURST_PACKETS, MAX_RATES[1]),
+    };
+    if p.cbs.max(p.ebs) > burst {
+        return invalid("cbs, ebs", p.cbs.max(p.ebs).to_string(), format!("at most {burst}"));
+    }
+    if p.cir.max(p.eir) > rate {
+        return invalid("cir, eir", p.cir.max(p.eir).to_string(), format!("at most {rate}"));
+    }
+    match p.kind {
+        PolicerKind::Srtcm if p.eir != 0 => invalid("eir", p.eir.to_string(), "0 for srtcm".into()),
+        PolicerKind::Trtcm if p.eir < p.cir => {
+            invalid("eir", format!("a peak rate of {}", p.eir), format!("at least the committed rate, {}", p.cir))
+        }
+        _ => Ok(()),
+    }?;
+    match p.per_source {
+        Some(SourcesSpec { v4, v6 }) if !(1..=32).contains(&v4) || !(1..=128).contains(&v6) => {
+            invalid("per_source", format!("/{v4} and /{v6}"), "/1 to /32 and /1 to /128".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Every mark is a codepoint, or something that is there.
+fn marks(tables: &RuleTables) -> Result<(), BuildError> {
+    let maps = tables.dscp_maps.len();
+    if maps > MOST_DSCP_MAPS {
+        return Err(BuildError::OverBudget {
+            object: "dscp_maps".into(),
+            field: "maps",
+            found: maps.to_string(),
+            allowed: MOST_DSCP_MAPS.to_string(),
+        });
+    }
+    let colours = |p: &PolicerSpec| {
+        [p.on_green, p.on_yellow, p.on_red]
+            .map(|action| if let PolicerAction::Mark(mark) = action { Some(mark) } else { None })
+    };
+    let rules = tables.rules.iter().map(|r| (("rule", &r.name), r.mark));
+    let services = tables.services.iter().map(|s| (("service", &s.name), s.mark));
+    let policers = tables.policers.iter().flat_map(|p| colours(p).map(|mark| (("policer", &p.name), mark)));
+    let plain = |m: &DscpMapSpec| {
+        m.codepoints.iter().flat_map(|&(from, to)| [from, to]).chain(m.classes.into_iter().flatten()).max()
+    };
+    let mapped = tables.dscp_maps.iter().map(|m| (("dscp_map", &m.name), plain(m).filter(|&worst| worst > 63)));
+    let known = |mark: u8| {
+        mark <= MARK_KEEP && (mark < 64 || mark == MARK_KEEP) || (MARK_MAP..MARK_MAP + maps as u8).contains(&mark)
+    };
+    for ((kind, name), mark) in rules.chain(services).chain(policers).chain(mapped) {
+        if let Some(mark) = mark.filter(|&mark| !known(mark) || (kind == "dscp_map" && mark > 63)) {
+            return Err(BuildError::Invalid {
+                object: format!("{kind} {name}"),
+                field: "mark",
+                found: mark.to_string(),
+                allowed: format!("0 to 63, {MARK_KEEP} (keep), or one of {maps} maps from {MARK_MAP} on"),
+            });
+        }
     }
     Ok(())
 }

@@ -1,9 +1,11 @@
 //! A burst: the packets of one receive call and the typed columns that stages fill in.
 
+use crate::class::Choice;
 use crate::flow::FlowKey;
 use crate::io::{PacketBuf, PacketVec};
 use crate::ledger::{Backend, Errand, HandedOff, Ledger, Punted};
 use crate::ports::PortSlot;
+use crate::qos::Tag;
 use crate::reason::{DropReason, PuntReason};
 use crate::received::Received;
 use crate::stage::direct;
@@ -137,10 +139,16 @@ pub enum Fate {
     Reassemble(u8),
     /// Leaves on the egress port.
     Transmit,
+    /// Waits in a queue of the egress port, which is shaped.
+    Queue,
 }
 
 /// Marks a DSCP column that decides nothing.
 pub const NO_MARK: u8 = 0xff;
+
+/// Added to a codepoint in the DSCP column: the packet leaves with congestion experienced as well. Below twice this a mark is a codepoint,
+/// from there on it is one once the packet was looked at.
+pub const CE: u8 = 0x40;
 
 /// Marks a counter, policer or hop column that names nothing.
 pub const NONE: u32 = u32::MAX;
@@ -150,12 +158,14 @@ pub const NONE: u32 = u32::MAX;
 pub struct Verdict {
     /// Policer of the rule, else of the service for client-to-backend packets (index into the snapshot).
     pub policer: u32,
-    /// DSCP to set, or [`NO_MARK`].
+    /// DSCP to set, perhaps with [`CE`]; before finish also other marks of [`crate::tables`], or [`NO_MARK`].
     pub mark: u8,
     /// Rewriting to do.
     pub rewrite: Rewrite,
     /// What the policer said.
     pub colour: Option<Colour>,
+    /// What rule, service and policers say about its class.
+    pub class: Choice,
 }
 
 const _: () = assert!(size_of::<Verdict>() == 8);
@@ -224,7 +234,7 @@ impl Verdict {
 
 impl Default for Verdict {
     fn default() -> Self {
-        Self { policer: NONE, mark: NO_MARK, rewrite: Rewrite::None, colour: None }
+        Self { policer: NONE, mark: NO_MARK, rewrite: Rewrite::None, colour: None, class: Choice::NONE }
     }
 }
 
@@ -269,8 +279,15 @@ pub struct Columns {
     pub source: [u128; BURST],
     /// Its port.
     pub source_port: [u16; BURST],
+    /// Counter slot of the service it belongs to, or [`NONE`]; only in generations with services (balance).
+    pub service: [u32; BURST],
     /// Next hop (route).
     pub egress: [Egress; BURST],
+    /// Class in which it leaves: 0 (P0) to 3 (P3); only in generations that [have classes](crate::snapshot::Snapshot::classes), and of packets
+    /// that leave (finish).
+    pub class: [u8; BURST],
+    /// Which queue (queue; only with [`Fate::Queue`]).
+    pub tag: [Tag; BURST],
     /// What becomes of it (any).
     pub fate: [Fate; BURST],
     /// As it was before it was finished (finish; only with [`PuntReason::Neighbour`]).
@@ -321,7 +338,10 @@ impl<B: PacketBuf> Default for Burst<B> {
                 way: [NONE; BURST],
                 source: [0; BURST],
                 source_port: [0; BURST],
+                service: [NONE; BURST],
                 egress: [Egress::default(); BURST],
+                class: [0; BURST],
+                tag: [Tag::NONE; BURST],
                 fate: [Fate::Active; BURST],
                 received: [Received::default(); BURST],
             }),
@@ -442,6 +462,7 @@ impl<B: PacketBuf> Burst<B> {
             let out = &columns.egress[index];
             match columns.fate[index] {
                 Fate::Transmit => ledger.transmit(packet, out.port),
+                Fate::Queue => ledger.queue(packet, out.port, columns.tag[index]),
                 Fate::Drop(reason) => ledger.drop(packet, reason),
                 Fate::HandOff(worker) => {
                     let errand = if fragments.contains(Lane(index as u8)) {

@@ -9,8 +9,10 @@ use rtrb::{Consumer, Producer};
 use crate::io::{PacketBuf, PacketPool, PacketVec, RxQueue, TxQueue};
 use crate::observe::{End, Lens};
 use crate::ports::PortSlot;
+use crate::qos::{PER_TURN, Scheduler, Tag, of_frame};
 use crate::reason::{ConsumeReason, DropReason, PuntReason};
 use crate::received::Received;
+use crate::snapshot::Snapshot;
 use crate::stats::{MAX_PORTS, ThreadStats, Totals};
 use crate::table::fragments::Known;
 
@@ -55,12 +57,12 @@ pub struct Injected<B> {
     pub port: PortSlot,
 }
 
-/// A packet on its way to another worker, as received.
+/// A packet on its way to another worker, as received or finished.
 #[derive(Debug)]
 pub struct HandedOff<B> {
     /// The packet.
     pub packet: B,
-    /// Where it was received.
+    /// Where it was received; where it leaves, if it is finished.
     pub port: PortSlot,
     /// What for.
     pub errand: Errand,
@@ -75,6 +77,8 @@ pub enum Errand {
     Reassembly,
     /// That one owns its session, and this is what the first fragment says.
     Resolved(Known),
+    /// It is finished, and that one owns the queues of the port it leaves by.
+    Queue(Tag),
 }
 
 impl Errand {
@@ -90,6 +94,8 @@ struct TxPort<K: Backend> {
     pending: PacketVec<K::Buf>,
     /// Octets of `pending`.
     octets: u64,
+    /// What waits before that, where the port is shaped and this worker owns its queues.
+    queues: Option<Box<Scheduler<K::Buf>>>,
 }
 
 /// One worker's ledger.
@@ -105,6 +111,12 @@ pub struct Ledger<K: Backend> {
     peers: Vec<Option<Producer<HandedOff<K::Buf>>>>,
     /// Whoever looks at packets.
     lens: Option<Box<Lens>>,
+    /// The ports whose queues this worker owns.
+    queued: ArrayVec<PortSlot, MAX_PORTS>,
+    /// The shaped ports of the generation, a bit for each.
+    shaped: u64,
+    /// When the turn began.
+    now: u64,
 }
 
 impl<K: Backend> Ledger<K> {
@@ -119,6 +131,9 @@ impl<K: Backend> Ledger<K> {
             injects,
             peers: Vec::new(),
             lens: None,
+            queued: ArrayVec::new(),
+            shaped: 0,
+            now: 0,
         }
     }
 
@@ -148,7 +163,8 @@ impl<K: Backend> Ledger<K> {
     /// Gives it a port's transmit queue.
     pub fn attach(&mut self, port: PortSlot, queue: K::Tx) {
         if let Some(slot) = self.tx.get_mut(port.index()) {
-            *slot = Some(TxPort { queue, pending: PacketVec::new(), octets: 0 });
+            *slot = Some(TxPort { queue, pending: PacketVec::new(), octets: 0, queues: None });
+            self.queued.retain(|other| *other != port);
             self.attached.retain(|other| *other != port);
             self.attached.push(port);
         }
@@ -158,6 +174,10 @@ impl<K: Backend> Ledger<K> {
     pub fn detach(&mut self, port: PortSlot) -> Option<K::Tx> {
         let mut taken = self.tx.get_mut(port.index())?.take()?;
         self.attached.retain(|other| *other != port);
+        self.queued.retain(|other| *other != port);
+        if let Some(mut queues) = taken.queues.take() {
+            queues.release(&mut |packet| self.drop(packet, DropReason::TxPortGone));
+        }
         flush(&mut taken, port, &self.stats, &mut self.totals);
         for packet in taken.pending.drain(..) {
             self.drop(packet, DropReason::TxPortGone);
@@ -216,6 +236,104 @@ impl<K: Backend> Ledger<K> {
         }
     }
 
+    /// Begins a turn at `now`; `shaped` has a bit for each port whose packets wait in queues.
+    #[inline]
+    pub fn begin_turn(&mut self, now: u64, shaped: u64) {
+        (self.now, self.shaped) = (now, shaped);
+    }
+
+    /// Puts a finished frame into the queues of a shaped port, or hands it to the worker that owns them. Until that one has them it is sent
+    /// as if the port were not shaped.
+    #[inline(never)]
+    pub fn queue(&mut self, packet: K::Buf, port: PortSlot, tag: Tag) {
+        if let Some(Some(TxPort { queues: Some(queues), .. })) = self.tx.get_mut(port.index()) {
+            if let Err(packet) = queues.push(packet, tag, self.now) {
+                self.drop_late(packet, DropReason::QueueFull, Some(port));
+            }
+            return;
+        }
+        let owner = queue_owner(port, self.peers.len());
+        if let Some(Some(_)) = self.peers.get(owner) {
+            self.hand_off(HandedOff { packet, port, errand: Errand::Queue(tag) }, owner);
+        } else {
+            self.transmit(packet, port);
+        }
+    }
+
+    /// Gives it the queues of a port, or takes them away: what waits there is sent as far as the driver takes it. Returns those before,
+    /// empty; or those given, where it has no such port.
+    pub fn exchange_queues(
+        &mut self,
+        port: PortSlot,
+        queues: Option<Box<Scheduler<K::Buf>>>,
+    ) -> Option<Box<Scheduler<K::Buf>>> {
+        let Some(Some(tx)) = self.tx.get_mut(port.index()) else { return queues };
+        self.queued.retain(|other| *other != port);
+        if queues.is_some() {
+            self.queued.push(port);
+        }
+        let mut before = std::mem::replace(&mut tx.queues, queues)?;
+        before.release(&mut |packet| self.transmit(packet, port));
+        Some(before)
+    }
+
+    /// Lets go what may go now of all queues that it owns; returns how many packets.
+    #[inline]
+    pub fn serve(&mut self, snapshot: &Snapshot, generation: u64) -> usize {
+        let mut packets = 0;
+        for index in 0..self.queued.len() {
+            packets += self.serve_port(self.queued[index], snapshot, generation);
+        }
+        packets
+    }
+
+    fn serve_port(&mut self, port: PortSlot, snapshot: &Snapshot, generation: u64) -> usize {
+        let Self { tx, totals, stats, lens, now, .. } = self;
+        let Some(Some(tx)) = tx.get_mut(port.index()) else { return 0 };
+        let Some(mut queues) = tx.queues.take() else { return 0 };
+        let mut ended = |packet: K::Buf, reason: DropReason| {
+            if let Some(lens) = lens {
+                lens.aside(packet.data(), None, End::Dropped(reason), Some(port));
+            }
+            drop(packet);
+            totals.dropped += 1;
+            stats.drops[reason.index()].add(1);
+        };
+        queues.sync(snapshot.shaping.port(port), generation);
+        queues.tick(*now);
+        let (mut packets, mut sent) = (0, 0);
+        // A driver that did not take all of the turn before gets nothing more: what is in it is ahead of P0.
+        let mut open = tx.pending.is_empty();
+        while open && packets < PER_TURN {
+            while !tx.pending.is_full() {
+                let Some(packet) = queues.pop(*now, Some(&snapshot.shaping), &mut ended) else {
+                    open = false;
+                    break;
+                };
+                tx.octets += packet.octets() as u64;
+                tx.pending.push(packet);
+                packets += 1;
+            }
+            if tx.pending.is_full() {
+                sent += hand_over(tx, port, stats);
+                open &= tx.pending.is_empty();
+            }
+        }
+        tx.queues = Some(queues);
+        self.totals.tx += sent;
+        packets
+    }
+
+    /// Packets in the queues that it owns.
+    #[inline]
+    pub fn waiting(&self) -> usize {
+        self.queued
+            .iter()
+            .filter_map(|port| self.tx.get(port.index())?.as_ref()?.queues.as_deref())
+            .map(Scheduler::held)
+            .sum()
+    }
+
     /// Passes a packet to the slow path.
     pub fn punt(&mut self, punted: Punted<K::Buf>) {
         let reason = punted.reason;
@@ -255,7 +373,12 @@ impl<K: Backend> Ledger<K> {
             if let Some(lens) = &mut self.lens {
                 lens.aside(injected.packet.data(), None, End::Sent, Some(injected.port));
             }
-            self.transmit(injected.packet, injected.port);
+            if self.shaped >> injected.port.index() & 1 == 1 {
+                let class = of_frame(injected.packet.data());
+                self.queue(injected.packet, injected.port, Tag { class, ..Tag::NONE });
+            } else {
+                self.transmit(injected.packet, injected.port);
+            }
         }
         limit
     }
@@ -288,8 +411,12 @@ impl<K: Backend> Ledger<K> {
             }
             if let Some(tx) = &mut self.tx[index] {
                 tx.octets = 0;
+                if let Some(mut queues) = tx.queues.take() {
+                    queues.release(&mut |packet| self.drop(packet, DropReason::Shutdown));
+                }
             }
         }
+        self.queued.clear();
         while let Ok(injected) = self.injects.pop() {
             self.totals.taken += 1;
             self.drop(injected.packet, DropReason::Shutdown);
@@ -298,13 +425,23 @@ impl<K: Backend> Ledger<K> {
     }
 }
 
+/// The worker that owns the queues of a port.
+pub fn queue_owner(port: PortSlot, workers: usize) -> usize {
+    port.index() % workers.max(1)
+}
+
 fn flush<K: Backend>(tx: &mut TxPort<K>, port: PortSlot, stats: &ThreadStats, totals: &mut Totals) {
+    totals.tx += hand_over(tx, port, stats);
+}
+
+/// Gives the driver what waits for it; returns how many it took.
+fn hand_over<K: Backend>(tx: &mut TxPort<K>, port: PortSlot, stats: &ThreadStats) -> u64 {
     let sent = tx.queue.tx_burst(&mut tx.pending) as u64;
     let left = tx.pending.iter().map(|p| p.octets() as u64).sum();
-    totals.tx += sent;
     if let Some(counters) = stats.ports.get(port.index()) {
         counters.tx.packets.add(sent);
         counters.tx.bytes.add(tx.octets - left);
     }
     tx.octets = left;
+    sent
 }

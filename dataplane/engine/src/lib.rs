@@ -8,6 +8,7 @@
 
 pub mod build;
 pub mod burst;
+pub mod class;
 pub mod flow;
 pub mod hash;
 pub mod io;
@@ -17,6 +18,7 @@ pub mod observe;
 pub mod packet;
 pub mod pipeline;
 pub mod ports;
+pub mod qos;
 pub mod reason;
 pub mod received;
 pub mod reference;

@@ -6,17 +6,18 @@ use marchproxy_cpu::tsc;
 use rtrb::Producer;
 
 use crate::burst::Burst;
+use crate::flow::FlowKey;
 use crate::ledger::{Backend, Ledger};
 use crate::observe;
 use crate::ports::{PortFacts, PortSlot, UNTAGGED};
 use crate::sampling::{Sample, Sampling};
 use crate::snapshot::Snapshot;
 use crate::stage::fragment::Arrival;
-use crate::stage::{balance, express, finish, fragment, parse, route, rule, session, steer, urpf};
+use crate::stage::{balance, express, finish, fragment, parse, queue, route, rule, session, steer, urpf};
 use crate::stats::{STAGES, ThreadStats};
 use crate::table::fragments::Fragments;
 use crate::table::neighbours::NeighbourTable;
-use crate::table::policer::Policer;
+use crate::table::policer::Policers;
 use crate::table::sessions::Sessions;
 
 /// Every this many bursts one is timed stage by stage: enough for figures, too few to cost anything. Odd, so that ports polled in turn are
@@ -27,7 +28,7 @@ const SAMPLE_EVERY: u32 = 17;
 pub struct Pipeline {
     /// The worker's sessions.
     pub sessions: Sessions,
-    policers: Box<[Policer]>,
+    policers: Policers,
     neighbours: NeighbourTable,
     facts: PortFacts,
     stats: Arc<ThreadStats>,
@@ -78,7 +79,8 @@ impl Pipeline {
         facts: PortFacts,
         stats: Arc<ThreadStats>,
     ) -> Self {
-        let policers = vec![Policer::EMPTY; policers].into_boxed_slice();
+        // The hash of any tuple under the sessions' secret is as secret.
+        let policers = Policers::new(policers, sessions.hash(&FlowKey::default()));
         let sampling = Sampling::new(None);
         Self {
             sessions,
@@ -106,6 +108,9 @@ impl Pipeline {
     pub fn with_seat(mut self, me: usize, workers: usize) -> Self {
         self.seat = (me, workers);
         self.sessions.seat(me, workers);
+        if workers > 1 {
+            self.policers.share();
+        }
         self
     }
 
@@ -179,6 +184,9 @@ impl Pipeline {
         if !burst.too_long.is_empty() {
             burst.cut_too_long();
         }
+        if snapshot.shaping.shaped() != 0 {
+            queue::process(burst, snapshot);
+        }
         if let Some(lens) = ledger.lens_mut() {
             let handed = arrival.is_handed_over();
             lens.end(burst, &observe::Context { snapshot, generation, sessions: &self.sessions, handed });
@@ -194,7 +202,7 @@ impl Pipeline {
     }
 
     /// Between bursts: small steps of upkeep.
-    pub fn upkeep(&mut self, now: u64) {
+    pub fn upkeep(&mut self, snapshot: &Snapshot, now: u64) {
         // Sixteen entries a turn pass over a million sessions in well under a second at 100,000 turns a second.
         self.sessions.upkeep(now);
         self.stats.sessions.set(self.sessions.len() as u64);
@@ -205,6 +213,8 @@ impl Pipeline {
             }
             self.stats.sources_untracked.set(self.sessions.untracked_sources());
         }
+        self.policers.upkeep(&snapshot.policers, now);
+        self.stats.policer_sources_placeless.set(self.policers.placeless());
         self.pool_shown = self.sessions.show_pool(self.pool_shown, &self.stats.pools);
     }
 }

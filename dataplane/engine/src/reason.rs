@@ -127,6 +127,12 @@ reasons! {
         InjectQueueFull = "inject_queue_full",
         /// The ring to the worker that owns the session is full.
         HandoffQueueFull = "handoff_queue_full",
+        /// Its service has as many packets or octets in the queues of the shaped port as it may have.
+        QueueFull = "queue_full",
+        /// It waited in a queue of a shaped port for longer than its class or service allows.
+        QueueDeadline = "queue_deadline",
+        /// Active queue management dropped it: its queue's delay stays above the target, and its ends do not know ECN.
+        QueueAqm = "queue_aqm",
         /// The driver's transmit queue did not take it in time.
         TxQueueFull = "tx_queue_full",
         /// The egress port has no transmit queue (port gone or stopped).
@@ -190,6 +196,9 @@ impl DropReason {
             | R::PuntQueueFull
             | R::InjectQueueFull
             | R::HandoffQueueFull
+            | R::QueueFull
+            | R::QueueDeadline
+            | R::QueueAqm
             | R::TxQueueFull => DropClass::Congestion,
             _ => DropClass::Error,
         }

@@ -4,12 +4,14 @@ use crate::burst::{Egress, NONE};
 use crate::flow::Addr;
 use crate::hash::ECMP_SLOTS;
 use crate::ports::PortSlot;
+use crate::qos::Shaping;
 use crate::slots::Slots;
 use crate::stats::MAX_PORTS;
 use crate::table::fib::Fib;
 use crate::table::filter::AddressFilter;
+use crate::table::maps::Maps;
 use crate::table::neighbours::NeighbourKey;
-use crate::table::policer::PolicerTable;
+use crate::table::policer::{Colour, PolicerTable};
 use crate::table::rules::Rules;
 use crate::table::services::Services;
 use crate::tables::{PortSpec, Urpf};
@@ -54,6 +56,12 @@ pub struct Snapshot {
     pub(crate) detours: Vec<Detour>,
     /// The services.
     pub services: Services,
+    /// Whether some interface has a policer.
+    pub(crate) polices_interfaces: bool,
+    /// Whether somebody wants to know the classes of packets.
+    pub classes: bool,
+    /// Maps of codepoints.
+    pub maps: Maps,
     /// The policers, by index.
     pub policers: Vec<PolicerTable>,
     pub(crate) policer_names: Vec<String>,
@@ -61,6 +69,9 @@ pub struct Snapshot {
     pub(crate) counter_slots: Slots,
     pub(crate) policer_slots: Slots,
     pub(crate) limit_slots: Slots,
+    pub(crate) queue_slots: Slots,
+    /// What waits in queues.
+    pub shaping: Shaping,
 }
 
 /// Interfaces by port slot and VLAN.
@@ -105,6 +116,8 @@ pub struct Interface {
     pub trust_dscp: bool,
     /// What is asked of sources.
     pub urpf: Urpf,
+    /// Its policer (index into the snapshot), or [`NONE`].
+    pub policer: u32,
     /// Own addresses and prefix lengths, in document order.
     pub addresses: Vec<(Addr, u8)>,
     /// Index into the snapshot's tables.
@@ -209,6 +222,8 @@ pub enum ObjectKind {
     Backend,
     /// A policer.
     Policer,
+    /// Yellow and red packets of a policer, named POLICER/COLOUR.
+    Colour,
 }
 
 impl ObjectKind {
@@ -219,6 +234,7 @@ impl ObjectKind {
             Self::Service => "service",
             Self::Backend => "backend",
             Self::Policer => "policer",
+            Self::Colour => "colour",
         }
     }
 }
@@ -386,11 +402,12 @@ impl Snapshot {
             let backends = s.backends().map(|b| (ObjectKind::Backend, format!("{}/{}", s.name, b.name), b.counter));
             std::iter::once((ObjectKind::Service, s.name.clone(), s.counter)).chain(backends)
         });
-        let policers = self
-            .policer_names
-            .iter()
-            .zip(&self.policers)
-            .map(|(name, p)| (ObjectKind::Policer, name.clone(), p.counter));
+        let policers = self.policer_names.iter().zip(&self.policers).flat_map(|(name, p)| {
+            let colour = |colour: Colour, counter| (ObjectKind::Colour, format!("{name}/{}", colour.label()), counter);
+            let [yellow, red] = p.worse;
+            let all = (ObjectKind::Policer, name.clone(), p.counter);
+            [all, colour(Colour::Yellow, yellow), colour(Colour::Red, red)]
+        });
         rules.chain(services).chain(policers)
     }
 
@@ -403,6 +420,7 @@ impl Snapshot {
             + self.rules.bytes()
             + self.detours.len() * size_of::<Detour>()
             + self.services.bytes()
+            + self.shaping.bytes()
     }
 
     /// The name of a policer.

@@ -212,6 +212,8 @@ pub struct ThreadStats {
     pub sessions_ended: [Counter; SessionEnd::COUNT],
     /// New sessions whose source had no place for its limits.
     pub sources_untracked: Counter,
+    /// Packets of sources that had no place for buckets of their own, metered with others'.
+    pub policer_sources_placeless: Counter,
     /// Packets handed to the worker that owns their session.
     pub handed_off: Counter,
     /// Packets recorded because a rule samples.
@@ -253,6 +255,7 @@ impl ThreadStats {
             lookups: std::array::from_fn(|_| Counter::default()),
             sessions_ended: std::array::from_fn(|_| Counter::default()),
             sources_untracked: Counter::default(),
+            policer_sources_placeless: Counter::default(),
             handed_off: Counter::default(),
             samples: Counter::default(),
             samples_lost: Counter::default(),

@@ -11,6 +11,7 @@ use crate::ledger::Ledger;
 use crate::memory::{Memory, MemoryBuf, MemoryPool, Wire};
 use crate::pipeline::Pipeline;
 use crate::ports::{PortFacts, PortSlot};
+use crate::qos::{QueueCounters, Scheduler};
 use crate::reason::DropReason;
 use crate::sampling::Sample;
 use crate::slow::{SlowPath, WorkerLink};
@@ -30,13 +31,15 @@ pub struct Size {
     pub counters: u32,
     /// Slots of each wire.
     pub wire: usize,
+    /// Packets that fit into the queues of a shaped port.
+    pub places: u32,
     /// Whether addresses are announced when they appear.
     pub announcing: bool,
 }
 
 impl Default for Size {
     fn default() -> Self {
-        Self { sessions: 4096, counters: 1 << 12, wire: 1 << 14, announcing: false }
+        Self { sessions: 4096, counters: 1 << 12, wire: 1 << 14, places: 1 << 12, announcing: false }
     }
 }
 
@@ -61,6 +64,7 @@ pub struct Node {
     pub samples: rtrb::Consumer<Sample>,
     facts: PortFacts,
     wires: Vec<(PortSlot, Wire)>,
+    queues: Vec<(PortSlot, Arc<QueueCounters>)>,
     budget: Budget,
     size: Size,
 }
@@ -82,7 +86,7 @@ impl Node {
             unreachable!("two were asked for")
         };
         let (facts, neighbours) = (PortFacts::default(), NeighbourTable::default());
-        let budget = Budget { counters: size.counters, policers: 1 << 10, ..Budget::default() };
+        let budget = Budget { counters: size.counters, policers: 1 << 10, queues: 255, ..Budget::default() };
         let stats = Arc::new(ThreadStats::new(size.counters as usize));
         let sessions = Sessions::heap(size.sessions, 0x5eed);
         let (samples_in, samples) = rtrb::RingBuffer::new(4096);
@@ -94,8 +98,8 @@ impl Node {
         let links = vec![WorkerLink { punts, injects }];
         let slow = SlowPath::new(slow_reader, links, MemoryPool, neighbours, facts.clone(), slow_stats);
         let slow = if size.announcing { slow.announcing() } else { slow };
-        let mut node =
-            Self { publisher, worker, slow, commands, replies, samples, facts, wires: Vec::new(), budget, size };
+        let (wires, queues) = (Vec::new(), Vec::new());
+        let mut node = Self { publisher, worker, slow, commands, replies, samples, facts, wires, queues, budget, size };
         node.push(tables)?;
         Ok(node)
     }
@@ -120,6 +124,13 @@ impl Node {
             let _ = self.commands.push(Command::AddPort { port: slot, rx, tx });
             self.wires.push((slot, wire));
         }
+        for (slot, _) in snapshot.shaping.ports() {
+            if !self.queues.iter().any(|(known, _)| *known == slot) {
+                let queues = Scheduler::new(self.size.places, 255);
+                self.queues.push((slot, queues.counters()));
+                let _ = self.commands.push(Command::Queues(slot, Some(Box::new(queues))));
+            }
+        }
         let generation = self.publisher.publish(snapshot);
         self.publisher.reclaim();
         Ok(generation)
@@ -129,6 +140,12 @@ impl Node {
     pub fn wire(&self, name: &str) -> Option<&Wire> {
         let (slot, _) = self.publisher.current().ports().find(|(_, spec)| spec.name == name)?;
         self.wires.iter().find(|(known, _)| *known == slot).map(|(_, wire)| wire)
+    }
+
+    /// What the queues of a shaped port count.
+    pub fn queues(&self, name: &str) -> Option<&QueueCounters> {
+        let (slot, _) = self.publisher.current().ports().find(|(_, spec)| spec.name == name)?;
+        self.queues.iter().find(|(known, _)| *known == slot).map(|(_, counters)| &**counters)
     }
 
     /// The MAC address of a port.
@@ -159,8 +176,8 @@ impl Node {
 
     /// Runs worker and slow path at one moment until nothing moves any more (bounded).
     pub fn run(&mut self, now: u64) {
-        // Ports are added one command a turn.
-        for _ in 0..self.wires.len() {
+        // Ports and queues are added one command a turn.
+        for _ in 0..self.wires.len() + self.queues.len() {
             self.worker.turn(now);
         }
         for _ in 0..10_000 {

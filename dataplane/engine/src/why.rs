@@ -1,6 +1,8 @@
 //! `why`: runs a described packet through a snapshot, without sending it, and says which object decided what. It calls the same look-ups as
 //! the stages, in the same order.
 
+mod police;
+
 use std::fmt::Write;
 
 use crate::burst::{Egress, Fate, NO_MARK, NONE, Rewrite};
@@ -63,10 +65,57 @@ pub struct Answer {
     pub verdict: Verdict,
     /// How it came to that.
     pub steps: Vec<Step>,
+    /// The same in words that two generations can be compared by.
+    pub decided: Decided,
+}
+
+/// What was decided about a packet, as far as it came.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Decided {
+    /// What rules said: `rule NAME`, `default`, or `no rules`.
+    pub rule: String,
+    /// SERVICE/BACKEND, empty when no service has it.
+    pub backend: String,
+    /// DSCP that rule or service set.
+    pub mark: Option<u8>,
+    /// The policer that meters it.
+    pub policer: String,
+    /// Where it leaves: interface and next hop.
+    pub out: String,
+}
+
+impl Decided {
+    fn of(steps: &[Step], set: Set) -> Self {
+        let last =
+            |stage: &str, kind: &str| steps.iter().rfind(|step| step.stage == stage && step.object.starts_with(kind));
+        let name = |step: Option<&Step>, kind: &str| {
+            step.and_then(|step| step.object.strip_prefix(kind)).unwrap_or_default().to_owned()
+        };
+        let (service, backend) = (last("service", "service "), last("service", "backend "));
+        Self {
+            // Rules that only count stand before the one that decides.
+            rule: last("rule", "").map(|step| step.object.clone()).unwrap_or_default(),
+            backend: backend
+                .map(|_| format!("{}/{}", name(service, "service "), name(backend, "backend ")))
+                .unwrap_or_default(),
+            mark: set.mark,
+            policer: set.policer,
+            out: last("route", "interface ")
+                .map(|step| format!("{}, {}", name(Some(step), "interface "), step.detail))
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// What rule and service set, the rule first.
+#[derive(Default)]
+struct Set {
+    mark: Option<u8>,
+    policer: String,
 }
 
 /// What becomes of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// It is forwarded (after its next hop's MAC address is known, and unless a policer is out of tokens).
     Forwarded,
@@ -101,22 +150,23 @@ impl From<Fate> for Verdict {
         match fate {
             Fate::Drop(reason) => Self::Dropped(reason),
             Fate::Punt(reason) => Self::Punted(reason),
-            Fate::Active | Fate::Transmit | Fate::HandOff(_) | Fate::Reassemble(_) => Self::Forwarded,
+            Fate::Active | Fate::Transmit | Fate::Queue | Fate::HandOff(_) | Fate::Reassemble(_) => Self::Forwarded,
         }
     }
 }
 
 /// Answers a question.
 pub fn why(snapshot: &Snapshot, question: &Question) -> Answer {
-    let mut steps = Vec::new();
-    let verdict = match judge(snapshot, question, &mut steps) {
+    let (mut steps, mut set) = (Vec::new(), Set::default());
+    let verdict = match judge(snapshot, question, &mut steps, &mut set) {
         Ok(()) => Verdict::Forwarded,
         Err(fate) => fate.into(),
     };
-    Answer { verdict, steps }
+    let decided = Decided::of(&steps, set);
+    Answer { verdict, steps, decided }
 }
 
-fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>) -> Result<(), Fate> {
+fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>, set: &mut Set) -> Result<(), Fate> {
     let mut step = |stage, object: String, detail: String| steps.push(Step { stage, object, detail });
     let key = &question.key;
     let Some(interface) = snapshot.interface(question.interface) else {
@@ -133,9 +183,13 @@ fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>) -> Res
         step("parse", format!("address {}", to_ip(key.dst)), "is an address of this node".into());
         return Err(Fate::Punt(PuntReason::Local));
     }
-    let Course { destination, mode, rule } = match &question.session {
+    let Course { destination, mode, rule, policer, service } = match &question.session {
         Some(live) => established(snapshot, live, question, &mut step)?,
         None => new_flow(snapshot, question, &mut step)?,
+    };
+    *set = Set {
+        mark: rule.and_then(|rule| rule.mark).or_else(|| service?.mark),
+        policer: snapshot.policer_name(policer).unwrap_or_default().to_owned(),
     };
     // Packets to a backend that answers by itself go the backend's way.
     let rule = rule.filter(|_| !mode.is_direct());
@@ -174,6 +228,7 @@ fn judge(snapshot: &Snapshot, question: &Question, steps: &mut Vec<Step>) -> Res
         step("route", format!("mtu {}", out.mtu), format!("packet of {} octets{then}", question.length));
         return Err(reason);
     }
+    police::police(snapshot, question, policer, &mut step);
     Ok(())
 }
 
@@ -182,6 +237,10 @@ struct Course<'a> {
     destination: u128,
     mode: ServiceMode,
     rule: Option<&'a Rule>,
+    /// Of rule or service.
+    policer: u32,
+    /// What has set something for it; not for replies.
+    service: Option<&'a Service>,
 }
 
 type Steps<'a> = &'a mut dyn FnMut(&'static str, String, String);
@@ -260,8 +319,11 @@ fn rule_details(snapshot: &Snapshot, rule: &Rule) -> String {
     if rule.new_only {
         details.push_str(", new sessions only");
     }
-    if let Some(dscp) = rule.mark {
-        let _ = write!(details, ", mark dscp {dscp}");
+    if let Some(mark) = rule.mark {
+        let _ = write!(details, ", {}", police::mark(snapshot, mark));
+    }
+    if let Some(class) = rule.class {
+        let _ = write!(details, ", class {}", class.label());
     }
     if let Some(policer) = snapshot.policer_name(rule.policer) {
         let _ = write!(details, ", policer {policer}");
@@ -321,12 +383,9 @@ fn established<'a>(
     let name = backend.map_or("gone from the service, kept", |backend| backend.name.as_str());
     let bound = format!("{}, bound to the session", end(session.backend(), session.backend_port()));
     step("service", format!("backend {name}"), bound);
-    if !old && let Some(policer) = snapshot.policer_name(decision.policer) {
-        let applies = if *reply { "not for replies" } else { "meters it" };
-        step("policer", format!("policer {policer}"), applies.into());
-    }
+    let policer = if old { policer_of(service, rule) } else { decision.policer };
     if !old && decision.mark != NO_MARK {
-        step("mark", format!("dscp {}", decision.mark), "of rule or service".into());
+        step("mark", police::mark(snapshot, decision.mark), "of rule or service".into());
     }
     if let Some(source) = source {
         step("session", "full_nat".into(), format!("source {} port {}", to_ip(source.address), source.port));
@@ -343,9 +402,11 @@ fn established<'a>(
     // the service's.
     let mode = service.mode;
     Ok(match (reply, source) {
-        (false, _) => Course { destination: session.backend(), mode, rule },
-        (true, Some(_)) => Course { destination: session.client(), mode, rule: None },
-        (true, None) => Course { destination: question.key.dst, mode: ServiceMode::Nat, rule: None },
+        (false, _) => Course { destination: session.backend(), mode, rule, policer, service: Some(service) },
+        (true, Some(_)) => Course { destination: session.client(), mode, rule: None, policer: NONE, service: None },
+        (true, None) => {
+            Course { destination: question.key.dst, mode: ServiceMode::Nat, rule: None, policer: NONE, service: None }
+        }
     })
 }
 
@@ -363,7 +424,8 @@ fn new_flow<'a>(snapshot: &'a Snapshot, question: &Question, step: Steps<'_>) ->
     let rule_key = RuleKey { flow: *key, has_ports, interface: *interface, sight: *sight };
     let rule = ruled(snapshot, &rule_key, false, step)?;
     if !snapshot.services.is_address(key.dst) {
-        return Ok(Course { destination: key.dst, mode: ServiceMode::Nat, rule });
+        let policer = rule.map_or(NONE, |rule| rule.policer);
+        return Ok(Course { destination: key.dst, mode: ServiceMode::Nat, rule, policer, service: None });
     }
     let Some(service) = snapshot.services.lookup(key.dst, key.protocol, key.dport) else {
         step(
@@ -389,14 +451,28 @@ fn new_flow<'a>(snapshot: &'a Snapshot, question: &Question, step: Steps<'_>) ->
         format!("backend {}", backend.name),
         format!("{} port {port}, {}{pool}, {session}", to_ip(backend.address), service.mode.label()),
     );
-    Ok(Course { destination: backend.address, mode: service.mode, rule })
+    Ok(Course {
+        destination: backend.address,
+        mode: service.mode,
+        rule,
+        policer: policer_of(service, rule),
+        service: Some(service),
+    })
+}
+
+/// The rule's, else the service's.
+fn policer_of(service: &Service, rule: Option<&Rule>) -> u32 {
+    rule.map(|rule| rule.policer).filter(|&policer| policer != NONE).or(service.policer).unwrap_or(NONE)
 }
 
 fn service_details(snapshot: &Snapshot, service: &Service, rule: Option<&Rule>) -> String {
-    let own = service.policer.filter(|_| rule.is_none_or(|rule| rule.policer == NONE));
-    let policer = own.and_then(|p| snapshot.policer_name(p));
+    let own = rule.is_none_or(|rule| rule.policer == NONE);
+    let policer = service.policer.filter(|_| own).and_then(|p| snapshot.policer_name(p));
     let policer = policer.map_or(String::new(), |name| format!(", policer {name}"));
-    let mark = service.mark.map_or(String::new(), |dscp| format!(", mark dscp {dscp}"));
+    let mut mark = service.mark.map_or(String::new(), |mark| format!(", {}", police::mark(snapshot, mark)));
+    if let Some(class) = service.class {
+        let _ = write!(mark, ", class {}", class.label());
+    }
     let limits = if service.limits.is_some() { ", if its limits allow" } else { "" };
     let out = service.backends().filter(|backend| backend.is_out()).count();
     let out = if out == 0 { String::new() } else { format!(", {out} of {} backends out", service.backends().len()) };
@@ -428,12 +504,13 @@ mod tests {
         let port = |name: &str| PortSpec { name: name.into(), device: String::new(), mtu: 1500 };
         let policer = PolicerSpec {
             name: "slow".into(),
-            cir_kbps: 1,
-            cbs_bytes: 1500,
-            ebs_bytes: 0,
+            cir: 1,
+            cbs: 1500,
+            ebs: 0,
             on_green: PolicerAction::Pass,
             on_yellow: PolicerAction::Pass,
             on_red: PolicerAction::Drop,
+            ..Default::default()
         };
         let tables = RuleTables {
             ports: vec![port("a"), port("b")],
@@ -483,6 +560,7 @@ mod tests {
             "rule go: permit, policer slow, another table",
             "destination 192.0.2.9: connected, table set by the rule",
             "interface b0: next hop 192.0.2.9",
+            "policer slow: the flow's: arrives green; green pass, yellow pass, red drop",
         ];
         assert_eq!(steps, expected);
         let way = Some(RuleWay::NextHop { address: "192.0.2.8".parse().unwrap(), interface: 1 });

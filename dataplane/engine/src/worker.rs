@@ -12,6 +12,7 @@ use crate::ledger::{Backend, Errand, HandedOff, Ledger};
 use crate::observe::Lens;
 use crate::pipeline::Pipeline;
 use crate::ports::PortSlot;
+use crate::qos::Scheduler;
 use crate::reason::DropReason;
 use crate::snapshot::Snapshot;
 use crate::stage::fragment::Arrival;
@@ -42,6 +43,8 @@ pub enum Command<K: Backend> {
     Sessions(Box<SessionPage>),
     /// Look at packets through this lens, or no more; the one before comes back.
     Observe(Option<Box<Lens>>),
+    /// Own the queues of this port, or no more; those before come back.
+    Queues(PortSlot, Option<Box<Scheduler<K::Buf>>>),
 }
 
 /// A worker's answer.
@@ -52,6 +55,8 @@ pub enum Reply<K: Backend> {
     Sessions(Box<SessionPage>),
     /// The lens that was used until now, and what it saw.
     Observed(Option<Box<Lens>>),
+    /// The queues that a port had until now, empty.
+    Queues(Option<Box<Scheduler<K::Buf>>>),
 }
 
 /// A page of the session list; the asker provides the memory.
@@ -91,8 +96,10 @@ impl SessionPage {
 /// What a turn did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Turn {
-    /// Packets received or injected.
+    /// Packets received, injected, or let go by a queue.
     pub packets: usize,
+    /// Whether packets wait in queues for their time.
+    pub waiting: bool,
 }
 
 /// One worker.
@@ -161,6 +168,7 @@ impl<K: Backend> Worker<K> {
         if !self.commands.is_empty() || self.page.is_some() {
             self.between_bursts(now);
         }
+        self.ledger.begin_turn(now, self.reader.current().shaping.shaped());
         if let Some(lens) = self.ledger.lens_mut() {
             lens.tick(now);
         }
@@ -178,12 +186,14 @@ impl<K: Backend> Worker<K> {
         for index in 0..self.ports.len() {
             packets += self.poll(index, now);
         }
-        self.pipeline.upkeep(now);
+        packets += self.ledger.serve(self.reader.current(), self.reader.generation());
+        self.pipeline.upkeep(self.reader.current(), now);
         if self.fragments.is_stirred() {
             self.forget_fragments(now);
         }
-        self.ledger.end_turn(self.fragments.held());
-        Turn { packets }
+        let waiting = self.ledger.waiting();
+        self.ledger.end_turn(self.fragments.held() + waiting);
+        Turn { packets, waiting: waiting > 0 }
     }
 
     /// The generation it runs.
@@ -232,6 +242,9 @@ impl<K: Backend> Worker<K> {
     fn take_handed_off(&mut self, index: usize, now: u64) -> usize {
         let Some(ring) = self.inbox.get_mut(index) else { return 0 };
         let Ok(&HandedOff { port, errand, .. }) = ring.peek() else { return 0 };
+        if let Errand::Queue(_) = errand {
+            return self.take_queued(index, port);
+        }
         let received = self.burst.receive();
         let mut known = ArrayVec::<Known, BURST>::new();
         while received.len() < self.room
@@ -249,8 +262,27 @@ impl<K: Backend> Worker<K> {
             Errand::Session => Arrival::Session,
             Errand::Reassembly => Arrival::Reassembly,
             Errand::Resolved(_) => Arrival::Resolved(&known),
+            // Taken above.
+            Errand::Queue(_) => return taken,
         };
         self.process(port, now, arrival);
+        taken
+    }
+
+    /// Finished packets for the queues of a port.
+    #[cold]
+    fn take_queued(&mut self, index: usize, port: PortSlot) -> usize {
+        let Some(ring) = self.inbox.get_mut(index) else { return 0 };
+        let mut taken = 0;
+        while taken < self.room
+            && let Ok(&HandedOff { port: next, errand: Errand::Queue(tag), .. }) = ring.peek()
+            && next == port
+            && let Ok(handed) = ring.pop()
+        {
+            self.ledger.taken(1);
+            self.ledger.queue(handed.packet, port, tag);
+            taken += 1;
+        }
         taken
     }
 
@@ -334,6 +366,10 @@ impl<K: Backend> Worker<K> {
                     before.tick(now);
                 }
                 let _ = self.replies.push(Reply::Observed(before));
+            }
+            Ok(Command::Queues(port, queues)) => {
+                let before = self.ledger.exchange_queues(port, queues);
+                let _ = self.replies.push(Reply::Queues(before));
             }
             Err(_) => {}
         }

@@ -8,7 +8,7 @@ use marchproxy_engine::memory::MemoryBuf;
 use marchproxy_engine::observe::{Lens, Order, Point, language};
 use marchproxy_engine::packet::Packet;
 use marchproxy_engine::tables::{
-    FlagMatch, FragmentMatch, PortRange, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay,
+    FlagMatch, FragmentMatch, PortRange, QueueSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay, ShaperSpec,
 };
 use marchproxy_engine::testkit::{Node, port_mac};
 use marchproxy_engine::worker::{Command, Reply};
@@ -77,6 +77,15 @@ fn allocates_nothing(tables: &RuleTables) {
     let mut node = Node::new(tables).unwrap();
     introduce_everybody(&mut node, 1);
     two_rounds(&mut node, |_| {});
+}
+
+#[test]
+fn nor_does_it_with_queues() {
+    let queue = QueueSpec { rate_kbps: 50_000_000, target_us: 5, ecn: true, ..QueueSpec::default() };
+    let mut tables = tables();
+    tables.services[0].queue = queue;
+    let shaper = |port| ShaperSpec { port, rate_kbps: 100_000_000, ..ShaperSpec::default() };
+    allocates_nothing(&RuleTables { shapers: vec![shaper(0), shaper(1)], ..tables });
 }
 
 #[test]

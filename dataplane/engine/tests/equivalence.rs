@@ -433,7 +433,7 @@ fn also_on_plain_routers() {
         }
         express += twins.node.worker.stats().stages[0].packets.value();
     }
-    assert!(express > 1000, "{express} packets");
+    assert!(express > 300, "{express} packets");
 }
 
 /// The generators are worth something only if they reach every place: all reasons that traffic can cause, all session states.
@@ -484,6 +484,10 @@ fn every_fate_is_reached() {
                 | R::FragmentTableFull
                 | R::FragmentNoBuffer
                 | R::Shutdown
+                // No port is shaped here: see the tests of shaped nodes.
+                | R::QueueFull
+                | R::QueueDeadline
+                | R::QueueAqm
         )
     };
     let seen: Vec<_> = DropReason::ALL.iter().map(|r| (r.label(), drops[r.index()])).collect();

@@ -80,12 +80,13 @@ fn policed() -> RuleTables {
     let mut tables = tables();
     tables.policers.push(PolicerSpec {
         name: "slow-lane".into(),
-        cir_kbps: 8,
-        cbs_bytes: 60,
-        ebs_bytes: 0,
+        cir: 8,
+        cbs: 60,
+        ebs: 0,
         on_green: PolicerAction::Pass,
         on_yellow: PolicerAction::Pass,
         on_red: PolicerAction::Drop,
+        ..Default::default()
     });
     tables.services[0].policer = Some(0);
     tables

@@ -17,6 +17,7 @@ use marchproxy_engine::sampling::Sampling;
 use marchproxy_engine::stage::{balance, finish, parse, route};
 use marchproxy_engine::stats::ThreadStats;
 use marchproxy_engine::table::neighbours::{NeighbourKey, NeighbourTable};
+use marchproxy_engine::table::policer::Policers;
 use marchproxy_engine::table::sessions::Sessions;
 use marchproxy_engine::tables::*;
 use marchproxy_engine::testkit::{Node, port_mac};
@@ -171,7 +172,7 @@ fn a_torn_swap_would_be_noticed() {
         generation: 2,
         facts: &facts,
         neighbours: &neighbours,
-        policers: &mut [],
+        policers: &mut Policers::new(0, 0),
         stats: &stats,
         now: 1,
     };

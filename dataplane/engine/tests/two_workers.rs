@@ -8,17 +8,18 @@ use std::sync::Arc;
 use common::{CLIENT, SERVER, introductions, ip, tables};
 use marchproxy_engine::build::{Budget, build};
 use marchproxy_engine::io::PacketBuf;
-use marchproxy_engine::ledger::Ledger;
+use marchproxy_engine::ledger::{Ledger, queue_owner};
 use marchproxy_engine::memory::{Memory, MemoryBuf, MemoryPool, Wire};
 use marchproxy_engine::packet::{Packet, describe};
 use marchproxy_engine::pipeline::Pipeline;
 use marchproxy_engine::ports::PortFacts;
+use marchproxy_engine::qos::Scheduler;
 use marchproxy_engine::reason::DropReason;
 use marchproxy_engine::slow::{SlowPath, WorkerLink};
 use marchproxy_engine::stats::{ThreadStats, Totals};
 use marchproxy_engine::table::neighbours::NeighbourTable;
 use marchproxy_engine::table::sessions::Sessions;
-use marchproxy_engine::tables::{PolicerSpec, RuleTables, ServiceMode};
+use marchproxy_engine::tables::{PolicerAction, PolicerKind, PolicerSpec, RuleTables, ServiceMode, ShaperSpec};
 use marchproxy_engine::testkit::port_mac;
 use marchproxy_engine::worker::{Command, Worker};
 
@@ -58,7 +59,7 @@ impl Pair {
             let stats = Arc::new(ThreadStats::new(1 << 10));
             let sessions = Sessions::heap(1024, 1);
             let pipeline =
-                Pipeline::new(sessions, 0, neighbours.clone(), facts.clone(), stats.clone()).with_seat(me, 2);
+                Pipeline::new(sessions, 16, neighbours.clone(), facts.clone(), stats.clone()).with_seat(me, 2);
             let ledger = Ledger::new(stats, punts_in, injects_out).with_peers(peers);
             let reader = readers.pop().unwrap();
             let worker = Worker::new(reader, pipeline, ledger, commands_out, replies_in);
@@ -70,6 +71,12 @@ impl Pair {
             });
             worker.turn(0);
             worker.turn(0);
+            for port in tables.shapers.iter().map(|shaper| slots[shaper.port]) {
+                if queue_owner(port, 2) == me {
+                    let _ = commands.push(Command::Queues(port, Some(Box::new(Scheduler::new(1024, 16)))));
+                    worker.turn(0);
+                }
+            }
             wires.push(mine);
             links.push(WorkerLink { punts, injects });
             workers.push(worker);
@@ -260,23 +267,36 @@ fn rings_do_not_grow_while_all_queues_are_busy() {
     assert!(handed > 3000 && lost == 0, "{handed} handed over, {lost} lost");
 }
 
+/// A policer is one limit, whichever worker its packets are on; a push keeps what is in its pool.
 #[test]
-fn a_policer_in_use_wants_one_worker() {
+fn a_policer_is_one_limit_for_both_workers() {
     let mut tables = tables();
-    tables.policers.push(PolicerSpec {
-        name: "p".into(),
-        cir_kbps: 1,
-        cbs_bytes: 1500,
-        ebs_bytes: 0,
-        on_green: marchproxy_engine::tables::PolicerAction::Pass,
-        on_yellow: marchproxy_engine::tables::PolicerAction::Pass,
-        on_red: marchproxy_engine::tables::PolicerAction::Drop,
-    });
-    assert!(build(&tables, None, &Budget { workers: 2, ..Budget::default() }).is_ok());
+    let policer =
+        PolicerSpec { name: "p".into(), cir: 8, cbs: 4000, on_red: PolicerAction::Drop, ..Default::default() };
+    tables.policers.push(policer);
     tables.services[0].policer = Some(0);
-    let error = build(&tables, None, &Budget { workers: 2, ..Budget::default() }).unwrap_err().to_string();
-    assert!(error.contains("service web") && error.contains("policer") && error.contains("2 workers"), "{error}");
-    assert!(build(&tables, None, &Budget::default()).is_ok());
+    let mut pair = Pair::running(&tables, 32);
+    for (n, (port, frame)) in introductions().into_iter().enumerate() {
+        pair.wires[n % 2][usize::from(port == "wan")].put(MemoryBuf::new(&frame));
+    }
+    pair.run();
+    pair.sent(0);
+    for n in 0..200u16 {
+        let syn = Packet::eth(CLIENT, port_mac(1)).ip(ip("192.0.2.7"), ip("203.0.113.10")).tcp(1000 + n, 80).flags(2);
+        pair.wires[usize::from(n % 2 == 0)][1].put(MemoryBuf::new(&syn.build()));
+    }
+    pair.run();
+    assert_eq!(pair.sent(0).len(), 100, "4,000 octets in packets of 40");
+    let dropped = pair.workers.iter().map(|w| w.stats().drops[DropReason::PolicerDrop.index()].value());
+    assert!(dropped.clone().all(|n| n > 20) && dropped.sum::<u64>() == 100, "on both workers");
+    let budget = Budget { workers: 2, ..Budget::default() };
+    let first = build(&tables, None, &budget).unwrap();
+    let second = build(&tables, Some(&first), &budget).unwrap();
+    let pool = |snapshot: &marchproxy_engine::Snapshot| snapshot.policers[0].pool.clone().unwrap();
+    assert!(Arc::ptr_eq(&pool(&first), &pool(&second)));
+    tables.policers[0].kind = PolicerKind::Rfc4115;
+    let third = build(&tables, Some(&second), &budget).unwrap();
+    assert!(!Arc::ptr_eq(&pool(&second), &pool(&third)), "another marker, other buckets");
 }
 
 /// Replies of full NAT go to a pool's port, which names the worker that gave it out.
@@ -322,4 +342,48 @@ fn ports_of_pools_lead_to_their_worker() {
         let used: u32 = pools.iter().map(|pool| pool.used[0]).sum();
         assert_eq!(used as usize, worker.pipeline().sessions.len(), "a port each");
     }
+}
+
+/// One of two workers owns the queues of a port: packets of both leave by it, at the port's rate and not twice of it.
+#[test]
+fn both_workers_share_the_rate_of_a_shaped_port() {
+    let shaper = ShaperSpec { port: 1, rate_kbps: 100_000, ..ShaperSpec::default() };
+    let tables = RuleTables { rules: Vec::new(), shapers: vec![shaper], ..tables() };
+    let mut pair = Pair::running(&tables, 32);
+    for (n, (port, frame)) in introductions().into_iter().enumerate() {
+        pair.wires[n % 2][usize::from(port == "wan")].put(MemoryBuf::new(&frame));
+    }
+    pair.run();
+    assert_eq!(pair.sent(0).len() + pair.sent(1).len(), 6);
+    let frame = |n: usize| {
+        let (from, to) = if n.is_multiple_of(2) { ("10.0.20.11", "192.0.2.7") } else { ("fd00:20::11", "2001:db8::7") };
+        let packet = Packet::eth(SERVER, port_mac(0)).vlan(20).ip(ip(from), ip(to)).udp(7, n as u16);
+        packet.payload([0; 1000]).build()
+    };
+    let mut octets = [0; 2];
+    for n in 0..2000u64 {
+        // 160 Mbit/s come, half by each worker.
+        for worker in 0..2 {
+            pair.wires[worker][0].put(MemoryBuf::new(&frame(n as usize + worker)));
+        }
+        let now = 1 + n * 100_000;
+        for worker in &mut pair.workers {
+            worker.turn(now);
+        }
+        assert_eq!(pair.totals().residue(), 0);
+        for (octets, wires) in octets.iter_mut().zip(&pair.wires) {
+            *octets += wires[1].take().iter().map(|packet| packet.data().len() as u64 + 24).sum::<u64>();
+        }
+    }
+    let rate = octets[1] as f64 * 8e6 / (1999.0 * 1e5) / 1e5;
+    assert!((0.99..=1.01).contains(&rate), "{rate}");
+    assert_eq!(octets[0], 0, "only the owner sends");
+    assert!(pair.workers[0].stats().handed_off.value() >= 2000);
+    for worker in &mut pair.workers {
+        worker.release();
+    }
+    for worker in &mut pair.workers {
+        worker.release();
+    }
+    assert_eq!((pair.totals().residue(), pair.totals().held), (0, 0));
 }

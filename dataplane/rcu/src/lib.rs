@@ -10,7 +10,10 @@
 //! `cargo test -p marchproxy-rcu` with `RUSTFLAGS="--cfg loom"` explores every interleaving (`scripts/test` does).
 #![forbid(unsafe_code)]
 
+mod pool;
 mod sync;
+
+pub use pool::Pool;
 
 use sync::{Arc, AtomicU64, Mutex, Ordering, pause};
 

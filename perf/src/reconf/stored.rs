@@ -76,16 +76,7 @@ impl Stored {
         })?;
         let checked = dry_run(&document).map_err(|status| refused(status.message()))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
-        let version = NewVersion {
-            cluster: DEFAULT_CLUSTER,
-            expected_version: None,
-            document: &document,
-            author: "reconf",
-            message: "",
-            rollback_of: 0,
-            request_id: "",
-            now,
-        };
+        let version = NewVersion { author: "reconf", ..NewVersion::new(DEFAULT_CLUSTER, &document, now) };
         self.store.commit(version).await.map_err(refused)?;
         Ok(checked)
     }

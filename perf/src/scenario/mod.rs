@@ -274,7 +274,7 @@ impl CounterSlots {
                 }
                 ObjectKind::Service => slots.services.push(slot),
                 ObjectKind::Policer => slots.policers.push(slot),
-                ObjectKind::Backend => {}
+                ObjectKind::Backend | ObjectKind::Colour => {}
             }
         }
         slots

@@ -53,12 +53,13 @@ pub fn specs(params: &Params, policed: bool) -> (Vec<ServiceSpec>, Vec<PolicerSp
     // 100 Gbit/s and 16 MB: the meter works, nothing is dropped.
     let policer = |number: usize| PolicerSpec {
         name: format!("p{number:04}"),
-        cir_kbps: 100_000_000,
-        cbs_bytes: 16_000_000,
-        ebs_bytes: 16_000_000,
+        cir: 100_000_000,
+        cbs: 16_000_000,
+        ebs: 16_000_000,
         on_green: PolicerAction::Pass,
         on_yellow: PolicerAction::Mark(12),
         on_red: PolicerAction::Drop,
+        ..Default::default()
     };
     let policers = if policed { (0..params.services).map(policer).collect() } else { Vec::new() };
     ((0..params.services).map(service).collect(), policers)

@@ -4,16 +4,18 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendLoss, BackendSpec, BackendState, Cidr, FlagMatch, FragmentMatch, HealthKind, HealthSpec, InterfaceSpec,
-    LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction,
-    RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec, Urpf,
+    BackendLoss, BackendSpec, BackendState, Cidr, Class, DscpMapSpec, FlagMatch, FragmentMatch, HealthKind, HealthSpec,
+    InterfaceSpec, LimitsSpec, MARK_KEEP, MARK_MAP, MOST_DSCP_MAPS, NextHopSpec, PolicerAction, PolicerKind,
+    PolicerSpec, PolicerUnit, PortRange, PortSpec, QueueSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec,
+    RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec, ShaperSpec, SourcesSpec, Urpf,
 };
 
 use super::TableError;
 use crate::v1::{
-    Group, TableBackend, TableColour, TableHealth, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort,
-    TablePortRange, TablePrefix, TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_backend,
-    table_colour, table_health, table_interface, table_rule, table_service,
+    Group, TableBackend, TableColour, TableDscpMap, TableHealth, TableInterface, TableLimits, TableNextHop,
+    TablePolicer, TablePort, TablePortRange, TablePrefix, TableQueue, TableRoute, TableRule, TableService,
+    TableServiceLimits, TableShaper, group::Kind, table_backend, table_colour, table_health, table_interface,
+    table_policer, table_rule, table_service,
 };
 
 type Result<T> = std::result::Result<T, TableError>;
@@ -29,17 +31,19 @@ pub fn from_groups(groups: &[Group]) -> Result<RuleTables> {
         match kind {
             Kind::Ports(group) => extend(&mut tables.ports, &group.ports, port)?,
             Kind::Policers(group) => extend(&mut tables.policers, &group.policers, policer)?,
+            Kind::DscpMaps(group) => extend(&mut tables.dscp_maps, &group.dscp_maps, dscp_map)?,
             _ => {}
         }
     }
     sorted(&tables.ports, |port| &port.name, |port| format!("port {}", port.name))?;
     sorted(&tables.policers, |policer| &policer.name, |policer| format!("policer {}", policer.name))?;
+    sorted(&tables.dscp_maps, |map| &map.name, |map| format!("dscp_map {}", map.name))?;
     let ports = Names::new("port", tables.ports.iter().map(|port| &port.name));
     let policers = Names::new("policer", tables.policers.iter().map(|policer| &policer.name));
 
     for kind in groups.iter().filter_map(|group| group.kind.as_ref()) {
         if let Kind::Interfaces(group) = kind {
-            extend(&mut tables.interfaces, &group.interfaces, |wire| interface(wire, &ports))?;
+            extend(&mut tables.interfaces, &group.interfaces, |wire| interface(wire, &ports, &policers))?;
         }
     }
     sorted(&tables.interfaces, |interface| &interface.name, |interface| format!("interface {}", interface.name))?;
@@ -54,6 +58,7 @@ pub fn from_groups(groups: &[Group]) -> Result<RuleTables> {
             Some(Kind::Services(group)) => {
                 extend(&mut tables.services, &group.services, |wire| service(wire, &policers))?;
             }
+            Some(Kind::Shapers(group)) => extend(&mut tables.shapers, &group.shapers, |wire| shaper(wire, &ports))?,
             Some(_) => {}
             None => {
                 return Err(TableError::new("group", "kind", "nothing this release knows", "a kind of Group"));
@@ -65,6 +70,11 @@ pub fn from_groups(groups: &[Group]) -> Result<RuleTables> {
     sorted(&tables.rules, |rule| (rule.priority, &rule.name), |rule| format!("rule {}", rule.name))?;
     unique(tables.rules.iter().map(|rule| &rule.name))?;
     sorted(&tables.services, |service| &service.name, |service| format!("service {}", service.name))?;
+    sorted(
+        &tables.shapers,
+        |shaper| shaper.port,
+        |shaper| format!("shaper of port {}", tables.ports[shaper.port].name),
+    )?;
     Ok(tables)
 }
 
@@ -132,7 +142,7 @@ fn port(wire: &TablePort) -> Result<PortSpec> {
     })
 }
 
-fn interface(wire: &TableInterface, ports: &Names) -> Result<InterfaceSpec> {
+fn interface(wire: &TableInterface, ports: &Names, policers: &Names) -> Result<InterfaceSpec> {
     let object = named("interface", &wire.name)?;
     Ok(InterfaceSpec {
         name: wire.name.clone(),
@@ -147,6 +157,7 @@ fn interface(wire: &TableInterface, ports: &Names) -> Result<InterfaceSpec> {
             Ok(table_interface::Urpf::Strict) => Urpf::Strict,
             Err(_) => return Err(TableError::new(object, "urpf", wire.urpf, "off, loose or strict")),
         },
+        policer: policer_index(&wire.policer, &object, policers)?,
     })
 }
 
@@ -218,10 +229,8 @@ fn rule(wire: &TableRule, interfaces: &Names, policers: &Names) -> Result<RuleSp
         matches,
         action: action(wire.action, &object)?,
         mark: mark(wire.mark, &object, "mark")?,
-        policer: match wire.policer.as_str() {
-            "" => None,
-            name => Some(policers.find(name, &object, "policer")?),
-        },
+        policer: policer_index(&wire.policer, &object, policers)?,
+        class: class(wire.class, &object)?,
         way: way(wire, &object, interfaces)?,
         log_sample: wire.log_sample,
         new_only: wire.new_only,
@@ -324,14 +333,51 @@ fn service(wire: &TableService, policers: &Names) -> Result<ServiceSpec> {
         source_pool,
         on_backend_loss: if wire.rebalances { BackendLoss::Rebalance } else { BackendLoss::Keep },
         backends,
-        policer: match wire.policer.as_str() {
-            "" => None,
-            name => Some(policers.find(name, &object, "policer")?),
-        },
+        policer: policer_index(&wire.policer, &object, policers)?,
+        class: class(wire.class, &object)?,
         mark: mark(wire.mark, &object, "mark")?,
         limits: wire.limits.as_ref().map(|wire| service_limits(wire, &object)).transpose()?,
         health: wire.health.as_ref().map(|wire| health(wire, &object)).transpose()?,
+        queue: wire.queue.as_ref().map(|wire| queue(wire, &object)).transpose()?.unwrap_or_default(),
     })
+}
+
+fn queue(wire: &TableQueue, object: &str) -> Result<QueueSpec> {
+    Ok(QueueSpec {
+        rate_kbps: rate(wire.rate_kbps, 0, object, "queue.rate_kbps")?,
+        burst_bytes: wire.burst_bytes,
+        weight: within(wire.weight, 1, 1000, object, "queue.weight")? as u16,
+        deadline_us: wire.deadline_us,
+        most_packets: wire.most_packets,
+        most_bytes: wire.most_bytes,
+        target_us: wire.target_us,
+        ecn: wire.ecn,
+    })
+}
+
+fn shaper(wire: &TableShaper, ports: &Names) -> Result<ShaperSpec> {
+    let object = format!("shaper of port {}", wire.port);
+    let weight = |found, field| Ok(within(found, 1, 1000, &object, field)? as u16);
+    Ok(ShaperSpec {
+        port: ports.find(&wire.port, &object, "port")?,
+        rate_kbps: rate(wire.rate_kbps, 1, &object, "rate_kbps")?,
+        overhead: within(wire.overhead, 0, u8::MAX.into(), &object, "overhead")? as u8,
+        p0_percent: within(wire.p0_percent, 1, 100, &object, "p0_percent")? as u8,
+        weights: [
+            weight(wire.p1_weight, "p1_weight")?,
+            weight(wire.p2_weight, "p2_weight")?,
+            weight(wire.p3_weight, "p3_weight")?,
+        ],
+    })
+}
+
+/// Up to 400 Gbit/s.
+fn rate(found: u64, least: u64, object: &str, field: &str) -> Result<u64> {
+    const MOST: u64 = 400_000_000;
+    if (least..=MOST).contains(&found) {
+        return Ok(found);
+    }
+    Err(TableError::new(object, field, found, format!("{least}..={MOST}")))
 }
 
 fn health(wire: &TableHealth, object: &str) -> Result<HealthSpec> {
@@ -422,9 +468,25 @@ fn policer(wire: &TablePolicer) -> Result<PolicerSpec> {
     let object = named("policer", &wire.name)?;
     Ok(PolicerSpec {
         name: wire.name.clone(),
-        cir_kbps: wire.cir_kbps,
-        cbs_bytes: wire.cbs_bytes,
-        ebs_bytes: wire.ebs_bytes,
+        kind: match table_policer::Kind::try_from(wire.kind) {
+            Ok(table_policer::Kind::Srtcm) => PolicerKind::Srtcm,
+            Ok(table_policer::Kind::Trtcm) => PolicerKind::Trtcm,
+            Ok(table_policer::Kind::Rfc4115) => PolicerKind::Rfc4115,
+            Err(_) => return Err(TableError::new(object, "kind", wire.kind, "srtcm, trtcm or rfc4115")),
+        },
+        unit: if wire.packets { PolicerUnit::Packets } else { PolicerUnit::Octets },
+        cir: wire.cir,
+        cbs: wire.cbs,
+        eir: wire.eir,
+        ebs: wire.ebs,
+        colour_aware: wire.colour_aware,
+        per_source: match &wire.per_source {
+            None => None,
+            Some(sources) => Some(SourcesSpec {
+                v4: within(sources.v4, 1, 32, &object, "per_source.v4")? as u8,
+                v6: within(sources.v6, 1, 128, &object, "per_source.v6")? as u8,
+            }),
+        },
         on_green: colour(wire.on_green.as_ref(), &object, "on_green")?,
         on_yellow: colour(wire.on_yellow.as_ref(), &object, "on_yellow")?,
         on_red: colour(wire.on_red.as_ref(), &object, "on_red")?,
@@ -432,13 +494,15 @@ fn policer(wire: &TablePolicer) -> Result<PolicerSpec> {
 }
 
 fn colour(wire: Option<&TableColour>, object: &str, field: &str) -> Result<PolicerAction> {
-    const ALLOWED: &str = "pass, mark or drop";
+    const ALLOWED: &str = "pass, mark, CE, class or drop";
     let Some(wire) = wire else {
         return Err(TableError::new(object, field, "missing", ALLOWED));
     };
     match table_colour::Kind::try_from(wire.kind) {
         Ok(table_colour::Kind::Pass) => Ok(PolicerAction::Pass),
-        Ok(table_colour::Kind::Mark) => Ok(PolicerAction::Mark(within(wire.mark, 0, MAX_DSCP, object, field)? as u8)),
+        Ok(table_colour::Kind::Mark) => Ok(PolicerAction::Mark(known_mark(wire.mark, object, field)?)),
+        Ok(table_colour::Kind::Ce) => Ok(PolicerAction::Ce),
+        Ok(table_colour::Kind::Class) => Ok(PolicerAction::Class(class_at(wire.class, object)?)),
         Ok(table_colour::Kind::Drop) => Ok(PolicerAction::Drop),
         Err(_) => Err(TableError::new(object, field, wire.kind, ALLOWED)),
     }
@@ -460,7 +524,45 @@ fn within(found: u32, first: u32, last: u32, object: &str, field: &str) -> Resul
 }
 
 fn mark(wire: Option<u32>, object: &str, field: &str) -> Result<Option<u8>> {
-    Ok(wire.map(|mark| within(mark, 0, MAX_DSCP, object, field)).transpose()?.map(|mark| mark as u8))
+    wire.map(|mark| known_mark(mark, object, field)).transpose()
+}
+
+/// Whether there is such a map the engine says.
+fn known_mark(mark: u32, object: &str, field: &str) -> Result<u8> {
+    if mark <= MAX_DSCP || (MARK_KEEP.into()..u32::from(MARK_MAP) + MOST_DSCP_MAPS as u32).contains(&mark) {
+        return Ok(mark as u8);
+    }
+    Err(TableError::new(object, field, mark, format!("0..={MAX_DSCP}, {MARK_KEEP}, or a map from {MARK_MAP} on")))
+}
+
+fn class(wire: Option<u32>, object: &str) -> Result<Option<Class>> {
+    wire.map(|class| class_at(class, object)).transpose()
+}
+
+fn class_at(class: u32, object: &str) -> Result<Class> {
+    Ok(Class::ALL[within(class, 0, 3, object, "class")? as usize])
+}
+
+fn policer_index(name: &str, object: &str, policers: &Names) -> Result<Option<usize>> {
+    if name.is_empty() { Ok(None) } else { policers.find(name, object, "policer").map(Some) }
+}
+
+fn dscp_map(wire: &TableDscpMap) -> Result<DscpMapSpec> {
+    let object = named("dscp_map", &wire.name)?;
+    if !wire.codepoints.is_sorted_by(|a, b| a.from < b.from) || !wire.classes.is_sorted_by(|a, b| a.from < b.from) {
+        return Err(TableError::new(object, "codepoints", "unsorted", "ascending codepoints and classes, each once"));
+    }
+    let codepoint = |value: u32, field| Ok::<u8, TableError>(within(value, 0, MAX_DSCP, &object, field)? as u8);
+    let mut classes = [None; 4];
+    for class in &wire.classes {
+        classes[class_at(class.from, &object)? as usize] = Some(codepoint(class.to, "classes")?);
+    }
+    let codepoints = wire
+        .codepoints
+        .iter()
+        .map(|pair| Ok((codepoint(pair.from, "codepoints")?, codepoint(pair.to, "codepoints")?)))
+        .collect::<Result<_>>()?;
+    Ok(DscpMapSpec { name: wire.name.clone(), codepoints, classes })
 }
 
 fn ranges(wire: &[TablePortRange], object: &str, field: &str) -> Result<Vec<PortRange>> {

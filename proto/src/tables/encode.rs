@@ -3,23 +3,25 @@
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendLoss, BackendSpec, BackendState, Cidr, FragmentMatch, HealthKind, HealthSpec, InterfaceSpec, LimitsSpec,
-    PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleSpec, RuleTables, RuleWay,
-    ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec, Urpf,
+    BackendLoss, BackendSpec, BackendState, Cidr, Class, DscpMapSpec, FragmentMatch, HealthKind, HealthSpec,
+    InterfaceSpec, LimitsSpec, PolicerAction, PolicerKind, PolicerSpec, PolicerUnit, PortRange, PortSpec, QueueSpec,
+    RouteAction, RouteSpec, RuleAction, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol,
+    ServiceSpec, ShaperSpec, Urpf,
 };
 
 use super::{OBJECTS_PER_GROUP, TableError};
 use crate::v1::{
-    Group, InterfaceGroup, PolicerGroup, PortGroup, RouteGroup, RuleGroup, ServiceGroup, TableBackend, TableColour,
-    TableFlags, TableHealth, TableInterface, TableLimits, TableNextHop, TablePolicer, TablePort, TablePortRange,
-    TablePrefix, TableRoute, TableRule, TableService, TableServiceLimits, group::Kind, table_backend, table_colour,
-    table_health, table_interface, table_rule, table_service,
+    DscpMapGroup, Group, InterfaceGroup, PolicerGroup, PortGroup, RouteGroup, RuleGroup, ServiceGroup, ShaperGroup,
+    TableBackend, TableCodepoint, TableColour, TableDscpMap, TableFlags, TableHealth, TableInterface, TableLimits,
+    TableNextHop, TablePolicer, TablePort, TablePortRange, TablePrefix, TableQueue, TableRoute, TableRule,
+    TableService, TableServiceLimits, TableShaper, TableSources, group::Kind, table_backend, table_colour,
+    table_health, table_interface, table_policer, table_rule, table_service,
 };
 
 /// A border stands behind one key in so many, on average.
 const KEYS_PER_BORDER: u64 = 1024;
 
-/// The groups of these tables: ports, interfaces, routes, rules, services, policers. Fails only where an index points nowhere.
+/// The groups of these tables: ports, interfaces, routes, rules, services, policers, DSCP maps, shapers. Fails only where an index points nowhere.
 pub fn to_groups(tables: &RuleTables) -> Result<Vec<Group>, TableError> {
     let mut kinds = Vec::new();
     for objects in split(&tables.ports, |port| fnv(port.name.as_bytes())) {
@@ -43,6 +45,14 @@ pub fn to_groups(tables: &RuleTables) -> Result<Vec<Group>, TableError> {
     }
     for objects in split(&tables.policers, |policer| fnv(policer.name.as_bytes())) {
         kinds.push(Kind::Policers(PolicerGroup { policers: objects.iter().map(policer).collect() }));
+    }
+    for objects in split(&tables.dscp_maps, |map| fnv(map.name.as_bytes())) {
+        kinds.push(Kind::DscpMaps(DscpMapGroup { dscp_maps: objects.iter().map(dscp_map).collect() }));
+    }
+    // At most one for each port: never more than a group holds.
+    if !tables.shapers.is_empty() {
+        let shapers = tables.shapers.iter().map(|spec| shaper(tables, spec)).collect::<Result<_, _>>()?;
+        kinds.push(Kind::Shapers(ShaperGroup { shapers }));
     }
     Ok(kinds.into_iter().map(|kind| Group { kind: Some(kind) }).collect())
 }
@@ -98,7 +108,23 @@ fn interface(tables: &RuleTables, spec: &InterfaceSpec) -> Result<TableInterface
             Urpf::Strict => table_interface::Urpf::Strict,
         }
         .into(),
+        policer: policer_name(tables, spec.policer, object)?,
     })
+}
+
+fn policer_name(
+    tables: &RuleTables,
+    policer: Option<usize>,
+    object: impl FnOnce() -> String,
+) -> Result<String, TableError> {
+    match policer {
+        Some(index) => name_at(&tables.policers, index, |policer| &policer.name, object, "policer"),
+        None => Ok(String::new()),
+    }
+}
+
+fn class(class: Option<Class>) -> Option<u32> {
+    class.map(|class| class as u32)
 }
 
 fn route(tables: &RuleTables, spec: &RouteSpec) -> Result<TableRoute, TableError> {
@@ -132,10 +158,7 @@ fn rule(tables: &RuleTables, spec: &RuleSpec) -> Result<TableRule, TableError> {
         Some(index) => interface_name(tables, index, object)?,
         None => String::new(),
     };
-    let policer = match spec.policer {
-        Some(index) => name_at(&tables.policers, index, |policer| &policer.name, object, "policer")?,
-        None => String::new(),
-    };
+    let policer = policer_name(tables, spec.policer, object)?;
     let (next_hop, table) = match spec.way {
         Some(RuleWay::NextHop { address, interface }) => {
             let interface = interface_name(tables, interface, object)?;
@@ -164,6 +187,7 @@ fn rule(tables: &RuleTables, spec: &RuleSpec) -> Result<TableRule, TableError> {
         table,
         log_sample: spec.log_sample,
         new_only: spec.new_only,
+        class: class(spec.class),
     })
 }
 
@@ -188,10 +212,7 @@ fn fragment(fragment: Option<FragmentMatch>) -> table_rule::Fragment {
 
 fn service(tables: &RuleTables, spec: &ServiceSpec) -> Result<TableService, TableError> {
     let object = || format!("service {}", spec.name);
-    let policer = match spec.policer {
-        Some(index) => name_at(&tables.policers, index, |policer| &policer.name, object, "policer")?,
-        None => String::new(),
-    };
+    let policer = policer_name(tables, spec.policer, object)?;
     Ok(TableService {
         name: spec.name.clone(),
         addresses: spec.addresses.iter().copied().map(octets).collect(),
@@ -201,12 +222,40 @@ fn service(tables: &RuleTables, spec: &ServiceSpec) -> Result<TableService, Tabl
         backends: spec.backends.iter().map(backend).collect(),
         policer,
         mark: spec.mark.map(u32::from),
+        class: class(spec.class),
         mode: mode(spec.mode).into(),
         stateless: spec.stateless,
         source_pool: spec.source_pool.iter().copied().map(octets).collect(),
         rebalances: spec.on_backend_loss == BackendLoss::Rebalance,
         limits: spec.limits.as_ref().map(service_limits),
         health: spec.health.as_ref().map(health),
+        queue: Some(queue(&spec.queue)),
+    })
+}
+
+fn queue(spec: &QueueSpec) -> TableQueue {
+    TableQueue {
+        rate_kbps: spec.rate_kbps,
+        burst_bytes: spec.burst_bytes,
+        weight: spec.weight.into(),
+        deadline_us: spec.deadline_us,
+        most_packets: spec.most_packets,
+        most_bytes: spec.most_bytes,
+        target_us: spec.target_us,
+        ecn: spec.ecn,
+    }
+}
+
+fn shaper(tables: &RuleTables, spec: &ShaperSpec) -> Result<TableShaper, TableError> {
+    let [p1_weight, p2_weight, p3_weight] = spec.weights.map(u32::from);
+    Ok(TableShaper {
+        port: name_at(&tables.ports, spec.port, |port| &port.name, || "shaper".to_owned(), "port")?,
+        rate_kbps: spec.rate_kbps,
+        overhead: spec.overhead.into(),
+        p0_percent: spec.p0_percent.into(),
+        p1_weight,
+        p2_weight,
+        p3_weight,
     })
 }
 
@@ -280,9 +329,19 @@ fn state(state: BackendState) -> table_backend::State {
 fn policer(spec: &PolicerSpec) -> TablePolicer {
     TablePolicer {
         name: spec.name.clone(),
-        cir_kbps: spec.cir_kbps,
-        cbs_bytes: spec.cbs_bytes,
-        ebs_bytes: spec.ebs_bytes,
+        kind: match spec.kind {
+            PolicerKind::Srtcm => table_policer::Kind::Srtcm,
+            PolicerKind::Trtcm => table_policer::Kind::Trtcm,
+            PolicerKind::Rfc4115 => table_policer::Kind::Rfc4115,
+        }
+        .into(),
+        packets: spec.unit == PolicerUnit::Packets,
+        cir: spec.cir,
+        cbs: spec.cbs,
+        eir: spec.eir,
+        ebs: spec.ebs,
+        colour_aware: spec.colour_aware,
+        per_source: spec.per_source.map(|sources| TableSources { v4: sources.v4.into(), v6: sources.v6.into() }),
         on_green: Some(colour(spec.on_green)),
         on_yellow: Some(colour(spec.on_yellow)),
         on_red: Some(colour(spec.on_red)),
@@ -290,12 +349,24 @@ fn policer(spec: &PolicerSpec) -> TablePolicer {
 }
 
 fn colour(action: PolicerAction) -> TableColour {
-    let (kind, mark) = match action {
-        PolicerAction::Pass => (table_colour::Kind::Pass, 0),
-        PolicerAction::Mark(mark) => (table_colour::Kind::Mark, mark.into()),
-        PolicerAction::Drop => (table_colour::Kind::Drop, 0),
+    let (kind, mark, class) = match action {
+        PolicerAction::Pass => (table_colour::Kind::Pass, 0, 0),
+        PolicerAction::Mark(mark) => (table_colour::Kind::Mark, mark.into(), 0),
+        PolicerAction::Ce => (table_colour::Kind::Ce, 0, 0),
+        PolicerAction::Class(class) => (table_colour::Kind::Class, 0, class as u32),
+        PolicerAction::Drop => (table_colour::Kind::Drop, 0, 0),
     };
-    TableColour { kind: kind.into(), mark }
+    TableColour { kind: kind.into(), mark, class }
+}
+
+fn dscp_map(spec: &DscpMapSpec) -> TableDscpMap {
+    let codepoint = |from: u32, to: u8| TableCodepoint { from, to: to.into() };
+    let classes = (0..).zip(spec.classes).filter_map(|(class, to)| Some(codepoint(class, to?)));
+    TableDscpMap {
+        name: spec.name.clone(),
+        codepoints: spec.codepoints.iter().map(|&(from, to)| codepoint(from.into(), to)).collect(),
+        classes: classes.collect(),
+    }
 }
 
 fn prefixes(list: &[Cidr]) -> Vec<TablePrefix> {

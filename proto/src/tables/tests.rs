@@ -2,9 +2,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendLoss, BackendSpec, BackendState, Cidr, FlagMatch, FragmentMatch, HealthKind, HealthSpec, InterfaceSpec,
-    LimitsSpec, NextHopSpec, PolicerAction, PolicerSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction,
-    RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec, Urpf,
+    BackendLoss, BackendSpec, BackendState, Cidr, Class, DscpMapSpec, FlagMatch, FragmentMatch, HealthKind, HealthSpec,
+    InterfaceSpec, LimitsSpec, MARK_KEEP, MARK_MAP, MOST_DSCP_MAPS, NextHopSpec, PolicerAction, PolicerKind,
+    PolicerSpec, PolicerUnit, PortRange, PortSpec, QueueSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec,
+    RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec, ShaperSpec, SourcesSpec, Urpf,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
@@ -42,12 +43,39 @@ fn disjoint() -> impl Strategy<Value = Vec<PortRange>> {
     })
 }
 
+fn codepoint() -> impl Strategy<Value = u8> {
+    prop_oneof![0..=63_u8, Just(MARK_KEEP), Just(MARK_MAP), Just(MARK_MAP + MOST_DSCP_MAPS as u8 - 1)]
+}
+
 fn mark() -> impl Strategy<Value = Option<u8>> {
-    proptest::option::of(0..=63_u8)
+    proptest::option::of(codepoint())
+}
+
+fn class() -> impl Strategy<Value = Option<Class>> {
+    proptest::option::of(proptest::sample::select(&Class::ALL[..]))
 }
 
 fn colour() -> impl Strategy<Value = PolicerAction> {
-    prop_oneof![Just(PolicerAction::Pass), Just(PolicerAction::Drop), (0..=63_u8).prop_map(PolicerAction::Mark)]
+    prop_oneof![
+        Just(PolicerAction::Pass),
+        Just(PolicerAction::Drop),
+        Just(PolicerAction::Ce),
+        proptest::sample::select(&Class::ALL[..]).prop_map(PolicerAction::Class),
+        codepoint().prop_map(PolicerAction::Mark),
+    ]
+}
+
+fn dscp_maps() -> impl Strategy<Value = Vec<DscpMapSpec>> {
+    let to = || 0..=63_u8;
+    let classes = proptest::array::uniform4(proptest::option::of(to()));
+    btree_map(name(), (btree_map(to(), to(), 0..5), classes), 0..3).prop_map(|all| {
+        let spec = |(name, (codepoints, classes)): (String, (BTreeMap<u8, u8>, _))| DscpMapSpec {
+            name,
+            codepoints: codepoints.into_iter().collect(),
+            classes,
+        };
+        all.into_iter().map(spec).collect()
+    })
 }
 
 fn ports() -> impl Strategy<Value = Vec<PortSpec>> {
@@ -56,29 +84,42 @@ fn ports() -> impl Strategy<Value = Vec<PortSpec>> {
 }
 
 fn policers() -> impl Strategy<Value = Vec<PolicerSpec>> {
-    let values = (any::<u64>(), any::<u64>(), any::<u64>(), colour(), colour(), colour());
+    let kind = proptest::sample::select(&PolicerKind::ALL[..]);
+    let sources = (1..=32_u8, 1..=128_u8).prop_map(|(v4, v6)| SourcesSpec { v4, v6 });
+    let which = (kind, any::<[bool; 2]>(), proptest::option::of(sources));
+    let values = (which, any::<[u64; 4]>(), colour(), colour(), colour());
     btree_map(name(), values, 0..4).prop_map(|map| {
         map.into_iter()
-            .map(|(name, (cir_kbps, cbs_bytes, ebs_bytes, on_green, on_yellow, on_red))| PolicerSpec {
-                name,
-                cir_kbps,
-                cbs_bytes,
-                ebs_bytes,
-                on_green,
-                on_yellow,
-                on_red,
+            .map(|(name, ((kind, [packets, colour_aware], per_source), numbers, on_green, on_yellow, on_red))| {
+                let unit = if packets { PolicerUnit::Packets } else { PolicerUnit::Octets };
+                let [cir, cbs, eir, ebs] = numbers;
+                PolicerSpec {
+                    name,
+                    kind,
+                    unit,
+                    cir,
+                    cbs,
+                    eir,
+                    ebs,
+                    colour_aware,
+                    on_green,
+                    on_yellow,
+                    on_red,
+                    per_source,
+                }
             })
             .collect()
     })
 }
 
-fn interfaces(ports: usize) -> impl Strategy<Value = Vec<InterfaceSpec>> {
+fn interfaces(ports: usize, policers: usize) -> impl Strategy<Value = Vec<InterfaceSpec>> {
+    let policer = proptest::option::of(0..policers.max(1)).prop_map(move |index| index.filter(|_| policers > 0));
     let urpf = proptest::sample::select(vec![Urpf::Off, Urpf::Loose, Urpf::Strict]);
-    let flags = (any::<bool>(), urpf);
+    let flags = (any::<bool>(), urpf, policer);
     let values = (0..ports, proptest::option::of(1..=4094_u16), vec(cidr(), 0..3), any::<u32>(), flags);
     btree_map(name(), values, 1..5).prop_map(|map| {
         map.into_iter()
-            .map(|(name, (port, vlan, addresses, table, (trust_dscp, urpf)))| InterfaceSpec {
+            .map(|(name, (port, vlan, addresses, table, (trust_dscp, urpf, policer)))| InterfaceSpec {
                 name,
                 port,
                 vlan,
@@ -86,6 +127,7 @@ fn interfaces(ports: usize) -> impl Strategy<Value = Vec<InterfaceSpec>> {
                 table,
                 urpf,
                 trust_dscp,
+                policer,
             })
             .collect()
     })
@@ -146,10 +188,11 @@ fn deeds(interfaces: usize, policers: usize) -> impl Strategy<Value = RuleSpec> 
         .prop_map(|(address, interface)| RuleWay::NextHop { address, interface });
     let way = proptest::option::of(prop_oneof![hop, any::<u32>().prop_map(RuleWay::Table)]);
     let action = proptest::sample::select(actions.to_vec());
-    (action, mark(), policer, way, any::<u32>(), any::<bool>()).prop_map(
-        |(action, mark, policer, way, log_sample, new_only)| RuleSpec {
+    (action, (mark(), class()), policer, way, any::<u32>(), any::<bool>()).prop_map(
+        |(action, (mark, class), policer, way, log_sample, new_only)| RuleSpec {
             action,
             mark,
+            class,
             policer,
             way,
             log_sample,
@@ -217,7 +260,7 @@ fn service(policers: usize) -> impl Strategy<Value = ServiceSpec> {
         let icmp = protocol == ServiceProtocol::Icmp;
         let limits = proptest::option::of(limits());
         let backends = backends(icmp || mode.is_direct());
-        let more = (mark(), limits, health());
+        let more = ((mark(), class(), queue()), limits, health());
         (addresses.clone(), disjoint(), any::<[bool; 3]>(), (backends, pool.clone()), policer.clone(), more).prop_map(
             move |(
                 addresses,
@@ -225,7 +268,7 @@ fn service(policers: usize) -> impl Strategy<Value = ServiceSpec> {
                 [source_affinity, stateless, rebalances],
                 (backends, pool),
                 policer,
-                (mark, limits, health),
+                ((mark, class, queue), limits, health),
             )| {
                 ServiceSpec {
                     name: String::new(),
@@ -240,11 +283,44 @@ fn service(policers: usize) -> impl Strategy<Value = ServiceSpec> {
                     backends,
                     policer,
                     mark,
+                    class,
                     limits,
                     health,
+                    queue,
                 }
             },
         )
+    })
+}
+
+fn queue() -> impl Strategy<Value = QueueSpec> {
+    let bounds = (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>());
+    (0..=400_000_000u64, any::<u64>(), 1..=1000u16, bounds, any::<bool>()).prop_map(
+        |(rate_kbps, burst_bytes, weight, (deadline_us, most_packets, most_bytes, target_us), ecn)| QueueSpec {
+            rate_kbps,
+            burst_bytes,
+            weight,
+            deadline_us,
+            most_packets,
+            most_bytes,
+            target_us,
+            ecn,
+        },
+    )
+}
+
+fn shapers(ports: usize) -> impl Strategy<Value = Vec<ShaperSpec>> {
+    let one = (any::<bool>(), 1..=400_000_000u64, any::<u8>(), 1..=100u8, [1..=1000u16, 1..=1000, 1..=1000]);
+    vec(one, ports..=ports).prop_map(|all| {
+        let shaped = all.into_iter().enumerate().filter(|(_, one)| one.0);
+        let spec = |(port, (_, rate_kbps, overhead, p0_percent, weights))| ShaperSpec {
+            port,
+            rate_kbps,
+            overhead,
+            p0_percent,
+            weights,
+        };
+        shaped.map(spec).collect()
     })
 }
 
@@ -264,7 +340,8 @@ fn health() -> impl Strategy<Value = Option<HealthSpec>> {
 
 fn tables() -> impl Strategy<Value = RuleTables> {
     (ports(), policers()).prop_flat_map(|(ports, policers)| {
-        (interfaces(ports.len()), Just(ports), Just(policers)).prop_flat_map(|(interfaces, ports, policers)| {
+        let interfaces = interfaces(ports.len(), policers.len());
+        (interfaces, Just(ports), Just(policers)).prop_flat_map(|(interfaces, ports, policers)| {
             let services = btree_map(name(), service(policers.len()), 0..4).prop_map(|map| {
                 map.into_iter().map(|(name, service)| ServiceSpec { name, ..service }).collect::<Vec<_>>()
             });
@@ -272,16 +349,22 @@ fn tables() -> impl Strategy<Value = RuleTables> {
                 routes(interfaces.len()),
                 rules(interfaces.len(), policers.len()),
                 services,
+                shapers(ports.len()),
                 Just((ports, interfaces, policers)),
+                dscp_maps(),
             )
-                .prop_map(|(routes, rules, services, (ports, interfaces, policers))| RuleTables {
-                    ports,
-                    interfaces,
-                    routes,
-                    rules,
-                    services,
-                    policers,
-                })
+                .prop_map(
+                    |(routes, rules, services, shapers, (ports, interfaces, policers), dscp_maps)| RuleTables {
+                        ports,
+                        interfaces,
+                        routes,
+                        rules,
+                        services,
+                        policers,
+                        dscp_maps,
+                        shapers,
+                    },
+                )
         })
     })
 }
@@ -363,6 +446,7 @@ fn sample() -> Vec<Group> {
             table: 0,
             urpf: Urpf::Loose,
             trust_dscp: true,
+            policer: None,
         }],
         routes: vec![RouteSpec {
             table: 0,
@@ -383,6 +467,7 @@ fn sample() -> Vec<Group> {
             way: Some(RuleWay::NextHop { address: IpAddr::from([192, 0, 2, 254]), interface: 0 }),
             log_sample: 100,
             new_only: false,
+            class: Some(Class::P1),
         }],
         services: vec![ServiceSpec {
             name: "web".to_owned(),
@@ -403,18 +488,23 @@ fn sample() -> Vec<Group> {
             }],
             policer: Some(0),
             mark: None,
+            class: None,
             limits: None,
             health: None,
+            ..Default::default()
         }],
+        shapers: vec![ShaperSpec { rate_kbps: 1000, ..ShaperSpec::default() }],
         policers: vec![PolicerSpec {
             name: "slow".to_owned(),
-            cir_kbps: 1000,
-            cbs_bytes: 3000,
-            ebs_bytes: 0,
+            cir: 1000,
+            cbs: 3000,
+            ebs: 0,
             on_green: PolicerAction::Pass,
             on_yellow: PolicerAction::Mark(12),
             on_red: PolicerAction::Drop,
+            ..Default::default()
         }],
+        dscp_maps: Vec::new(),
     };
     to_groups(&tables).unwrap()
 }
@@ -469,7 +559,9 @@ fn what_comes_over_the_wire_is_judged() {
         ("rule in: in_interface is \"x\"; allowed: a known interface", |g| {
             kind!(g, Rules).rules[0].in_interface = "x".to_owned();
         }),
-        ("rule in: mark is 64; allowed: 0..=63", |g| kind!(g, Rules).rules[0].mark = Some(64)),
+        ("rule in: mark is 64; allowed: 0..=63, 128, or a map from 129 on", |g| {
+            kind!(g, Rules).rules[0].mark = Some(64);
+        }),
         ("rule in: protocol is 256; allowed: 0..=255", |g| kind!(g, Rules).rules[0].protocol = Some(256)),
         ("rule in: policer is \"fast\"; allowed: a known policer", |g| {
             kind!(g, Rules).rules[0].policer = "fast".to_owned();
@@ -511,9 +603,14 @@ fn what_comes_over_the_wire_is_judged() {
         ("service web, backend a: weight is 1001; allowed: 1..=1000", |g| {
             kind!(g, Services).services[0].backends[0].weight = 1001;
         }),
-        ("policer slow: on_red is missing; allowed: pass, mark or drop", |g| {
+        ("policer slow: on_red is missing; allowed: pass, mark, CE, class or drop", |g| {
             kind!(g, Policers).policers[0].on_red = None;
         }),
+        ("shaper of port dmz: port is \"dmz\"; allowed: a known port", |g| {
+            kind!(g, Shapers).shapers[0].port = "dmz".to_owned();
+        }),
+        ("shaper of port wan: rate_kbps is 0; allowed: 1..=400000000", |g| kind!(g, Shapers).shapers[0].rate_kbps = 0),
+        ("shaper of port wan: p2_weight is 0; allowed: 1..=1000", |g| kind!(g, Shapers).shapers[0].p2_weight = 0),
         ("group: kind is nothing this release knows; allowed: a kind of Group", |g| g.push(Group { kind: None })),
     ];
     for (expected, damage) in cases {

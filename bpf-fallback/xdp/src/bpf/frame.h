@@ -16,7 +16,34 @@ struct frame {
 	void *l3;
 	__u16 ethertype; /* network order */
 	__u16 vlan;      /* 0: untagged */
+	__u32 header;    /* octets before l3 */
 };
+
+/* An IP packet whose headers are plain: no options, no extension headers, no fragment. */
+struct packet {
+	/* As among the addresses: IPv4 as ::ffff:a.b.c.d. */
+	__u32 src[4];
+	__u32 dst[4];
+	/* What is known of the destination. */
+	__u32 dst_flags;
+	__u32 dst_id;
+	/* Octets from the IP header on, and of padding behind them. */
+	__u32 length;
+	__u32 padding;
+	__u8 is_v6;
+	__u8 protocol;
+	__u8 has_ports;
+	__u8 has_syn;
+	/* An echo request; its identifier stands for the source port, as in sessions. */
+	__u8 is_echo;
+	__u8 ttl;
+	__u16 sport;
+	__u16 dport;
+	/* The rule that lets it go on, in `rules`; of none: */
+	__u32 rule;
+};
+
+#define NO_RULE 0xffffffff
 
 struct tag {
 	__be16 tci;
@@ -29,6 +56,7 @@ static __always_inline int take_apart(struct xdp_md *ctx, struct frame *f)
 	f->eth = (void *)(long)ctx->data;
 	f->l3 = f->eth + 1;
 	f->vlan = 0;
+	f->header = sizeof(struct ethhdr);
 	if (f->l3 > f->end)
 		return -1;
 	f->ethertype = f->eth->h_proto;
@@ -40,6 +68,7 @@ static __always_inline int take_apart(struct xdp_md *ctx, struct frame *f)
 		f->vlan = bpf_ntohs(tag->tci) & 0xfff;
 		f->ethertype = tag->ethertype;
 		f->l3 = tag + 1;
+		f->header += sizeof(struct tag);
 	}
 	return 0;
 }
@@ -48,6 +77,11 @@ static __always_inline int is_mac(const __u8 *a, const __u8 *b)
 {
 	return *(__u16 *)a == *(__u16 *)b && *(__u16 *)(a + 2) == *(__u16 *)(b + 2) &&
 	       *(__u16 *)(a + 4) == *(__u16 *)(b + 4);
+}
+
+static __always_inline int is_group(const __u8 *mac)
+{
+	return mac[0] & 1;
 }
 
 /* The key of an IPv4 address among the addresses. */

@@ -5,8 +5,10 @@
 
 enum owner {
 	KERNEL,
-	/* Ours, for the engine to look at. */
+	/* Ours: an IP packet to a unicast address. */
 	ENGINE,
+	/* Ours, and nothing that could be decided here. */
+	ENGINE_ALONE,
 };
 
 struct arp {
@@ -30,7 +32,11 @@ struct solicitation {
 };
 
 #define ICMPV6_SOLICITATION 135
-#define ADDRESS_OURS (ADDRESS_INTERFACE | ADDRESS_SERVICE)
+
+static __always_inline int has_vlan(const __u64 vlans[64], __u16 vlan)
+{
+	return vlans[(vlan >> 6) & 63] >> (vlan & 63) & 1;
+}
 
 static __always_inline __u32 flags_of(void *table, const __u32 key[4])
 {
@@ -51,9 +57,12 @@ static __always_inline int is_our_link_local(const struct port *port, const __u3
 }
 
 /* An IP packet to a unicast address. */
-static __always_inline enum owner owner_of(const struct frame *f, const struct port *port, void *table, const __u32 key[4])
+static __always_inline enum owner owner_of(const struct frame *f, const struct port *port, void *table, struct packet *p)
 {
-	__u32 flags = flags_of(table, key);
+	struct address *known = bpf_map_lookup_elem(table, p->dst);
+	__u32 flags = known ? known->flags : 0;
+	p->dst_flags = flags;
+	p->dst_id = known ? known->id : 0;
 	if (flags & ADDRESS_OURS)
 		return ENGINE;
 	if (flags & ADDRESS_KERNEL || !(port->flags & PORT_ROUTES) || !is_mac(f->eth->h_dest, port->mac))
@@ -68,23 +77,22 @@ static __always_inline enum owner steer_arp(const struct frame *f, void *table)
 	if ((void *)(arp + 1) > f->end)
 		return KERNEL;
 	map_v4(arp->target, key);
-	return flags_of(table, key) & ADDRESS_OURS ? ENGINE : KERNEL;
+	return flags_of(table, key) & ADDRESS_OURS ? ENGINE_ALONE : KERNEL;
 }
 
-static __always_inline enum owner steer_v4(const struct frame *f, const struct port *port, void *table)
+static __always_inline enum owner steer_v4(const struct frame *f, const struct port *port, void *table, struct packet *p)
 {
 	struct iphdr *ip = f->l3;
-	__u32 key[4];
 	if ((void *)(ip + 1) > f->end)
 		return KERNEL;
 	/* Groups and broadcasts: nobody here listens but the kernel. */
 	if ((ip->daddr & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || ip->daddr == bpf_htonl(INADDR_BROADCAST))
 		return KERNEL;
-	map_v4(ip->daddr, key);
-	return owner_of(f, port, table, key);
+	map_v4(ip->daddr, p->dst);
+	return owner_of(f, port, table, p);
 }
 
-static __always_inline enum owner steer_v6(const struct frame *f, const struct port *port, void *table)
+static __always_inline enum owner steer_v6(const struct frame *f, const struct port *port, void *table, struct packet *p)
 {
 	struct ipv6hdr *ip = f->l3;
 	__u32 key[4];
@@ -96,25 +104,28 @@ static __always_inline enum owner steer_v6(const struct frame *f, const struct p
 		if (ip->nexthdr != IPPROTO_ICMPV6 || (void *)(who + 1) > f->end || who->type != ICMPV6_SOLICITATION)
 			return KERNEL;
 		copy_v6(who->target, key);
-		return flags_of(table, key) & ADDRESS_OURS || is_our_link_local(port, key) ? ENGINE : KERNEL;
+		return flags_of(table, key) & ADDRESS_OURS || is_our_link_local(port, key) ? ENGINE_ALONE : KERNEL;
 	}
-	copy_v6(&ip->daddr, key);
-	if (is_link_local(key))
-		return is_our_link_local(port, key) ? ENGINE : KERNEL;
-	return owner_of(f, port, table, key);
+	p->is_v6 = 1;
+	copy_v6(&ip->daddr, p->dst);
+	if (is_link_local(p->dst)) {
+		p->dst_flags = ADDRESS_INTERFACE;
+		return is_our_link_local(port, p->dst) ? ENGINE : KERNEL;
+	}
+	return owner_of(f, port, table, p);
 }
 
-static __always_inline enum owner steer(const struct frame *f, const struct port *port, void *table)
+static __always_inline enum owner steer(const struct frame *f, const struct port *port, void *table, struct packet *p)
 {
-	if (!(port->vlans[(f->vlan >> 6) & 63] >> (f->vlan & 63) & 1))
+	if (!has_vlan(port->vlans, f->vlan))
 		return KERNEL;
 	switch (f->ethertype) {
 	case bpf_htons(ETH_P_ARP):
 		return steer_arp(f, table);
 	case bpf_htons(ETH_P_IP):
-		return steer_v4(f, port, table);
+		return steer_v4(f, port, table, p);
 	case bpf_htons(ETH_P_IPV6):
-		return steer_v6(f, port, table);
+		return steer_v6(f, port, table, p);
 	}
 	return KERNEL;
 }

@@ -3,5 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod attach;
+mod figures;
+#[path = "../../../../dataplane/engine/tests/generators/mod.rs"]
+mod generators;
+mod judge;
+mod same;
+mod send;
 mod steer;
 mod support;

@@ -3,9 +3,9 @@
 use std::os::fd::AsFd;
 
 use marchproxy_engine::packet::Packet;
-use marchproxy_xdp::{Addresses, Counter, OnDaemonLoss, PortFacts, Steering};
+use marchproxy_xdp::{Counter, OnDaemonLoss, PortFacts, Steering};
 
-use crate::support::{ALL, MAC, OTHER, PEER, ip, socket_of_queue, tables, xdp};
+use crate::support::{ALL, MAC, OTHER, PEER, ip, publish, socket_of_queue, tables, xdp};
 
 const DROP: u32 = 1;
 const PASS: u32 = 2;
@@ -43,8 +43,8 @@ fn frames_go_to_whom_they_are_for() {
 
     let unconfigured = steering.test_run(&v4([192, 0, 2, 1]).build(), 1).unwrap();
     assert_eq!(unconfigured.verdict, PASS, "before it is configured everything is the kernel's");
-    xdp.set_addresses(&Addresses::new(&tables(), &kernel)).unwrap();
-    steering.configure(&PortFacts::new(&tables(), 0, MAC, &kernel)).unwrap();
+    let facts = PortFacts::new(&tables(), 0, MAC, &kernel);
+    publish(&xdp, &tables(), &kernel, &[(0, &steering, &facts)]);
 
     let own_link_local = "fe80::ff:fe00:1";
     let to_all = |packet: Packet| packet.reframed(PEER, ALL);
@@ -106,7 +106,7 @@ fn frames_go_to_whom_they_are_for() {
 #[test]
 fn without_a_socket_the_choice_decides() {
     let Some(xdp) = xdp() else { return };
-    xdp.set_addresses(&Addresses::new(&tables(), &[])).unwrap();
+    publish(&xdp, &tables(), &[], &[]);
     let wanted =
         [(OnDaemonLoss::Pass, PASS, Counter::UnclaimedPass), (OnDaemonLoss::Drop, DROP, Counter::UnclaimedDrop)];
     for (choice, verdict, counter) in wanted {
@@ -135,7 +135,7 @@ fn addresses_are_exchanged_as_a_whole() {
     for round in 0..5 {
         let mut next = tables();
         next.interfaces[0].addresses[0] = crate::support::cidr(&format!("192.0.2.{}/24", 100 + round));
-        xdp.set_addresses(&Addresses::new(&next, &[])).unwrap();
+        publish(&xdp, &next, &[], &[]);
         for last in 0..5 {
             let verdict = if last == round { DROP } else { PASS };
             assert_eq!(steering.test_run(&v4([192, 0, 2, 100 + last]).build(), 1).unwrap().verdict, verdict);

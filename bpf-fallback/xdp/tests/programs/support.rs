@@ -5,7 +5,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::Command;
 
 use marchproxy_engine::tables::{Cidr, InterfaceSpec, PortSpec, RuleTables, ServiceSpec};
-use marchproxy_xdp::Xdp;
+use marchproxy_xdp::{Plan, PortFacts, Push, Steering, Xdp};
 use nix::sched::{CloneFlags, unshare};
 
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -32,6 +32,11 @@ pub fn xdp() -> Option<Xdp> {
         }
         Err(error) => panic!("{error}"),
     }
+}
+
+/// A push of what sends nothing on.
+pub fn publish(xdp: &Xdp, tables: &RuleTables, kernel: &[IpAddr], ports: &[(usize, &Steering, &PortFacts)]) -> Plan {
+    xdp.publish(&Push { tables, kernel, ports, sending: None }).unwrap()
 }
 
 /// A port with an untagged interface and one on VLAN 20, and a service in both families.

@@ -10,6 +10,7 @@ mod session;
 mod status;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,14 @@ pub struct Target {
     pub attempt: u64,
     /// Tables by node.
     pub nodes: BTreeMap<String, Arc<NodeTables>>,
+    /// While the version waits for confirmation: when that is over.
+    pub until: Option<Instant>,
+    /// The last versions that were confirmed, for nodes that run one of them and have not heard.
+    pub confirmed: Vec<u64>,
 }
+
+/// Confirmed versions remembered. A node that missed more than that returns to its former tables and is offered the newest ones.
+const CONFIRMED: usize = 16;
 
 /// A question relayed to a node.
 pub type Question = v1::operate_call::Request;
@@ -57,12 +65,16 @@ struct Shared {
     timings: Timings,
     store: Store,
     closing: watch::Sender<bool>,
+    /// Attempts to make a group of nodes ready, so that a late answer to an earlier one is told apart.
+    stages: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Cluster {
     target: watch::Sender<Option<Arc<Target>>>,
     nodes: Mutex<BTreeMap<String, Arc<Node>>>,
+    /// The last version that a node gave up because nobody confirmed it, and the node.
+    given_up: watch::Sender<(u64, String)>,
 }
 
 /// A poisoned lock means that another task panicked between two plain assignments; the data is whole.
@@ -73,7 +85,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Hub {
     /// An empty hub; revocations are looked up in the store.
     pub fn new(store: Store, timings: Timings) -> Hub {
-        let shared = Shared { clusters: Mutex::default(), timings, store, closing: watch::Sender::new(false) };
+        let shared = Shared {
+            clusters: Mutex::default(),
+            timings,
+            store,
+            closing: watch::Sender::new(false),
+            stages: AtomicU64::new(0),
+        };
         Hub { shared: Arc::new(shared) }
     }
 
@@ -92,7 +110,11 @@ impl Hub {
         if let Some(known) = clusters.get(name) {
             return Arc::clone(known);
         }
-        let new = Arc::new(Cluster { target: watch::Sender::new(None), nodes: Mutex::default() });
+        let new = Arc::new(Cluster {
+            target: watch::Sender::new(None),
+            nodes: Mutex::default(),
+            given_up: watch::Sender::default(),
+        });
         clusters.insert(name.to_owned(), Arc::clone(&new));
         new
     }
@@ -114,19 +136,75 @@ impl Hub {
 
     /// Makes this the cluster's target, unless a newer one is there, and says which attempt it is. Publishing the version that
     /// is already the target offers it again to the nodes that don't run it.
-    pub fn publish(&self, cluster: &str, version: u64, nodes: BTreeMap<String, Arc<NodeTables>>) -> u64 {
+    ///
+    /// With `until` the version waits for confirmation until then; published again it waits as long as it did.
+    pub fn publish(
+        &self,
+        cluster: &str,
+        version: u64,
+        nodes: BTreeMap<String, Arc<NodeTables>>,
+        until: Option<Instant>,
+    ) -> u64 {
         let mut published = 0;
         self.cluster(cluster).target.send_if_modified(|target| {
-            let (newest, attempt) = target.as_ref().map_or((0, 0), |t| (t.version, t.attempt));
+            let (newest, attempt, confirmed, waits) = match target.as_deref() {
+                Some(t) => (t.version, t.attempt, t.confirmed.clone(), t.until),
+                None => (0, 0, Vec::new(), None),
+            };
             published = attempt;
             if version < newest {
                 return false;
             }
             published = attempt + 1;
-            *target = Some(Arc::new(Target { version, attempt: published, nodes }));
+            let until = if version == newest { waits } else { until };
+            *target = Some(Arc::new(Target { version, attempt: published, nodes, until, confirmed }));
             true
         });
         published
+    }
+
+    /// The version that waits for confirmation, and until when.
+    pub fn waiting(&self, cluster: &str) -> Option<(u64, Instant)> {
+        let found = self.cluster(cluster);
+        let target = found.target.borrow();
+        target.as_ref().and_then(|target| Some((target.version, target.until?)))
+    }
+
+    /// The target waits no longer: its nodes are told that it stays.
+    pub fn confirm(&self, cluster: &str, version: u64) {
+        self.cluster(cluster).target.send_if_modified(|target| {
+            let Some(waiting) = target.as_deref().filter(|t| t.version == version && t.until.is_some()) else {
+                return false;
+            };
+            let mut confirmed = waiting.confirmed.clone();
+            confirmed.push(version);
+            let surplus = confirmed.len().saturating_sub(CONFIRMED);
+            confirmed.drain(..surplus);
+            let (attempt, nodes) = (waiting.attempt, waiting.nodes.clone());
+            *target = Some(Arc::new(Target { version, attempt, nodes, until: None, confirmed }));
+            true
+        });
+    }
+
+    /// Waits until the version waits no longer.
+    pub async fn decided(&self, cluster: &str, version: u64) {
+        let mut target = self.follow(cluster);
+        let waits = |target: &Option<Arc<Target>>| {
+            target.as_ref().is_some_and(|target| target.version == version && target.until.is_some())
+        };
+        // The sender lives as long as the hub.
+        let _ = target.wait_for(|target| !waits(target)).await;
+    }
+
+    /// Waits until a node gave the version up because it heard of no confirmation in time, and names it.
+    pub async fn given_up(&self, cluster: &str, version: u64) -> String {
+        let mut given_up = self.cluster(cluster).given_up.subscribe();
+        let found = given_up.wait_for(|(gone, _)| *gone == version).await.map(|found| found.1.clone());
+        match found {
+            Ok(node) => node,
+            // The sender lives as long as the hub.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// The newest attempt; 0 = none yet.
@@ -161,34 +239,97 @@ impl Hub {
         results.into_iter().map(|(name, result)| status::node_result(name, result)).collect()
     }
 
+    /// Has these nodes get ready for their tables. Returns those that are not in time, with why; then nobody stays ready.
+    pub async fn stage(
+        &self,
+        cluster: &str,
+        group: BTreeMap<String, Arc<NodeTables>>,
+        within: Duration,
+    ) -> Result<(), BTreeMap<String, String>> {
+        let found = self.cluster(cluster);
+        let stage = self.shared.stages.fetch_add(1, Ordering::Relaxed) + 1;
+        let deadline = Instant::now() + within;
+        let (mut waiting, mut missing) = (JoinSet::new(), BTreeMap::new());
+        for (name, tables) in &group {
+            let Some(node) = lock(&found.nodes).get(name).cloned() else {
+                missing.insert(name.clone(), "has not connected since control started".to_owned());
+                continue;
+            };
+            let (name, tables) = (name.clone(), Arc::clone(tables));
+            waiting.spawn(async move { (name, node.stage(stage, tables, deadline).await) });
+        }
+        while let Some(joined) = waiting.join_next().await {
+            if let Ok((name, Err(why))) = joined {
+                missing.insert(name, why);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.unstage(cluster, group.keys());
+        Err(missing)
+    }
+
+    /// What these nodes made ready is not wanted.
+    pub fn unstage<'a>(&self, cluster: &str, group: impl Iterator<Item = &'a String>) {
+        let found = self.cluster(cluster);
+        let nodes = lock(&found.nodes);
+        for node in group.filter_map(|name| nodes.get(name)) {
+            node.unstage();
+        }
+    }
+
     /// Runs a node's stream until it ends. A stream that is already there under this name is ended: after a reboot or a lost
     /// network the old one may not have noticed, and the newcomer must not wait for that.
-    pub fn attach(&self, caller: Caller, from: &str, hello: &v1::Hello, inbound: Streaming<v1::FromNode>) -> Outbound {
+    ///
+    /// `confirmed`: what the node runs until somebody confirms it has been confirmed.
+    pub fn attach(
+        &self,
+        caller: Caller,
+        from: &str,
+        hello: &v1::Hello,
+        confirmed: bool,
+        inbound: Streaming<v1::FromNode>,
+    ) -> Outbound {
         let cluster = self.cluster(&caller.identity.cluster);
         let node = {
             let mut nodes = lock(&cluster.nodes);
             Arc::clone(nodes.entry(caller.identity.name.clone()).or_default())
         };
-        session::start(&self.shared, &cluster, node, caller, from, hello, inbound)
+        session::start(&self.shared, &cluster, node, caller, from, session::Greeting { hello, confirmed }, inbound)
     }
 
     /// Asks a node; an empty name means the only connected one.
     pub async fn ask(&self, cluster: &str, name: &str, question: Question) -> Result<Answer, Status> {
+        self.ask_for(cluster, name, question, Duration::ZERO).await
+    }
+
+    /// The same where the answer itself takes so long.
+    pub async fn ask_for(
+        &self,
+        cluster: &str,
+        name: &str,
+        question: Question,
+        takes: Duration,
+    ) -> Result<Answer, Status> {
+        let (name, node) = self.pick(cluster, name)?;
+        node.ask(&name, question, self.shared.timings.ask + takes).await
+    }
+
+    /// The name of a connected node; an empty one means the only connected one.
+    pub fn name(&self, cluster: &str, name: &str) -> Result<String, Status> {
+        self.pick(cluster, name).map(|(name, _)| name)
+    }
+
+    fn pick(&self, cluster: &str, name: &str) -> Result<(String, Arc<Node>), Status> {
         let found = self.cluster(cluster);
-        let (name, node) = {
-            let nodes = lock(&found.nodes);
-            pick(cluster, name, &nodes, found.target.borrow().as_deref())?
-        };
-        node.ask(&name, question, self.shared.timings.ask).await
+        let nodes = lock(&found.nodes);
+        pick(cluster, name, &nodes, found.target.borrow().as_deref())
     }
 
     /// Starts a trace or capture on a node; see [`ask`](Self::ask).
     pub async fn observe(&self, cluster: &str, name: &str, question: Question) -> Result<Followed, Status> {
-        let found = self.cluster(cluster);
-        let (name, node) = {
-            let nodes = lock(&found.nodes);
-            pick(cluster, name, &nodes, found.target.borrow().as_deref())?
-        };
+        let (name, node) = self.pick(cluster, name)?;
         node.observe(&name, question, self.shared.timings.ask).await
     }
 

@@ -1,7 +1,7 @@
 //! One node as the rest of control sees it: its status, and handles to its stream while there is one.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use marchproxy_proto::v1;
@@ -10,6 +10,7 @@ use tonic::{Code, Status};
 
 use super::status::NodeAnswer;
 use super::{Answer, NodeStatus, Question, lock, not_connected};
+use crate::api::dry_run::NodeTables;
 use crate::api::errors;
 use crate::pki::Identity;
 
@@ -42,8 +43,26 @@ impl Waiting {
     }
 }
 
+/// Something a node's task is to do beside following the target.
+pub(super) enum Order {
+    /// Have the node get ready for these tables.
+    Stage {
+        /// Which attempt of control's to make a group ready.
+        stage: u64,
+        tables: Arc<NodeTables>,
+        deadline: Instant,
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+    /// Tell the node that they are not wanted.
+    Unstage,
+}
+
+/// Orders that wait for a push to end; a group is staged at a time.
+pub(super) const ORDERS_MAX: usize = 4;
+
 /// Handles to a live stream.
 pub(super) struct Live {
+    pub orders: mpsc::Sender<Order>,
     pub stream: u64,
     pub identity: Identity,
     pub serial: Option<String>,
@@ -110,6 +129,28 @@ impl Node {
             Ok(Err(_)) => Err(went_away(name)),
             Err(_) => Err(silent(name, patience)),
         }
+    }
+
+    /// Has the node get ready for tables; the error says why it is not.
+    pub async fn stage(&self, stage: u64, tables: Arc<NodeTables>, deadline: Instant) -> Result<(), String> {
+        let (answer, answered) = oneshot::channel();
+        self.order(Order::Stage { stage, tables, deadline, answer })?;
+        match tokio::time::timeout_at(deadline.into(), answered).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err("went away before it was ready".to_owned()),
+            Err(_) => Err("was not ready in time".to_owned()),
+        }
+    }
+
+    /// Lets go what it made ready; a node that is gone has done so by itself.
+    pub fn unstage(&self) {
+        let _ = self.order(Order::Unstage);
+    }
+
+    fn order(&self, order: Order) -> Result<(), String> {
+        let live = lock(&self.live);
+        let live = live.as_ref().ok_or_else(|| "is not connected".to_owned())?;
+        live.orders.try_send(order).map_err(|_| "has too much to do already".to_owned())
     }
 
     /// Starts a trace or capture. Returns its first item and the others; the node is told to end it when these are dropped.

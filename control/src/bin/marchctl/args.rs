@@ -77,6 +77,8 @@ pub struct Global {
 pub enum Command {
     /// Store a document as the new version and bring it to every node
     #[command(after_help = "Examples:\n  marchctl apply -f edge.yaml -m \"open port 8080\" --expect-version 12\n  \
+                            marchctl apply -f edge.yaml --confirm-within 5m   # then: marchctl confirm\n  \
+                            marchctl apply -f edge.yaml --together --nodes edge-1,edge-2\n  \
                             generate | marchctl apply -f -")]
     Apply(Apply),
     /// Check a document as apply would, without storing it
@@ -85,7 +87,11 @@ pub enum Command {
     )]
     Validate(Validate),
     /// Show what a document or version would change
-    #[command(after_help = "Examples:\n  marchctl diff -f edge.yaml\n  marchctl diff --from 11 --to 12")]
+    #[command(after_help = "Examples:\n  marchctl diff -f edge.yaml\n  marchctl diff --from 11 --to 12\n  \
+                            marchctl diff -f edge.yaml --live 10s --node edge-1\n\n\
+                            --live: nodes build the document's tables beside those that run, look at the first 256 packets of every tenth of a second on each worker, and \
+                            judge each flow by both. Flows that would end, begin, or get another backend, mark, policer or way are counted, with the rules that decide. \
+                            Nothing is stored or run.")]
     Diff(Diff),
     /// Print the stored document
     #[command(after_help = "Example:\n  marchctl get --version 11 -o json")]
@@ -96,6 +102,11 @@ pub enum Command {
     /// Store an older version's content as the new version and bring it to every node
     #[command(after_help = "Example:\n  marchctl rollback 11 -m \"12 broke the web service\"")]
     Rollback(Rollback),
+    /// Keep a version that was applied with --confirm-within
+    #[command(after_help = "Examples:\n  marchctl confirm\n  marchctl confirm 13\n\n\
+                            Without it, control stores the content of the version before as a new version of the author `system` when the time is over, and every \
+                            node returns to its former tables by its own clock, also without control. Other changes are refused meanwhile; `rollback` ends the wait at once.")]
+    Confirm(Confirm),
     /// Follow versions as they are stored
     #[command(after_help = "Examples:\n  marchctl watch\n  marchctl watch --resume default/12")]
     Watch(Watch),
@@ -181,9 +192,16 @@ pub enum Command {
         #[command(subcommand)]
         command: ObjectCommand,
     },
-    /// Policers of the stored document
+    /// Policers of the stored document, and the colours of a node's packets
     #[command(after_help = "Example:\n  marchctl policer list")]
     Policer {
+        /// What of them.
+        #[command(subcommand)]
+        command: PolicerCommand,
+    },
+    /// Maps of DSCP codepoints of the stored document
+    #[command(after_help = "Example:\n  marchctl dscp-map list")]
+    DscpMap {
         /// What of them.
         #[command(subcommand)]
         command: ObjectCommand,
@@ -208,6 +226,13 @@ pub enum Command {
         /// What of them.
         #[command(subcommand)]
         command: BackendCommand,
+    },
+    /// How packets come to the engine of a node, port by port
+    #[command(after_help = "Example:\n  marchctl tier show wan")]
+    Tier {
+        /// What of them.
+        #[command(subcommand)]
+        command: TierCommand,
     },
     /// Neighbours (ARP, ND) of a node
     #[command(after_help = "Example:\n  marchctl neighbour list --node edge-1")]
@@ -245,6 +270,18 @@ pub struct Apply {
     /// Let ports stop for a moment where their device or MTU changes
     #[arg(long)]
     pub allow_port_restart: bool,
+    /// Undo it unless `marchctl confirm` comes within this time: 90, 90s, 5m, 1h; at most a day
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub confirm_within: Option<u32>,
+    /// All nodes or none: each gets ready first, and if one can't nothing is stored
+    #[arg(long)]
+    pub together: bool,
+    /// The nodes that must get ready [default: all of the document]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', requires = "together")]
+    pub nodes: Vec<String>,
+    /// How long they may take: 10, 10s, 5m
+    #[arg(long, value_name = "TIME", value_parser = seconds, requires = "together")]
+    pub stage_within: Option<u32>,
 }
 
 /// `validate`
@@ -270,6 +307,12 @@ pub struct Diff {
     /// Version to compare with
     #[arg(long, value_name = "N")]
     pub to: Option<u64>,
+    /// Also judge the traffic that nodes see during this time by both: 5, 10s, 1m; at most a minute
+    #[arg(long, value_name = "TIME", value_parser = seconds, requires = "file")]
+    pub live: Option<u32>,
+    /// Which node's traffic [default: every connected node of the document]
+    #[arg(long, value_name = "NAME", requires = "live")]
+    pub node: Option<String>,
 }
 
 /// How `get` prints.
@@ -317,6 +360,17 @@ pub struct Rollback {
     /// Let ports stop for a moment where their device or MTU changes
     #[arg(long)]
     pub allow_port_restart: bool,
+    /// Undo it unless `marchctl confirm` comes within this time: 90, 90s, 5m, 1h; at most a day
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub confirm_within: Option<u32>,
+}
+
+/// `confirm`
+#[derive(Debug, Args)]
+pub struct Confirm {
+    /// Which version; without it, the one that waits
+    #[arg(default_value_t = 0, hide_default_value = true)]
+    pub version: u64,
 }
 
 /// `watch`
@@ -325,6 +379,23 @@ pub struct Watch {
     /// Begin after the event with this token instead of now
     #[arg(long, value_name = "TOKEN", default_value = "")]
     pub resume: String,
+}
+
+/// A time as people write it, in seconds.
+fn seconds(text: &str) -> Result<u32, String> {
+    let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
+        Some(number) => (number, text.as_bytes()[text.len() - 1]),
+        None => (text, b's'),
+    };
+    let unit = match unit {
+        b'h' => 3600,
+        b'm' => 60,
+        _ => 1,
+    };
+    let seconds = number.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
+    seconds
+        .filter(|seconds| (1..=86_400).contains(seconds))
+        .ok_or_else(|| "allowed: 1s to 24h, as in 90, 90s, 5m, 1h".to_owned())
 }
 
 /// TCP flags by name, as an octet.
@@ -558,6 +629,27 @@ pub enum ObjectCommand {
     },
 }
 
+/// `policer ...`
+#[derive(Debug, Subcommand)]
+pub enum PolicerCommand {
+    /// One line for each
+    #[command(after_help = "Examples:\n  marchctl policer list\n  marchctl policer list --json")]
+    List {
+        /// Which node's packets, where there are several nodes
+        #[arg(long, default_value = "")]
+        node: String,
+    },
+    /// One, as it stands in the document, with packets by colour and the rate over a second
+    #[command(after_help = "Example:\n  marchctl policer show per-service-10m")]
+    Show {
+        /// Which.
+        name: String,
+        /// Which node's packets, where there are several nodes
+        #[arg(long, default_value = "")]
+        node: String,
+    },
+}
+
 /// `session ...`
 #[derive(Debug, Subcommand)]
 pub enum SessionCommand {
@@ -606,6 +698,27 @@ pub enum NeighbourCommand {
     /// All of them
     #[command(after_help = "Example:\n  marchctl neighbour list")]
     List {
+        /// Which node, where there are several
+        #[arg(long, default_value = "")]
+        node: String,
+    },
+}
+
+/// `tier ...`
+#[derive(Debug, Subcommand)]
+pub enum TierCommand {
+    /// All ports, with their packets and octets
+    #[command(after_help = "Example:\n  marchctl tier list")]
+    List {
+        /// Which node, where there are several
+        #[arg(long, default_value = "")]
+        node: String,
+    },
+    /// One port, and why its way is no better one
+    #[command(after_help = "Example:\n  marchctl tier show wan")]
+    Show {
+        /// The port
+        name: String,
         /// Which node, where there are several
         #[arg(long, default_value = "")]
         node: String,

@@ -7,9 +7,10 @@ use crate::args::Diff;
 use crate::failure::{Failure, from_status};
 use crate::out::{Out, Paint, Tone};
 use crate::settings::Effective;
-use crate::{connect, document, json};
+use crate::{connect, document, json, preview};
 
 pub async fn diff(args: Diff, settings: &Effective, out: &mut Out) -> Result<(), Failure> {
+    let live = args.live.map(|seconds| (seconds, args.node.clone()));
     let to = match (&args.file, args.to) {
         (Some(file), _) => {
             let mut document = document::read(file)?;
@@ -18,6 +19,10 @@ pub async fn diff(args: Diff, settings: &Effective, out: &mut Out) -> Result<(),
         }
         (None, version) => v1::diff_request::To::ToVersion(version.unwrap_or_default()),
     };
+    let candidate = match &to {
+        v1::diff_request::To::Document(document) if live.is_some() => Some(document.clone()),
+        _ => None,
+    };
     let request = v1::DiffRequest { cluster: settings.cluster.clone(), from_version: args.from, to: Some(to) };
     let answer = connect::config(settings)
         .await?
@@ -25,10 +30,28 @@ pub async fn diff(args: Diff, settings: &Effective, out: &mut Out) -> Result<(),
         .await
         .map_err(|status| from_status(&status, &settings.control))?
         .into_inner();
-    if settings.json {
-        out.line(json::pretty("DiffResponse", &answer)?);
-    } else {
+    let Some(((seconds, node), document)) = live.zip(candidate) else {
+        if settings.json {
+            out.line(json::pretty("DiffResponse", &answer)?);
+        } else {
+            out.text(&render(&answer, out.paint()));
+        }
+        return Ok(());
+    };
+    if !settings.json {
         out.text(&render(&answer, out.paint()));
+        out.flush();
+    }
+    let previews = preview::ask(document, seconds, node, settings).await?;
+    if settings.json {
+        let mut whole = json::value("DiffResponse", &answer)?;
+        let live = previews.iter().map(|p| json::value("PreviewResponse", p)).collect::<Result<Vec<_>, _>>()?;
+        whole["live"] = Value::Array(live);
+        out.line(format!("{whole:#}"));
+    } else {
+        for answer in &previews {
+            out.text(&preview::render(answer, out.paint()));
+        }
     }
     Ok(())
 }

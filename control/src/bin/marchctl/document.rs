@@ -1,4 +1,4 @@
-//! Verbs on the document: apply, validate, get, history, rollback, watch.
+//! Verbs on the document: apply, confirm, validate, get, history, rollback, watch.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -8,7 +8,7 @@ use prost::Message as _;
 use v1::NodeOutcome;
 use v1::apply_chunk::Content;
 
-use crate::args::{Apply, Format, Get, History, Rollback, Validate, Watch};
+use crate::args::{Apply, Confirm, Format, Get, History, Rollback, Validate, Watch};
 use crate::failure::{Failure, from_status};
 use crate::out::{Out, Tone};
 use crate::settings::Effective;
@@ -52,6 +52,10 @@ pub async fn apply(args: Apply, settings: &Effective, out: &mut Out) -> Result<(
         validate_only: args.validate_only,
         message: args.message,
         allow_port_restart: args.allow_port_restart,
+        confirm_within_s: args.confirm_within.unwrap_or_default(),
+        together: args
+            .together
+            .then(|| v1::Together { nodes: args.nodes, stage_within_s: args.stage_within.unwrap_or_default() }),
     };
     let mut client = connect::config(settings).await?;
     let answer = client
@@ -83,6 +87,7 @@ fn chunks(header: v1::ApplyHeader, mut document: v1::Document) -> Vec<v1::ApplyC
     split(document.services, &mut parts, &mut octets, |part| &mut part.services);
     split(document.policers, &mut parts, &mut octets, |part| &mut part.policers);
     split(document.qos, &mut parts, &mut octets, |part| &mut part.qos);
+    split(document.dscp_maps, &mut parts, &mut octets, |part| &mut part.dscp_maps);
     let mut header = header;
     parts
         .into_iter()
@@ -148,6 +153,13 @@ fn say_applied(answer: &v1::ApplyResponse, settings: &Effective, out: &mut Out) 
             micros(answer.settle_us),
             micros(answer.store_us)
         ));
+        if let Some(by) = &answer.confirm_by {
+            let version = answer.version;
+            out.line(paint.on(
+                Tone::Warn,
+                format!("waits for `marchctl confirm {version}` until {}, else it is reverted", moment(Some(by))),
+            ));
+        }
     }
     let failed: Vec<&str> = answer
         .nodes
@@ -257,15 +269,24 @@ pub async fn history(args: History, settings: &Effective, out: &mut Out) -> Resu
         out.line("no version yet; store one with `marchctl apply -f FILE`");
         return Ok(());
     }
-    let mut table = Table::new(&[">VERSION", "AT", "AUTHOR", ">OBJECTS", "HASH", "MESSAGE"]);
+    let mut table = Table::new(&[">VERSION", "AT", "AUTHOR", ">OBJECTS", "HASH", "STATE", "MESSAGE"]);
     for version in &answer.versions {
-        table.row([
-            version.version.to_string(),
-            moment(version.at.as_ref()),
-            version.author.clone(),
-            version.objects.to_string(),
-            short(&version.content_hash).to_owned(),
-            said(version),
+        let (state, tone) = match version.confirmation() {
+            v1::Confirmation::Unspecified => (String::new(), None),
+            v1::Confirmation::Pending => {
+                (format!("pending until {}", moment(version.confirm_by.as_ref())), Some(Tone::Warn))
+            }
+            v1::Confirmation::Confirmed => ("confirmed".to_owned(), Some(Tone::Good)),
+            v1::Confirmation::Reverted => ("reverted".to_owned(), Some(Tone::Bad)),
+        };
+        table.toned([
+            (version.version.to_string(), None),
+            (moment(version.at.as_ref()), None),
+            (version.author.clone(), None),
+            (version.objects.to_string(), None),
+            (short(&version.content_hash).to_owned(), None),
+            (state, tone),
+            (said(version), None),
         ]);
     }
     out.text(&table.render(out.paint()));
@@ -288,6 +309,8 @@ pub async fn rollback(args: Rollback, settings: &Effective, out: &mut Out) -> Re
         message: args.message,
         expected_version: args.expect_version,
         allow_port_restart: args.allow_port_restart,
+        confirm_within_s: args.confirm_within.unwrap_or_default(),
+        together: None,
     };
     let answer = connect::config(settings)
         .await?
@@ -296,6 +319,23 @@ pub async fn rollback(args: Rollback, settings: &Effective, out: &mut Out) -> Re
         .map_err(|status| from_status(&status, &settings.control))?
         .into_inner();
     say_applied(&answer, settings, out)
+}
+
+pub async fn confirm(args: &Confirm, settings: &Effective, out: &mut Out) -> Result<(), Failure> {
+    let request = v1::ConfirmRequest { cluster: settings.cluster.clone(), version: args.version };
+    let answer = connect::config(settings)
+        .await?
+        .confirm(request)
+        .await
+        .map_err(|status| from_status(&status, &settings.control))?
+        .into_inner();
+    if settings.json {
+        out.line(json::pretty("ConfirmResponse", &answer)?);
+    } else {
+        let before = if answer.unchanged { " before" } else { "" };
+        out.line(format!("version {}  {}  confirmed{before}", answer.version, short(&answer.content_hash)));
+    }
+    Ok(())
 }
 
 pub async fn watch(args: Watch, settings: &Effective, out: &mut Out) -> Result<(), Failure> {

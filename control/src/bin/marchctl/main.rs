@@ -14,9 +14,12 @@ mod objects;
 mod observe;
 mod out;
 mod pcapng;
+mod policers;
+mod preview;
 mod settings;
 mod stats;
 mod table;
+mod tiers;
 mod top;
 
 use std::ffi::OsString;
@@ -77,6 +80,7 @@ async fn dispatch(command: Command, settings: &settings::Effective, out: &mut Ou
         Command::Get(args) => document::get(args, settings, out).await,
         Command::History(args) => document::history(args, settings, out).await,
         Command::Rollback(args) => document::rollback(args, settings, out).await,
+        Command::Confirm(args) => document::confirm(&args, settings, out).await,
         Command::Watch(args) => document::watch(args, settings, out).await,
         Command::Why(args) => ask::why(args, settings, out).await,
         Command::Trace(args) => observe::trace(args, settings, out).await,
@@ -90,10 +94,12 @@ async fn dispatch(command: Command, settings: &settings::Effective, out: &mut Ou
         Command::Route { command } => objects::run("route", command, settings, out).await,
         Command::Rule { command } => objects::run("rule", command, settings, out).await,
         Command::Service { command } => objects::run("service", command, settings, out).await,
-        Command::Policer { command } => objects::run("policer", command, settings, out).await,
+        Command::Policer { command } => policers::policer(command, settings, out).await,
         Command::Qos { command } => objects::run("qos", command, settings, out).await,
+        Command::DscpMap { command } => objects::run("dscp_map", command, settings, out).await,
         Command::Session { command } => ask::session(command, settings, out).await,
         Command::Backend { command } => backends::backend(command, settings, out).await,
+        Command::Tier { command } => tiers::tier(command, settings, out).await,
         Command::Neighbour { command } => ask::neighbour(command, settings, out).await,
         Command::Completions { .. } => Ok(()),
     }

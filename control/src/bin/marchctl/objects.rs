@@ -1,4 +1,4 @@
-//! `interface|route|rule|service|policer|qos list|show`: objects of the stored document.
+//! `interface|route|rule|service|qos|dscp-map list|show`: objects of the stored document.
 
 use marchproxy_proto::v1;
 use serde_json::Value;
@@ -16,22 +16,15 @@ pub async fn run(
     settings: &Effective,
     out: &mut Out,
 ) -> Result<(), Failure> {
-    let request = v1::ListRequest { cluster: settings.cluster.clone(), kind: kind.to_owned() };
-    let answer = connect::config(settings)
-        .await?
-        .list(request)
-        .await
-        .map_err(|status| from_status(&status, &settings.control))?
-        .into_inner();
-    let objects = objects(answer.objects.unwrap_or_default())?;
+    let objects = stored(kind, settings).await?;
     match command {
         ObjectCommand::List if settings.json => out.line(format!("{:#}", Value::Array(objects))),
         ObjectCommand::List => list(kind, &objects, out),
         ObjectCommand::Show { name } => {
             let found = objects.iter().find(|object| names(kind, object).contains(&name)).ok_or_else(|| {
                 Failure::refused(format!(
-                    "there is no {kind} {name:?} in version {}; `marchctl {kind} list` names them",
-                    answer.version
+                    "there is no {kind} {name:?} in the stored document; `marchctl {} list` names them",
+                    kind.replace('_', "-")
                 ))
             })?;
             if settings.json {
@@ -42,6 +35,17 @@ pub async fn run(
         }
     }
     Ok(())
+}
+
+/// The objects of a kind in the stored document.
+pub async fn stored(kind: &str, settings: &Effective) -> Result<Vec<Value>, Failure> {
+    let request = v1::ListRequest { cluster: settings.cluster.clone(), kind: kind.to_owned() };
+    let answer = connect::config(settings)
+        .await?
+        .list(request)
+        .await
+        .map_err(|status| from_status(&status, &settings.control))?;
+    objects(answer.into_inner().objects.unwrap_or_default())
 }
 
 /// The one filled list of the document, in the form people write it.
@@ -79,6 +83,7 @@ fn list(kind: &str, objects: &[Value], out: &mut Out) {
             ("PORT", &["port"]),
             ("VLAN", &["vlan"]),
             ("TABLE", &["table"]),
+            ("POLICER", &["policer"]),
             ("ADDRESSES", &["addresses"]),
         ],
         "route" => &[
@@ -92,7 +97,7 @@ fn list(kind: &str, objects: &[Value], out: &mut Out) {
             ("NAME", &["name"]),
             ("ACTION", &["action"]),
             ("MARK", &["mark"]),
-            ("SETS", &["policer", "next_hop", "table", "log_sample", "new_only"]),
+            ("SETS", &["class", "policer", "next_hop", "table", "log_sample", "new_only"]),
             ("MATCH", &["match"]),
         ],
         "service" => &[
@@ -104,16 +109,7 @@ fn list(kind: &str, objects: &[Value], out: &mut Out) {
             ("QOS", &["qos"]),
             ("BACKENDS", &["backends"]),
         ],
-        "policer" => &[
-            ("NAME", &["name"]),
-            ("KIND", &["kind"]),
-            (">CIR KBPS", &["cir_kbps"]),
-            (">CBS BYTES", &["cbs_bytes"]),
-            (">EBS BYTES", &["ebs_bytes"]),
-            ("GREEN", &["on_green"]),
-            ("YELLOW", &["on_yellow"]),
-            ("RED", &["on_red"]),
-        ],
+        "dscp_map" => &[("NAME", &["name"]), ("MAP", &["map"])],
         _ => &[
             ("NAME", &["name"]),
             ("BANDWIDTH", &["bandwidth"]),
@@ -163,7 +159,8 @@ fn brief(value: &Value) -> String {
     }
 }
 
-fn show(object: &Value, out: &mut Out) {
+/// Field by field.
+pub fn show(object: &Value, out: &mut Out) {
     let Value::Object(fields) = object else { return };
     let width = fields.keys().map(String::len).max().unwrap_or(0);
     for (name, value) in fields {

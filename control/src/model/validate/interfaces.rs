@@ -81,6 +81,10 @@ fn one(
     if !interface.table.is_empty() {
         report.word(at, "table", &interface.table, words::name);
     }
+    let policer = match interface.policer.as_str() {
+        "" => None,
+        name => references.policers.find(report, at, "policer", name),
+    };
     let (node, port) = (node?, port?);
     let mtu = nodes[node].ports[port].mtu;
     if mtu < IPV6_MTU && addresses.iter().any(|address: &Cidr| address.addr.is_ipv6()) {
@@ -96,6 +100,7 @@ fn one(
         table: if interface.table.is_empty() { MAIN_TABLE } else { &interface.table }.to_owned(),
         urpf,
         trust_dscp: interface.trust_dscp.unwrap_or(true),
+        policer,
     })
 }
 

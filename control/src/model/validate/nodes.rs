@@ -7,6 +7,7 @@ use marchproxy_proto::v1::{self, Document};
 use super::super::objects::DEFAULT_MTU;
 use super::super::report::{At, Names, Report};
 use super::super::types::{Node, Port};
+use super::qos;
 
 /// Octets of L3: RFC 791's smallest reassembly buffer to what jumbo frames carry.
 const MTU: std::ops::RangeInclusive<u32> = 576..=9216;
@@ -45,12 +46,9 @@ fn ports(node: &v1::Node, node_at: &At<'_>, report: &mut Report) -> Vec<Port> {
             }
         }
         let mtu = report.within(&at, "mtu", port.mtu.unwrap_or(DEFAULT_MTU), MTU, "octets of L3");
-        if let Some(shaper) = &port.shaper {
-            report.within(&at, "shaper.rate_mbps", shaper.rate_mbps, 1..=MAX_MBPS, "Mbit/s");
-            report.not_enforced(&at, "shaper");
-        }
+        let shaper = port.shaper.as_ref().map(|shaper| qos::shaper(shaper, &at, report));
         let mtu = mtu.unwrap_or(DEFAULT_MTU) as u16;
-        ports.push(Port { name: port.name.clone(), device: port.device.clone(), mtu });
+        ports.push(Port { name: port.name.clone(), device: port.device.clone(), mtu, shaper });
     }
     ports
 }

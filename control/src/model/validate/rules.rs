@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 
-use marchproxy_engine::tables::{Cidr, FlagMatch, FragmentMatch, RuleAction, RuleMatch};
+use marchproxy_engine::tables::{Cidr, Class, FlagMatch, FragmentMatch, RuleAction, RuleMatch};
 use marchproxy_proto::v1::{self, Document};
 
 use super::super::report::{At, Report, quoted};
 use super::super::types::{Rule, Way};
 use super::super::words;
-use super::References;
 use super::network::{Network, not_a_host};
+use super::{References, marks};
 
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
@@ -36,6 +36,7 @@ pub(super) fn check(
 struct Deeds {
     action: RuleAction,
     mark: Option<u8>,
+    class: Option<Class>,
     policer: Option<usize>,
     way: Option<Way>,
 }
@@ -58,7 +59,7 @@ impl Check<'_> {
         if self.report.violations.len() > before {
             return None;
         }
-        let Deeds { action, mark, policer, way } = deeds?;
+        let Deeds { action, mark, class, policer, way } = deeds?;
         self.ports(&conditions, matches, at);
         self.closer(&conditions, matches, at);
         let families = self.families(&conditions, at);
@@ -75,6 +76,7 @@ impl Check<'_> {
             way,
             log_sample: rule.log_sample.unwrap_or_default(),
             new_only: rule.new_only,
+            class,
         })
     }
 
@@ -89,12 +91,13 @@ impl Check<'_> {
         let action = self.report.choice(at, "action", &rule.action, None, &ACTIONS);
         let mark = match rule.mark.as_str() {
             "" => None,
-            mark => self.report.word(at, "mark", mark, words::dscp),
+            mark => self.references.maps.mark(self.report, at, "mark", mark),
         };
         let policer = match rule.policer.as_str() {
             "" => None,
             name => self.references.policers.find(self.report, at, "policer", name),
         };
+        let class = marks::class(self.report, at, "class", &rule.class);
         if let Some(one_of) = rule.log_sample {
             self.report.within(at, "log_sample", one_of, 1..=1_000_000_000, "");
         }
@@ -117,6 +120,7 @@ impl Check<'_> {
         if let Some(verb) = verb {
             let given = [
                 ("mark", &rule.mark),
+                ("class", &rule.class),
                 ("policer", &rule.policer),
                 ("next_hop", &rule.next_hop),
                 ("table", &rule.table),
@@ -129,7 +133,7 @@ impl Check<'_> {
             let found = format!("true with action {}", action.label());
             self.report.refuse(at, "new_only", found, "with action deny or reject only");
         }
-        Some(Deeds { action, mark, policer, way })
+        Some(Deeds { action, mark, class, policer, way })
     }
 
     fn table(&mut self, name: &str, at: &At<'_>) -> Option<String> {

@@ -93,6 +93,8 @@ fn one(
         backends,
         policer: profile.policer,
         mark: profile.mark,
+        class: profile.class,
+        queue: profile.queue,
         limits,
         health: match health {
             None => None,

@@ -91,12 +91,7 @@ fn the_sample_documents_are_good() {
     let (_, warnings) = validate(&reference).unwrap();
     let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     let expected = [
-        "nodes[0].ports[1].shaper: stored, not enforced by this release",
-        "qos[0].bandwidth: stored, not enforced by this release",
-        "qos[0].aqm: stored, not enforced by this release",
-        "qos[0].priority.class: stored, not enforced by this release",
-        "qos[0].priority.weight: stored, not enforced by this release",
-        "qos[0].priority.max_latency_ms: stored, not enforced by this release",
+        "qos[0].bandwidth.ingress_mbps: not enforced beside policer per-service-10m: one policer meters a packet",
         "services[0].backends[0].address: only the default route leads there; a backend is usually nearer than that",
         "services[0].backends[1].address: reached from interfaces of table blue only, not from those of table main",
     ];

@@ -98,7 +98,7 @@ async fn a_repeated_request_gets_the_first_answer() {
     new(place.store.commit(request(&b, "r2")).await.unwrap());
     // Also when it would conflict by now, or carries something else.
     let again = NewVersion { expected_version: Some(0), ..request(&b, "r1") };
-    assert_eq!(place.store.commit(again).await.unwrap(), Committed::Repeated(first));
+    assert_eq!(place.store.commit(again).await.unwrap(), Committed::Repeated { row: first, unchanged: false });
     // An id belongs to its cluster.
     new(place.store.commit(NewVersion { cluster: "other", ..request(&a, "r1") }).await.unwrap());
     assert_eq!(place.count("versions").await, 3);

@@ -2,6 +2,7 @@
 //! node runs on, and starts on its last good tables.
 
 mod backoff;
+mod confirm;
 mod connect;
 mod identity;
 mod push;
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 
 pub use connect::ConnectError;
 pub use identity::IdentityError;
-pub use status::{AgentState, LastGoodState, SharedState};
+pub use status::{AgentState, LastGoodState, SharedState, Timings};
 
 use self::backoff::Backoff;
 use self::push::Pusher;
@@ -108,6 +109,7 @@ impl Agent {
 
     fn hello(&self) -> v1::Hello {
         let running = self.runtime.running();
+        let state = self.state.read();
         v1::Hello {
             software: env!("CARGO_PKG_VERSION").into(),
             backend: self.runtime.backend().into(),
@@ -115,6 +117,8 @@ impl Agent {
             version: running.version,
             content_hash: running.content_hash,
             generation: running.generation,
+            unconfirmed_version: state.unconfirmed,
+            reverted_version: state.reverted,
         }
     }
 }

@@ -4,13 +4,15 @@
 //! the new tables (and has saved them) or still the old ones, and says which with its next hello.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use marchproxy_engine::tables::RuleTables;
 use marchproxy_proto::v1;
 use marchproxy_proto::v1::from_node::Message as From;
-use tokio::sync::{Mutex, oneshot};
+use prost::bytes::Bytes;
+use tokio::sync::{Mutex, oneshot, watch};
 
+use super::confirm::Confirming;
 use super::status::{LastGoodState, SharedState};
 use crate::groups::{Cache, check_offer, hex};
 use crate::last_good::{LastGood, Store};
@@ -31,29 +33,55 @@ struct Applying {
     outcome: oneshot::Receiver<Result<Applied, String>>,
 }
 
+/// Tables that the builder gets ready.
+#[derive(Debug)]
+struct Staging {
+    stage: u64,
+    outcome: oneshot::Receiver<Result<u64, String>>,
+}
+
 /// Takes offers one at a time.
 #[derive(Debug)]
 pub(super) struct Pusher {
     runtime: Arc<dyn Runtime>,
     store: Arc<Mutex<Store>>,
     state: SharedState,
+    confirming: Confirming,
     cache: Cache,
+    /// The groups of the last tables that need no confirmation: what a revert brings back.
+    former: Vec<Bytes>,
     pending: Option<Pending>,
     applying: Option<Applying>,
+    staging: Option<Staging>,
 }
 
 impl Pusher {
     pub(super) fn new(runtime: Arc<dyn Runtime>, store: Store, state: SharedState) -> Self {
         let store = Arc::new(Mutex::new(store));
-        Self { runtime, store, state, cache: Cache::default(), pending: None, applying: None }
+        let confirming = Confirming::new(runtime.clone(), state.clone());
+        Self {
+            runtime,
+            store,
+            state,
+            confirming,
+            cache: Cache::default(),
+            former: Vec::new(),
+            pending: None,
+            applying: None,
+            staging: None,
+        }
     }
 
     /// Runs the tables that were on disk.
     pub(super) async fn restore(&mut self, tables: LastGood) {
-        let LastGood { version, content_hash, groups } = tables;
-        self.cache.keep(&groups);
+        self.keep(&tables.groups, false);
+        let (version, content_hash) = (tables.version, tables.content_hash.clone());
         let push = |tables| Push { version, content_hash, tables, allow_port_restart: true, received: Instant::now() };
-        let outcome = apply(self.runtime.clone(), groups, push).await;
+        let mut held = self.confirming.hold().await;
+        let outcome = apply(self.runtime.clone(), tables.groups.clone(), push).await;
+        if outcome.is_ok() {
+            self.confirming.settled(&mut held, tables, None);
+        }
         self.state.update(|state| {
             state.last_good = match outcome {
                 Ok(applied) => {
@@ -74,6 +102,14 @@ impl Pusher {
     /// A new stream knows nothing of what the old one was about to send.
     pub(super) fn forget_offer(&mut self) {
         self.pending = None;
+        self.unstage();
+    }
+
+    /// Whatever was made ready is not wanted: control says so, or can't say any more.
+    pub(super) fn unstage(&mut self) {
+        self.pending.take_if(|pending| pending.offer.stage != 0);
+        self.staging = None;
+        self.runtime.unstage();
     }
 
     /// An offer came; answers with the groups it lacks, or why it is refused.
@@ -81,9 +117,10 @@ impl Pusher {
         let running = self.runtime.running();
         tracing::debug!("offered version {} with {} groups", offer.version, offer.groups.len());
         if let Err(reason) = check_offer(&offer) {
-            return Some(self.refuse(offer.version, reason));
+            return Some(self.refuse(offer.version, offer.stage, reason));
         }
         if let Some(applying) = &self.applying
+            && offer.stage == 0
             && applying.version == offer.version
             && applying.content_hash == offer.content_hash
         {
@@ -92,7 +129,7 @@ impl Pusher {
         }
         let same = running.content_hash == offer.content_hash && self.applying.is_none();
         let hashes = if same { Vec::new() } else { self.cache.missing(&offer) };
-        let wanted = v1::TablesWanted { version: offer.version, hashes };
+        let wanted = v1::TablesWanted { version: offer.version, hashes, stage: offer.stage };
         let complete = wanted.hashes.is_empty();
         self.pending = Some(Pending { offer, received });
         if complete {
@@ -103,13 +140,30 @@ impl Pusher {
 
     /// A group came; answers only when it is refused.
     pub(super) fn group(&mut self, group: v1::TableGroup) -> Option<From> {
-        let version = self.pending.as_ref()?.offer.version;
+        let v1::TablesOffer { version, stage, .. } = self.pending.as_ref()?.offer;
         if let Err(reason) = self.cache.insert(group) {
             self.pending = None;
-            return Some(self.refuse(version, reason));
+            return Some(self.refuse(version, stage, reason));
         }
         self.start();
         None
+    }
+
+    /// Control said that a version stays: from now on it is the last good one.
+    pub(super) fn confirmed(&self, version: u64) {
+        let confirmed = self.confirming.confirmed(version);
+        let (store, state) = (self.store.clone(), self.state.clone());
+        tokio::spawn(async move {
+            let Some((tables, held)) = confirmed.await else { return };
+            let store = store.lock().await;
+            drop(held);
+            save(&store, tables, &state).await;
+        });
+    }
+
+    /// Tells when the node returned to its former tables by itself.
+    pub(super) fn reverts(&self) -> watch::Receiver<v1::TablesReverted> {
+        self.confirming.reverts()
     }
 
     /// Waits until what control heard of is on disk, too.
@@ -123,101 +177,163 @@ impl Pusher {
             return;
         }
         let Some(Pending { offer, received }) = self.pending.take() else { return };
-        let same = self.runtime.running().content_hash == offer.content_hash;
-        let Some(groups) = self.cache.collect(&offer) else {
-            if !same {
-                self.pending = Some(Pending { offer, received });
-                return;
-            }
-            return self.renumber(&offer, received);
-        };
-        self.cache.keep(&groups);
+        let groups = self.cache.collect(&offer);
+        if groups.is_none() && self.runtime.running().content_hash != offer.content_hash {
+            self.pending = Some(Pending { offer, received });
+            return;
+        }
+        if offer.stage != 0 {
+            return self.stage(offer, groups, received);
+        }
+        let waits = offer.confirm_within_ms != 0;
+        if let Some(groups) = &groups {
+            self.keep(groups, waits);
+        }
         let (version, content_hash) = (offer.version, offer.content_hash.clone());
-        let last_good = LastGood { version, content_hash: content_hash.clone(), groups: groups.clone() };
-        let push = move |tables: Option<RuleTables>| Push {
-            version,
-            content_hash: offer.content_hash,
-            tables: tables.filter(|_| !same),
-            allow_port_restart: offer.allow_port_restart,
-            received,
-        };
+        let deadline = waits.then(|| received + Duration::from_millis(offer.confirm_within_ms));
         let (runtime, store, state) = (self.runtime.clone(), self.store.clone(), self.state.clone());
+        let confirming = self.confirming.clone();
         let (sender, outcome) = oneshot::channel();
         tokio::spawn(async move {
-            let result = apply(runtime, groups, push).await;
+            let mut held = confirming.hold().await;
+            // The content that runs already needs no groups: only its number changes.
+            let same = runtime.running().content_hash == offer.content_hash;
+            let Some(groups) = groups.or_else(|| held.groups_of(&offer.content_hash)) else {
+                let _ = sender.send(Err("the node returned to other tables meanwhile; offer them again".to_owned()));
+                return;
+            };
+            let tables = LastGood { version, content_hash: offer.content_hash.clone(), groups };
+            let push = move |tables: Option<RuleTables>| Push {
+                version,
+                content_hash: offer.content_hash,
+                tables: tables.filter(|_| !same),
+                allow_port_restart: offer.allow_port_restart,
+                received,
+            };
+            let result = apply(runtime, tables.groups.clone(), push).await;
+            let settled = result.is_ok();
+            if settled {
+                confirming.settled(&mut held, tables.clone(), deadline);
+            }
             // Taken before anybody hears of it and held until it is written: a newer version waits, so that it is also the later one
             // on disk, and so does a stop.
             let store = store.lock().await;
-            let settled = result.is_ok();
+            drop(held);
             // Control hears first; the disk can take a moment.
             let _ = sender.send(result);
-            if settled {
-                save(&store, last_good, &state).await;
+            if settled && deadline.is_none() {
+                save(&store, tables, &state).await;
             }
         });
         self.applying = Some(Applying { version, content_hash, outcome });
     }
 
-    /// The content that runs already, whose groups are not cached: only the number changes.
-    fn renumber(&mut self, offer: &v1::TablesOffer, received: Instant) {
-        let content_hash = offer.content_hash.clone();
-        let push = Push {
-            version: offer.version,
-            content_hash: content_hash.clone(),
-            tables: None,
-            allow_port_restart: false,
-            received,
-        };
-        self.applying = Some(Applying { version: offer.version, content_hash, outcome: self.runtime.apply(push) });
+    /// Has the builder get ready. Nothing of what runs changes, so nobody waits for it.
+    fn stage(&mut self, offer: v1::TablesOffer, groups: Option<Vec<Bytes>>, received: Instant) {
+        let (sender, outcome) = oneshot::channel();
+        self.staging = Some(Staging { stage: offer.stage, outcome });
+        let runtime = self.runtime.clone();
+        let same = runtime.running().content_hash == offer.content_hash;
+        tokio::spawn(async move {
+            let push = async {
+                // What runs already needs nothing.
+                let tables = match groups.filter(|_| !same) {
+                    Some(groups) => Some(decode(groups).await?),
+                    None => None,
+                };
+                let v1::TablesOffer { version, content_hash, allow_port_restart, .. } = offer;
+                Ok(Push { version, content_hash, tables, allow_port_restart, received })
+            };
+            let result = match push.await {
+                Ok(push) => runtime.stage(push).await.unwrap_or_else(|_| Err("the node is stopping".into())),
+                Err(reason) => Err(reason),
+            };
+            // Nobody may want it any more.
+            let _ = sender.send(result);
+        });
+    }
+
+    /// Keeps the groups of tables that are applied now, and those that may come back.
+    fn keep(&mut self, groups: &[Bytes], waits: bool) {
+        if waits {
+            self.cache.keep(groups.iter().chain(&self.former));
+        } else {
+            self.cache.keep(groups);
+            self.former = groups.to_vec();
+        }
     }
 
     /// Waits for the builder; pending for ever while nothing is being applied. Safe to cancel.
     pub(super) async fn finished(&mut self) -> From {
+        let applying = self.applying.as_mut().map(|applying| &mut applying.outcome);
+        let staging = self.staging.as_mut().map(|staging| &mut staging.outcome);
+        let result = tokio::select! {
+            result = answered(applying) => result,
+            result = answered(staging) => return self.staged(result),
+        };
         let Some(applying) = &mut self.applying else { return std::future::pending().await };
-        let result = (&mut applying.outcome).await.unwrap_or_else(|_| Err("the node is stopping".into()));
         let (version, content_hash) = (applying.version, std::mem::take(&mut applying.content_hash));
         self.applying = None;
         let answer = match result {
             Ok(applied) => {
                 self.state.update(|state| state.accepted += 1);
+                self.state.applied(&applied);
                 let Applied { generation, build_us, settle_us } = applied;
                 tracing::info!(
                     "version {version} runs on all workers: generation {generation}, build {build_us} us, settled after {settle_us} us"
                 );
                 From::Ack(v1::TablesAck { version, content_hash, generation, build_us, settle_us })
             }
-            Err(reason) => self.refuse(version, reason),
+            Err(reason) => self.refuse(version, 0, reason),
         };
         self.start();
         answer
     }
 
-    fn refuse(&self, version: u64, reason: String) -> From {
-        tracing::error!(
-            "version {version} refused: {reason}; generation {} runs on",
-            self.runtime.running().generation
-        );
+    fn staged(&mut self, result: Result<u64, String>) -> From {
+        let stage = self.staging.take().map_or(0, |staging| staging.stage);
+        match result {
+            Ok(build_us) => {
+                tracing::info!("ready for the tables of stage {stage}, build {build_us} us");
+                From::Staged(v1::TablesStaged { stage, build_us })
+            }
+            Err(reason) => self.refuse(0, stage, reason),
+        }
+    }
+
+    fn refuse(&self, version: u64, stage: u64, reason: String) -> From {
+        let what = if stage == 0 { format!("version {version}") } else { format!("stage {stage}") };
+        tracing::error!("{what} refused: {reason}; generation {} runs on", self.runtime.running().generation);
         self.state.update(|state| {
             state.refused += 1;
             state.last_refusal.clone_from(&reason);
         });
-        From::Nack(v1::TablesNack { version, reason })
+        From::Nack(v1::TablesNack { version, reason, stage })
     }
 }
 
-/// Decodes off the async thread, then lets the builder work.
+/// The builder's answer; pending for ever where there is nothing to wait for.
+async fn answered<T>(outcome: Option<&mut oneshot::Receiver<Result<T, String>>>) -> Result<T, String> {
+    match outcome {
+        Some(outcome) => outcome.await.unwrap_or_else(|_| Err("the node is stopping".into())),
+        None => std::future::pending().await,
+    }
+}
+
+/// Decodes, then lets the builder work.
 async fn apply(
     runtime: Arc<dyn Runtime>,
-    groups: Vec<Vec<u8>>,
+    groups: Vec<Bytes>,
     push: impl FnOnce(Option<RuleTables>) -> Push + Send,
 ) -> Result<Applied, String> {
-    let decoded = tokio::task::spawn_blocking(move || decode(&groups)).await;
-    let tables = decoded.map_err(|_| "the tables could not be decoded".to_owned())??;
+    let tables = decode(groups).await?;
     runtime.apply(push(Some(tables))).await.unwrap_or_else(|_| Err("the node is stopping".into()))
 }
 
-fn decode(groups: &[Vec<u8>]) -> Result<RuleTables, String> {
-    crate::groups::decode(groups)
+/// Decodes off the async thread.
+pub(super) async fn decode(groups: Vec<Bytes>) -> Result<RuleTables, String> {
+    let decoded = tokio::task::spawn_blocking(move || crate::groups::decode(&groups)).await;
+    decoded.map_err(|_| "the tables could not be decoded".to_owned())?
 }
 
 async fn save(store: &Store, tables: LastGood, state: &SharedState) {

@@ -102,6 +102,8 @@ pub(super) async fn run(agent: &mut Agent, mut inbound: Inbound, outbound: Outbo
     let mut open_questions = 0;
     let mut followed = Followed::default();
     agent.pusher.forget_offer();
+    // What happened before, hello told.
+    let mut reverts = agent.pusher.reverts();
     loop {
         let out = tokio::select! {
             incoming = inbound.message() => match incoming {
@@ -130,6 +132,7 @@ pub(super) async fn run(agent: &mut Agent, mut inbound: Inbound, outbound: Outbo
                 Err(status) => return Ended::Status(Box::new(status)),
             },
             outcome = agent.pusher.finished() => Some(outcome),
+            Ok(()) = reverts.changed() => Some(From::Reverted(reverts.borrow_and_update().clone())),
             Some(reply) = answers.recv() => {
                 open_questions -= 1;
                 Some(From::Reply(reply))
@@ -162,6 +165,14 @@ fn heard(agent: &mut Agent, incoming: To, backoff: &mut Backoff) -> Option<From>
         }
         To::Offer(offer) => agent.pusher.offered(offer, Instant::now()),
         To::Group(group) => agent.pusher.group(group),
+        To::Unstage(v1::TablesUnstage {}) => {
+            agent.pusher.unstage();
+            None
+        }
+        To::Confirmed(confirmed) => {
+            agent.pusher.confirmed(confirmed.version);
+            None
+        }
         To::Call(_) | To::Cancel(_) => None,
     }
 }

@@ -25,6 +25,8 @@ pub struct File {
     pub idle: Option<Idle>,
     /// ADDRESS:PORT of metrics and health.
     pub metrics: Option<String>,
+    /// Rules have series of their own.
+    pub metrics_rules: Option<bool>,
     /// Local socket.
     pub socket: Option<PathBuf>,
     /// State directory.
@@ -39,6 +41,47 @@ pub struct File {
     /// Memory and EAL.
     #[serde(default)]
     pub memory: MemorySection,
+    /// Which backend may drive ports.
+    pub backend: Option<BackendChoice>,
+    /// AF_XDP and af_packet.
+    #[serde(default)]
+    pub sockets: SocketsConfig,
+}
+
+/// Which backend may drive the ports of this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendChoice {
+    /// The one that the ports of the document ask for.
+    #[default]
+    Auto,
+    /// DPDK alone.
+    Dpdk,
+    /// AF_XDP and af_packet alone: DPDK is never started.
+    Sockets,
+}
+
+/// `[sockets]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SocketsConfig {
+    /// Microseconds for which AF_XDP's driver may be polled instead of waiting for interrupts; 0: not at all.
+    pub busy_poll_us: u32,
+    /// What becomes of packets for the engine when this process dies without having stopped (AF_XDP).
+    pub on_daemon_loss: OnDaemonLoss,
+    /// Take interfaces with a default route or somebody logged in.
+    pub force_management: bool,
+}
+
+/// What becomes of packets for the engine when there is no engine any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDaemonLoss {
+    /// They go to the kernel, as if there had never been one.
+    #[default]
+    Pass,
+    /// They end until the daemon is back.
+    Drop,
 }
 
 /// `[control]`.

@@ -8,7 +8,7 @@ mod resolve;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-pub use file::{CoreChoice, File, HugepageMode, Idle, LogLevel};
+pub use file::{BackendChoice, CoreChoice, File, HugepageMode, Idle, LogLevel, OnDaemonLoss, SocketsConfig};
 
 /// Where the configuration lies unless `--config` names another file.
 pub const DEFAULT_FILE: &str = "/etc/marchproxy/dataplane.toml";
@@ -32,6 +32,8 @@ pub struct Overrides {
     pub sessions: Option<u64>,
     /// Idle behaviour.
     pub idle: Option<Idle>,
+    /// Which backend may drive ports.
+    pub backend: Option<BackendChoice>,
     /// Hugepage mode.
     pub hugepages: Option<HugepageMode>,
     /// Memory for packet buffers.
@@ -71,8 +73,14 @@ pub struct Config {
     pub idle: Idle,
     /// Packet memory.
     pub memory: Memory,
+    /// Which backend may drive ports.
+    pub backend: BackendChoice,
+    /// AF_XDP and af_packet.
+    pub sockets: SocketsConfig,
     /// Where `/metrics`, `/healthz` and `/readyz` are served.
     pub metrics: SocketAddr,
+    /// Rules have series of their own.
+    pub metrics_rules: bool,
     /// The local socket of OperateService.
     pub socket: PathBuf,
     /// Keys, certificates and the last good tables.

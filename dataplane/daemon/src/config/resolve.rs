@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use super::{Config, ConfigError, Control, CoreChoice, File, Memory, Overrides};
+use super::{BackendChoice, Config, ConfigError, Control, CoreChoice, File, Memory, Overrides, SocketsConfig};
 
 /// 1 M sessions take about 192 MB; a router for an office and for a rack both live with it.
 const DEFAULT_SESSIONS: u64 = 1 << 20;
@@ -90,7 +90,10 @@ impl Config {
                     .chain(overrides.eal_args.iter().cloned())
                     .collect(),
             },
+            backend: backend(&from.pick(overrides.backend, file.backend, BackendChoice::default))?,
+            sockets: sockets(&from.pick(None, Some(file.sockets), SocketsConfig::default))?,
             metrics: listen(&from.pick(overrides.metrics.clone(), file.metrics, || "0.0.0.0:8082".into()))?,
+            metrics_rules: file.metrics_rules.unwrap_or(false),
             socket,
             state_dir,
             log: overrides.log.or(file.log).unwrap_or_default(),
@@ -157,6 +160,23 @@ fn mem_mb(given: &Given<u64>) -> Result<u64, ConfigError> {
         return Ok(given.value);
     }
     Err(given.refuse("memory.mem_mb", given.value, "32 to 1048576 megabytes"))
+}
+
+fn backend(given: &Given<BackendChoice>) -> Result<BackendChoice, ConfigError> {
+    if given.value == BackendChoice::Dpdk && !cfg!(feature = "dpdk") {
+        return Err(given.refuse("backend", "dpdk", "auto or sockets: this build has no DPDK"));
+    }
+    Ok(given.value)
+}
+
+/// A second: what the kernel would do for longer is no polling any more.
+const MAX_BUSY_POLL_US: u32 = 1_000_000;
+
+fn sockets(given: &Given<SocketsConfig>) -> Result<SocketsConfig, ConfigError> {
+    if given.value.busy_poll_us <= MAX_BUSY_POLL_US {
+        return Ok(given.value);
+    }
+    Err(given.refuse("sockets.busy_poll_us", given.value.busy_poll_us, format!("0 to {MAX_BUSY_POLL_US}")))
 }
 
 fn prefix(given: Given<String>) -> Result<String, ConfigError> {

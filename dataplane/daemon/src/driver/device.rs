@@ -1,12 +1,28 @@
 //! The device string of a port: which backend it asks for, and what that backend opens.
 
+use std::fmt;
 use std::str::FromStr;
 
 use marchproxy_engine::tables::{PortSpec, RuleTables};
 
-/// A device the DPDK backend drives.
+/// A device as the document names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Device {
+    /// A kernel's interface, by the best way there is.
+    Auto {
+        /// Its name.
+        interface: String,
+    },
+    /// A kernel's interface through AF_XDP.
+    AfXdp {
+        /// Its name.
+        interface: String,
+    },
+    /// A kernel's interface through af_packet.
+    AfPacket {
+        /// Its name.
+        interface: String,
+    },
     /// A PCI function, `DOMAIN:BUS:DEVICE.FUNCTION`.
     Pci(String),
     /// A virtual device.
@@ -24,20 +40,20 @@ pub enum Device {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// Not one of the forms.
-    #[error("device {found:?} is not a device, allowed: pci:DDDD:BB:DD.F or vdev:NAME,ARGUMENTS")]
+    #[error(
+        "device {found:?} is not a device, allowed: auto:IF, af_xdp:IF, af_packet:IF, pci:DDDD:BB:DD.F or vdev:NAME,ARGUMENTS"
+    )]
     Unknown {
         /// The string.
         found: String,
     },
-    /// A form that later releases serve.
-    #[error("device {found:?}: {kind}: is not available in this release; use vdev:net_af_packet0,iface={interface}")]
-    NotYet {
+    /// Not the name of an interface.
+    #[error(
+        "device {found:?} names no interface, allowed: a name of 1 to 15 characters without '/', ':' and spaces, e.g. auto:eth1"
+    )]
+    Name {
         /// The string.
         found: String,
-        /// Its kind.
-        kind: &'static str,
-        /// The interface it names.
-        interface: String,
     },
     /// Not the address of a PCI function.
     #[error("device {found:?} is no PCI address, allowed: pci:DDDD:BB:DD.F in hexadecimal, e.g. pci:0000:03:00.0")]
@@ -54,7 +70,7 @@ pub enum DeviceError {
         /// The string.
         found: String,
     },
-    /// The interface behind a virtual device does not exist.
+    /// The interface does not exist.
     #[error("device {found:?}: interface {interface:?} does not exist in this network namespace")]
     NoInterface {
         /// The string.
@@ -69,61 +85,96 @@ impl FromStr for Device {
 
     fn from_str(text: &str) -> Result<Self, DeviceError> {
         let found = || text.to_owned();
-        let not_yet = |kind, interface: &str| DeviceError::NotYet { found: found(), kind, interface: interface.into() };
+        let named = |interface: &str| {
+            let good = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | ':');
+            let fits = (1..=15).contains(&interface.len()) && interface.chars().all(good);
+            fits.then(|| interface.to_owned()).ok_or_else(|| DeviceError::Name { found: found() })
+        };
         match text.split_once(':') {
             Some(("pci", address)) if is_pci(address) => Ok(Self::Pci(address.to_ascii_lowercase())),
             Some(("pci", _)) => Err(DeviceError::Pci { found: found() }),
             Some(("vdev", arguments)) => vdev(arguments).ok_or_else(|| DeviceError::Vdev { found: found() }),
-            Some(("auto", interface)) => Err(not_yet("auto", interface)),
-            Some(("af_xdp", interface)) => Err(not_yet("af_xdp", interface)),
-            Some(("af_packet", interface)) => Err(not_yet("af_packet", interface)),
+            Some(("auto", interface)) => Ok(Self::Auto { interface: named(interface)? }),
+            Some(("af_xdp", interface)) => Ok(Self::AfXdp { interface: named(interface)? }),
+            Some(("af_packet", interface)) => Ok(Self::AfPacket { interface: named(interface)? }),
             _ => Err(DeviceError::Unknown { found: found() }),
         }
     }
 }
 
-impl Device {
-    /// As EAL wants it.
-    pub fn arguments(&self) -> &str {
-        match self {
-            Self::Pci(address) => address,
-            Self::Vdev { arguments, .. } => arguments,
-        }
-    }
+/// What drives the ports of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// DPDK's poll-mode drivers.
+    Dpdk,
+    /// AF_XDP and af_packet sockets.
+    Sockets,
+}
 
-    /// Looks whether the interface behind a virtual device exists in this network namespace.
-    pub fn check_interface(&self) -> Result<(), DeviceError> {
+impl Kind {
+    /// The name shown to people.
+    pub fn name(self) -> &'static str {
         match self {
-            Self::Vdev { arguments, interface: Some(interface), .. }
-                if nix::net::if_::if_nametoindex(interface.as_str()).is_err() =>
-            {
-                Err(DeviceError::NoInterface { found: format!("vdev:{arguments}"), interface: interface.clone() })
-            }
-            _ => Ok(()),
+            Self::Dpdk => "dpdk",
+            Self::Sockets => "sockets",
         }
     }
 }
 
-/// The backend a device string asks for, whether it is there or not.
-fn backend(device: &str) -> &'static str {
-    match device.split_once(':').map(|(kind, _)| kind) {
-        Some("pci" | "vdev") => "dpdk",
-        Some("af_xdp") => "af_xdp",
-        Some("af_packet") => "af_packet",
-        Some("auto") => "auto",
-        _ => "unknown",
+impl Device {
+    /// The backend it asks for; `None` for one that takes any.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Pci(_) | Self::Vdev { .. } => Some(Kind::Dpdk),
+            Self::AfXdp { .. } | Self::AfPacket { .. } => Some(Kind::Sockets),
+            Self::Auto { .. } => None,
+        }
+    }
+
+    /// The kernel's interface, where there is one.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Self::Auto { interface } | Self::AfXdp { interface } | Self::AfPacket { interface } => Some(interface),
+            Self::Vdev { interface, .. } => interface.as_deref(),
+            Self::Pci(_) => None,
+        }
+    }
+
+    /// Looks whether the interface behind it exists in this network namespace.
+    pub fn check_interface(&self) -> Result<(), DeviceError> {
+        match self.interface() {
+            Some(interface) if nix::net::if_::if_nametoindex(interface).is_err() => {
+                Err(DeviceError::NoInterface { found: self.to_string(), interface: interface.into() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether both are one device.
+    pub fn clashes(&self, other: &Device) -> bool {
+        let same_interface = self.interface().is_some() && self.interface() == other.interface();
+        match (self, other) {
+            (Self::Pci(a), Self::Pci(b)) => a == b,
+            (Self::Vdev { name: a, .. }, Self::Vdev { name: b, .. }) => a == b || same_interface,
+            _ => same_interface,
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto { interface } => write!(f, "auto:{interface}"),
+            Self::AfXdp { interface } => write!(f, "af_xdp:{interface}"),
+            Self::AfPacket { interface } => write!(f, "af_packet:{interface}"),
+            Self::Pci(address) => write!(f, "pci:{address}"),
+            Self::Vdev { arguments, .. } => write!(f, "vdev:{arguments}"),
+        }
     }
 }
 
 /// Every port's device, or why the tables are refused: one user-space backend drives all ports of a node, no device twice.
 pub fn checked_devices(tables: &RuleTables) -> Result<Vec<Device>, String> {
-    if let Some(first) = tables.ports.first()
-        && let Some(other) = tables.ports.iter().find(|port| backend(&port.device) != backend(&first.device))
-    {
-        let name =
-            |port: &PortSpec| format!("port {} (device {:?}, {})", port.name, port.device, backend(&port.device));
-        return Err(format!("{} and {}: all ports of a node share one backend", name(first), name(other)));
-    }
     let mut devices: Vec<Device> = Vec::with_capacity(tables.ports.len());
     for port in &tables.ports {
         let device: Device = port.device.parse().map_err(|error| format!("port {}: {error}", port.name))?;
@@ -133,20 +184,16 @@ pub fn checked_devices(tables: &RuleTables) -> Result<Vec<Device>, String> {
         }
         devices.push(device);
     }
-    Ok(devices)
-}
-
-impl Device {
-    /// Whether both are one device.
-    pub fn clashes(&self, other: &Device) -> bool {
-        match (self, other) {
-            (Self::Pci(a), Self::Pci(b)) => a == b,
-            (Self::Vdev { name: a, interface: x, .. }, Self::Vdev { name: b, interface: y, .. }) => {
-                a == b || (x.is_some() && x == y)
-            }
-            _ => false,
-        }
+    let mut decided = tables.ports.iter().zip(&devices).filter_map(|(port, device)| Some((port, device.kind()?)));
+    if let Some((first, kind)) = decided.next()
+        && let Some((other, another)) = decided.find(|(_, other)| *other != kind)
+    {
+        let name =
+            |port: &PortSpec, kind: Kind| format!("port {} (device {:?}, {})", port.name, port.device, kind.name());
+        let (first, other) = (name(first, kind), name(other, another));
+        return Err(format!("{first} and {other}: all ports of a node share one backend"));
     }
+    Ok(devices)
 }
 
 fn is_pci(address: &str) -> bool {
@@ -182,11 +229,17 @@ mod tests {
     fn devices_that_exist() {
         assert_eq!("pci:0000:3B:00.1".parse(), Ok(Device::Pci("0000:3b:00.1".into())));
         let device: Device = "vdev:net_af_packet0,iface=eth1,qpairs=1".parse().unwrap();
-        assert_eq!(device.arguments(), "net_af_packet0,iface=eth1,qpairs=1");
+        assert_eq!(device.to_string(), "vdev:net_af_packet0,iface=eth1,qpairs=1");
         assert!(
             matches!(device, Device::Vdev { ref name, interface: Some(ref i), .. } if name == "net_af_packet0" && i == "eth1")
         );
         assert!("vdev:net_null0".parse::<Device>().is_ok());
+        for (text, kind) in
+            [("auto:eth1", None), ("af_xdp:eth1", Some(Kind::Sockets)), ("af_packet:eth1", Some(Kind::Sockets))]
+        {
+            let device: Device = text.parse().unwrap();
+            assert_eq!((device.to_string().as_str(), device.interface(), device.kind()), (text, Some("eth1"), kind));
+        }
     }
 
     #[test]
@@ -194,9 +247,9 @@ mod tests {
         let table = [
             ("eth1", "is not a device"),
             ("dpdk:0", "is not a device"),
-            ("auto:eth1", "auto: is not available in this release; use vdev:net_af_packet0,iface=eth1"),
-            ("af_xdp:eth1", "af_xdp: is not available in this release; use vdev:net_af_packet0,iface=eth1"),
-            ("af_packet:eth1", "af_packet: is not available in this release; use vdev:net_af_packet0,iface=eth1"),
+            ("auto:", "names no interface"),
+            ("af_xdp:a/b", "names no interface"),
+            ("af_packet:0123456789abcdef", "names no interface"),
             ("pci:03:00.0", "is no PCI address"),
             ("pci:0000:03:00:0", "is no PCI address"),
             ("pci:0000:03:00.0.1", "is no PCI address"),
@@ -213,13 +266,20 @@ mod tests {
 
     #[test]
     fn one_backend_and_no_device_twice() {
-        assert_eq!(checked_devices(&ports(&["pci:0000:03:00.0", "vdev:net_null0"])).unwrap().len(), 2);
+        for together in [
+            ["pci:0000:03:00.0", "vdev:net_null0"],
+            ["af_xdp:eth1", "af_packet:eth2"],
+            ["auto:eth1", "pci:0000:03:00.0"],
+        ] {
+            assert_eq!(checked_devices(&ports(&together)).unwrap().len(), 2, "{together:?}");
+        }
         let table: &[(&[&str], &str)] = &[
             (
                 &["vdev:net_null0", "af_xdp:eth1"],
-                "port p0 (device \"vdev:net_null0\", dpdk) and port p1 (device \"af_xdp:eth1\", af_xdp)",
+                "port p0 (device \"vdev:net_null0\", dpdk) and port p1 (device \"af_xdp:eth1\", sockets)",
             ),
-            (&["auto:eth1"], "port p0: device \"auto:eth1\": auto: is not available"),
+            (&["auto:eth1", "af_xdp:eth1"], "is port p0's already"),
+            (&["vdev:net_af_packet0,iface=eth1", "auto:eth1"], "is port p0's already"),
             (&["vdev:net_null0", "vdev:net_null0,size=64"], "is port p0's already"),
             (&["vdev:net_af_packet0,iface=a", "vdev:net_af_packet1,iface=a"], "is port p0's already"),
             (&["pci:0000:03:00.0", "pci:0000:03:00.0"], "is port p0's already"),

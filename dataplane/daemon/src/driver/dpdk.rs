@@ -11,7 +11,7 @@ use marchproxy_engine::io::Mac;
 use marchproxy_engine::ledger::Backend;
 use marchproxy_engine::tables::PortSpec;
 
-use super::{Device, Driver, OpenPort, Opened, PortHealth};
+use super::{Choice, Device, Driver, OpenPort, Opened, PortHealth, dpdk_rung};
 use crate::config::{HugepageMode, Memory};
 use crate::kernel::{free_hugepages_mb, total_hugepages_mb};
 
@@ -111,10 +111,14 @@ fn huge_pages(memory: &Memory) -> Result<bool, String> {
 }
 
 /// Half of the memory for packets of this size: two sizes at most, and EAL needs a little for itself.
-fn pool(eal: &Eal, room: u16, mem_mb: u64, socket: Option<SocketId>) -> Result<Mempool, String> {
+fn packets(room: u16, mem_mb: u64) -> u32 {
     let fit = (mem_mb << 20) * 4 / 10 / (u64::from(room) + PER_PACKET);
     let log = fit.max(1).ilog2().clamp(*PACKETS.start(), *PACKETS.end());
-    let count = (1 << log) - 1;
+    (1 << log) - 1
+}
+
+fn pool(eal: &Eal, room: u16, mem_mb: u64, socket: Option<SocketId>) -> Result<Mempool, String> {
+    let count = packets(room, mem_mb);
     let config = PoolConfig { frame_room: room, socket, ..PoolConfig::new(count) };
     Mempool::create(eal, &format!("mp_{room}"), &config).map_err(|error| error.to_string())
 }
@@ -143,14 +147,18 @@ impl Driver for DpdkDriver {
         self.eal.register_thread().map_err(|error| error.to_string())
     }
 
-    fn pool(&self) -> DpdkPool {
-        DpdkPool::new(&self.ordinary)
+    fn pool(&self) -> Result<DpdkPool, String> {
+        Ok(DpdkPool::new(&self.ordinary))
+    }
+
+    fn queue_places(&self) -> u32 {
+        packets(ORDINARY, self.mem_mb) / 4
     }
 
     fn open(&self, spec: &PortSpec, device: &Device, queues: u16) -> Result<Opened<Self>, String> {
         let refuse = |reason: String| format!("port {}: device {:?}: {reason}", spec.name, spec.device);
         let pool = self.pool_for(spec.mtu).map_err(refuse)?;
-        let device: DeviceSpec = with_queues(device, queues).parse().map_err(|error| refuse(format!("{error}")))?;
+        let device: DeviceSpec = with_queues(device, queues)?.parse().map_err(|error| refuse(format!("{error}")))?;
         let mut attached = Attached::probe(&self.eal, &device).map_err(|error| refuse(error.to_string()))?;
         let mut ports = attached.take_ports();
         let port = ports.pop().filter(|_| ports.is_empty()).ok_or_else(|| {
@@ -174,16 +182,20 @@ impl Driver for DpdkDriver {
 }
 
 /// The device with as many queues as there are workers, where the driver wants to be told so and the document does not.
-fn with_queues(device: &Device, queues: u16) -> String {
-    match device {
+fn with_queues(device: &Device, queues: u16) -> Result<String, String> {
+    Ok(match device {
         Device::Pci(address) => format!("pci:{address}"),
+        Device::Auto { interface } => format!("pci:{}", dpdk_rung(interface)?),
+        Device::AfXdp { .. } | Device::AfPacket { .. } => {
+            return Err(format!("device \"{device}\": this node runs on DPDK"));
+        }
         Device::Vdev { arguments, name, .. }
             if queues > 1 && name.starts_with("net_af_packet") && !arguments.contains("qpairs=") =>
         {
             format!("vdev:{arguments},qpairs={queues}")
         }
         Device::Vdev { arguments, .. } => format!("vdev:{arguments}"),
-    }
+    })
 }
 
 impl OpenPort for DpdkPort {
@@ -199,5 +211,9 @@ impl OpenPort for DpdkPort {
             rx_errors: stats.rx_errors,
             tx_errors: stats.tx_errors,
         }
+    }
+
+    fn choice(&self) -> Choice {
+        Choice { tier: "dpdk", ..Choice::default() }
     }
 }

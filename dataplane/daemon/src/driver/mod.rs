@@ -3,16 +3,18 @@
 mod device;
 #[cfg(feature = "dpdk")]
 mod dpdk;
-mod none;
+mod rungs;
+mod sockets;
 
 use marchproxy_engine::io::Mac;
 use marchproxy_engine::ledger::Backend;
 use marchproxy_engine::tables::PortSpec;
 
-pub use device::{Device, DeviceError, checked_devices};
+pub use device::{Device, DeviceError, Kind, checked_devices};
 #[cfg(feature = "dpdk")]
 pub use dpdk::DpdkDriver;
-pub use none::NoDriver;
+pub use rungs::{Choice, PassedOver, dpdk_rung};
+pub use sockets::SocketsDriver;
 
 /// A packet backend as the daemon uses it: opens devices, gives every worker its queues.
 pub trait Driver: Send + Sync + 'static {
@@ -28,7 +30,11 @@ pub trait Driver: Send + Sync + 'static {
     /// Called by every worker and the slow path on their own (pinned) thread.
     fn enter_thread(&self) -> Result<Self::Guard, String>;
     /// Packets for the slow path.
-    fn pool(&self) -> <Self::Backend as Backend>::Pool;
+    fn pool(&self) -> Result<<Self::Backend as Backend>::Pool, String>;
+    /// Packets that may wait in the queues of one shaped port: a share of the buffers there are, so that enough are left to receive with.
+    fn queue_places(&self) -> u32 {
+        1 << 12
+    }
     /// Opens a device with `queues` pairs of queues. The error names device and reason; nothing is left open then.
     fn open(&self, spec: &PortSpec, device: &Device, queues: u16) -> Result<Opened<Self>, String>;
 }
@@ -50,6 +56,10 @@ pub trait OpenPort: Send + 'static {
     fn mac(&self) -> Mac;
     /// What it says of itself; may ask the hardware.
     fn health(&self) -> PortHealth;
+    /// The way its packets come, and why no better one.
+    fn choice(&self) -> Choice {
+        Choice::default()
+    }
 }
 
 /// What a device says of itself.

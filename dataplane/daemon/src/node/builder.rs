@@ -16,11 +16,13 @@ use super::Shared;
 use super::plan::{Place, Plan, plan};
 use crate::driver::{Device, Driver, Opened, checked_devices};
 use crate::kernel::check_addresses;
-use crate::runtime::{Applied, Push};
+use crate::runtime::{Applied, ContentHash, Push};
 use crate::topology::node_of_device;
 
 /// Workers look at the generation every turn, and sleep 100 us at most.
 const SETTLE: Duration = Duration::from_secs(2);
+/// Control flips within seconds, or says that it won't.
+const STAGED: Duration = Duration::from_mins(10);
 /// Readers that are no workers (slow path, observers) may hold an old generation a little longer.
 const RECLAIM: Duration = Duration::from_millis(20);
 
@@ -28,14 +30,40 @@ const RECLAIM: Duration = Duration::from_millis(20);
 pub(super) enum Job {
     /// Run these tables.
     Push(Box<Push>, oneshot::Sender<Result<Applied, String>>),
+    /// Get ready for these tables.
+    Stage(Box<Push>, oneshot::Sender<Result<u64, String>>),
+    /// Let go what was made ready.
+    Unstage,
+    /// Build these tables for somebody to look at.
+    Candidate(Box<RuleTables>, oneshot::Sender<Result<Arc<Snapshot>, String>>),
     /// Checks took a backend out: its sessions are decided anew, each when it is touched next.
     BackendLost,
     /// End; answers when the builder touches nothing any more.
     Stop,
 }
 
+/// A push of which everything is done that can take long or fail, but for ports that have to stop first.
+pub(super) struct Ready<D: Driver> {
+    snapshot: Snapshot,
+    plan: Plan,
+    fresh: Vec<(Place, Opened<D>)>,
+    build_us: u64,
+}
+
+/// What was made ready for an offer to come.
+pub(super) struct Staged<D: Driver> {
+    content_hash: ContentHash,
+    /// [`Builder::builds`] then: it was made from what runs, so it is good for nothing once something else does.
+    builds: u64,
+    ready: Ready<D>,
+    since: Instant,
+}
+
 /// The builder.
 pub(super) struct Builder<D: Driver> {
+    pub(super) staged: Option<Staged<D>>,
+    /// Snapshots that were published.
+    pub(super) builds: u64,
     pub(super) publisher: Publisher<Snapshot>,
     pub(super) shared: Arc<Shared<D>>,
     pub(super) budget: Budget,
@@ -57,7 +85,21 @@ impl<D: Driver> Builder<D> {
                     self.backend_lost();
                     self.reclaim();
                 }
-                Err(mpsc::RecvTimeoutError::Timeout) => drop(self.publisher.reclaim()),
+                Ok(Job::Stage(push, answer)) => {
+                    let result = self.stage(*push);
+                    if answer.send(result).is_err() {
+                        self.staged = None;
+                    }
+                }
+                Ok(Job::Unstage) => self.staged = None,
+                Ok(Job::Candidate(tables, answer)) => {
+                    // Whoever asked may have given up.
+                    let _ = answer.send(self.candidate(&tables));
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    self.publisher.reclaim();
+                    self.staged.take_if(|staged| staged.since.elapsed() > STAGED);
+                }
                 Ok(Job::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -82,13 +124,16 @@ impl<D: Driver> Builder<D> {
                 settle_us: micros(push.received.elapsed()),
             });
         };
-        self.check(tables)?;
-        let start = Instant::now();
-        let snapshot =
-            build(tables, Some(self.publisher.current()), &self.budget).map_err(|error| error.to_string())?;
-        let build_us = micros(start.elapsed());
-        let plan = self.plan(&snapshot, push.allow_port_restart)?;
-        self.bring_up(&plan)?;
+        let builds = self.builds;
+        let staged = self.staged.take();
+        let staged = staged.filter(|staged| staged.content_hash == push.content_hash && staged.builds == builds);
+        let Ready { snapshot, plan, fresh, build_us } = match staged {
+            Some(staged) => staged.ready,
+            None => self.ready(tables, push.allow_port_restart)?,
+        };
+        self.bring_up(&plan, fresh)?;
+        self.builds += 1;
+        self.shared.ports.shape(&snapshot, self.budget.queues)?;
         let objects = self.shared.objects.next(&snapshot, &self.shared.threads());
         let generation = self.publisher.publish(snapshot);
         self.shared.objects.replace(objects);
@@ -96,6 +141,9 @@ impl<D: Driver> Builder<D> {
         self.settle(generation)?;
         let settle_us = micros(push.received.elapsed());
         self.note(push, generation, true);
+        if let Err(error) = self.shared.ports.unshape(self.publisher.current()) {
+            tracing::error!("queues: {error}");
+        }
         for place in &plan.close {
             // The push happened; a device that does not close is no reason to call it refused.
             if let Err(error) = self.shared.ports.close(place) {
@@ -103,6 +151,37 @@ impl<D: Driver> Builder<D> {
             }
         }
         Ok(Applied { generation, build_us, settle_us })
+    }
+
+    /// Everything about a push that can be done while the old tables run.
+    fn ready(&self, tables: &RuleTables, allow_port_restart: bool) -> Result<Ready<D>, String> {
+        self.check(tables)?;
+        let start = Instant::now();
+        let snapshot =
+            build(tables, Some(self.publisher.current()), &self.budget).map_err(|error| error.to_string())?;
+        let build_us = micros(start.elapsed());
+        let plan = self.plan(&snapshot, allow_port_restart)?;
+        let fresh = self.open_all(&plan.open)?;
+        Ok(Ready { snapshot, plan, fresh, build_us })
+    }
+
+    fn stage(&mut self, push: Push) -> Result<u64, String> {
+        // First: both may want the same new device.
+        self.staged = None;
+        let Some(tables) = &push.tables else { return Ok(0) };
+        let ready = self.ready(tables, push.allow_port_restart)?;
+        let build_us = ready.build_us;
+        let (content_hash, builds, since) = (push.content_hash, self.builds, Instant::now());
+        self.staged = Some(Staged { content_hash, builds, ready, since });
+        Ok(build_us)
+    }
+
+    /// A snapshot for whoever wants to compare. What a push would refuse it for is told.
+    fn candidate(&self, tables: &RuleTables) -> Result<Arc<Snapshot>, String> {
+        self.check(tables)?;
+        let snapshot =
+            build(tables, Some(self.publisher.current()), &self.budget).map_err(|error| error.to_string())?;
+        Ok(Arc::new(snapshot))
     }
 
     /// What is wrong whatever the engine makes of it.
@@ -144,10 +223,9 @@ impl<D: Driver> Builder<D> {
         plan(&self.shared.ports.running(), &wanted, allow_restart, same)
     }
 
-    /// Opens what is new. On failure everything is as before.
-    fn bring_up(&self, plan: &Plan) -> Result<(), String> {
+    /// Takes in what is new. On failure everything is as before.
+    fn bring_up(&self, plan: &Plan, fresh: Vec<(Place, Opened<D>)>) -> Result<(), String> {
         let ports = &self.shared.ports;
-        let fresh = self.open_all(&plan.open)?;
         let mut stopped = Vec::new();
         for place in &plan.stop_first {
             if let Err(error) = ports.close(place) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use marchproxy_engine::ledger::Backend;
 use marchproxy_engine::observe::Lens;
 use marchproxy_engine::ports::PortSlot;
+use marchproxy_engine::qos::Scheduler;
 use marchproxy_engine::worker::{Command, Reply, SessionPage};
 use rtrb::{Consumer, Producer};
 
@@ -57,7 +58,7 @@ impl<K: Backend> Line<K> {
         send(&mut ends.commands, Command::Sessions(page))?;
         answer(&mut ends.replies, |reply| match reply {
             Reply::Sessions(page) => Some(page),
-            Reply::Port(..) | Reply::Observed(_) => None,
+            Reply::Port(..) | Reply::Observed(_) | Reply::Queues(_) => None,
         })
     }
 
@@ -67,7 +68,20 @@ impl<K: Backend> Line<K> {
         send(&mut ends.commands, Command::Observe(lens))?;
         answer(&mut ends.replies, |reply| match reply {
             Reply::Observed(before) => Some(before),
-            Reply::Port(..) | Reply::Sessions(_) => None,
+            Reply::Port(..) | Reply::Sessions(_) | Reply::Queues(_) => None,
+        })
+    }
+
+    /// Gives the worker the queues of a shaped port, or takes them away and frees them here.
+    pub(super) fn queues(&self, port: PortSlot, queues: Option<Box<Scheduler<K::Buf>>>) -> Result<(), Silent> {
+        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        send(&mut ends.commands, Command::Queues(port, queues))?;
+        answer(&mut ends.replies, |reply| match reply {
+            Reply::Queues(before) => {
+                drop(before);
+                Some(())
+            }
+            Reply::Port(..) | Reply::Sessions(_) | Reply::Observed(_) => None,
         })
     }
 }

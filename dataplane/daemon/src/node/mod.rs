@@ -8,6 +8,7 @@ mod objects;
 mod observe;
 mod plan;
 mod ports;
+mod preview;
 mod query;
 mod samples;
 mod start;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use marchproxy_engine::Snapshot;
 use marchproxy_engine::sampling::Sample;
 use marchproxy_engine::stats::ThreadStats;
+use marchproxy_engine::tables::RuleTables;
 use marchproxy_proto::v1;
 use marchproxy_rcu::Reader;
 use rtrb::Consumer;
@@ -34,7 +36,7 @@ use self::ports::Ports;
 use self::stats::BusyWindow;
 use self::worker::{SlowQuestion, StopSigns, WorkerShared};
 use crate::driver::Driver;
-use crate::runtime::{Applied, Outlet, Push, Running, Runtime};
+use crate::runtime::{Applied, Outlet, Push, Running, Runtime, Stop};
 use crate::topology::Machine;
 
 pub use start::{Settings, StartError};
@@ -109,6 +111,11 @@ impl<D: Driver> Node<D> {
         self.shared.conservation()
     }
 
+    /// A builder that is gone drops the sender in the job, and the receiver says so.
+    fn ask_builder(&self, job: Job) {
+        let _ = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(job);
+    }
+
     fn stop_threads(&self, threads: Threads) {
         let _ = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(Job::Stop);
         join(threads.builder, "builder");
@@ -137,6 +144,12 @@ fn join(thread: JoinHandle<()>, name: &str) {
     }
 }
 
+impl<D: Driver> Stop for Node<D> {
+    fn stop(&self) -> v1::Conservation {
+        Node::stop(self)
+    }
+}
+
 impl<D: Driver> Runtime for Node<D> {
     fn backend(&self) -> &'static str {
         self.shared.driver.name()
@@ -152,9 +165,34 @@ impl<D: Driver> Runtime for Node<D> {
 
     fn apply(&self, push: Push) -> oneshot::Receiver<Result<Applied, String>> {
         let (sender, receiver) = oneshot::channel();
-        // A builder that is gone drops the sender, and the receiver says so.
-        let _ = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(Job::Push(Box::new(push), sender));
+        self.ask_builder(Job::Push(Box::new(push), sender));
         receiver
+    }
+
+    fn stage(&self, push: Push) -> oneshot::Receiver<Result<u64, String>> {
+        let (sender, receiver) = oneshot::channel();
+        self.ask_builder(Job::Stage(Box::new(push), sender));
+        receiver
+    }
+
+    fn unstage(&self) {
+        self.ask_builder(Job::Unstage);
+    }
+
+    fn preview(&self, tables: RuleTables, span: Duration) -> Result<v1::PreviewResponse, String> {
+        let (sender, receiver) = oneshot::channel();
+        self.ask_builder(Job::Candidate(Box::new(tables), sender));
+        let start = Instant::now();
+        let candidate = receiver.blocking_recv().unwrap_or_else(|_| Err("the node is stopping".into()))?;
+        let build_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Ok(v1::PreviewResponse { build_us, ..self.shared.preview(&candidate, span)? })
+    }
+
+    fn turns(&self) -> Vec<(String, u64)> {
+        let worker =
+            |(number, worker): (usize, &WorkerShared)| (format!("worker {number}"), worker.stats.all_ticks.value());
+        let slow_path = ("slow path".to_owned(), self.shared.slow_stats.all_ticks.value());
+        self.shared.workers.iter().enumerate().map(worker).chain([slow_path]).collect()
     }
 
     fn stats(&self) -> v1::StatsResponse {
@@ -183,6 +221,10 @@ impl<D: Driver> Runtime for Node<D> {
 
     fn neighbours(&self, request: &v1::NeighboursRequest) -> Result<v1::NeighboursResponse, String> {
         self.shared.neighbours(request)
+    }
+
+    fn tiers(&self) -> v1::TiersResponse {
+        v1::TiersResponse { backend: self.backend().into(), ports: self.shared.port_tiers() }
     }
 
     fn backends(&self, request: &v1::BackendsRequest) -> Result<v1::BackendsResponse, String> {

@@ -2,16 +2,27 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use marchproxy_engine::ports::PortFacts;
+use marchproxy_engine::Snapshot;
+use marchproxy_engine::ledger::queue_owner;
+use marchproxy_engine::ports::{PortFacts, PortSlot};
+use marchproxy_engine::qos::Scheduler;
 
 use super::line::Line;
 use super::plan::Place;
-use crate::driver::{Device, Driver, OpenPort, Opened, PortHealth};
+use crate::driver::{Choice, Device, Driver, OpenPort, Opened, PortHealth};
 
 /// An open port.
 struct Entry<P> {
     place: Place,
     port: P,
+}
+
+/// What is to be seen of an open port.
+pub(super) struct Look {
+    pub(super) place: Place,
+    pub(super) mac: [u8; 6],
+    pub(super) health: PortHealth,
+    pub(super) choice: Choice,
 }
 
 /// All of them.
@@ -20,11 +31,13 @@ pub(super) struct Ports<D: Driver> {
     facts: PortFacts,
     lines: Arc<[Line<D::Backend>]>,
     open: Mutex<Vec<Entry<D::Port>>>,
+    /// The ports whose queues a worker has.
+    shaped: Mutex<Vec<PortSlot>>,
 }
 
 impl<D: Driver> Ports<D> {
     pub(super) fn new(driver: Arc<D>, facts: PortFacts, lines: Arc<[Line<D::Backend>]>) -> Self {
-        Self { driver, facts, lines, open: Mutex::default() }
+        Self { driver, facts, lines, open: Mutex::default(), shaped: Mutex::default() }
     }
 
     fn entries(&self) -> MutexGuard<'_, Vec<Entry<D::Port>>> {
@@ -36,9 +49,15 @@ impl<D: Driver> Ports<D> {
         self.entries().iter().map(|entry| entry.place.clone()).collect()
     }
 
-    /// What runs, with MAC address and health of the device.
-    pub(super) fn health(&self) -> Vec<(Place, [u8; 6], PortHealth)> {
-        self.entries().iter().map(|entry| (entry.place.clone(), entry.port.mac(), entry.port.health())).collect()
+    /// What runs, with MAC address and health of the device, and the way its packets come.
+    pub(super) fn looks(&self) -> Vec<Look> {
+        let look = |Entry { place, port }: &Entry<D::Port>| Look {
+            place: place.clone(),
+            mac: port.mac(),
+            health: port.health(),
+            choice: port.choice(),
+        };
+        self.entries().iter().map(look).collect()
     }
 
     /// Opens a device without giving it to anybody yet.
@@ -75,8 +94,43 @@ impl<D: Driver> Ports<D> {
         Ok(())
     }
 
+    /// Makes the queues of ports that are to be shaped, and gives each to the worker that owns it. Call before the generation that
+    /// shapes them is published.
+    pub(super) fn shape(&self, snapshot: &Snapshot, services: u16) -> Result<(), String> {
+        for (slot, _) in snapshot.shaping.ports() {
+            if !self.shaped().contains(&slot) {
+                let scheduler = Scheduler::new(self.driver.queue_places(), services);
+                self.line_of(slot)?.queues(slot, Some(Box::new(scheduler))).map_err(|silent| silent.to_string())?;
+                self.shaped().push(slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the queues back of ports that the running generation does not shape.
+    pub(super) fn unshape(&self, snapshot: &Snapshot) -> Result<(), String> {
+        let gone: Vec<PortSlot> = self.shaped().extract_if(.., |slot| snapshot.shaping.port(*slot).is_none()).collect();
+        gone.into_iter().try_for_each(|slot| self.drop_queues(slot))
+    }
+
+    fn drop_queues(&self, slot: PortSlot) -> Result<(), String> {
+        self.line_of(slot)?.queues(slot, None).map_err(|silent| silent.to_string())
+    }
+
+    fn line_of(&self, slot: PortSlot) -> Result<&Line<D::Backend>, String> {
+        self.lines.get(queue_owner(slot, self.lines.len())).ok_or_else(|| "no worker owns the port's queues".to_owned())
+    }
+
+    fn shaped(&self) -> MutexGuard<'_, Vec<PortSlot>> {
+        self.shaped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes a port from the workers and closes its device.
     pub(super) fn close(&self, place: &Place) -> Result<(), String> {
+        let had_queues = self.shaped().extract_if(.., |slot| *slot == place.slot).count() > 0;
+        if had_queues {
+            self.drop_queues(place.slot)?;
+        }
         for (number, line) in self.lines.iter().enumerate() {
             line.remove_port(place.slot).map_err(|silent| format!("worker {number}: {silent}"))?;
         }

@@ -105,7 +105,11 @@ struct Built<K: Backend> {
 impl<D: Driver> Node<D> {
     /// Starts all threads; the node runs the empty configuration (every packet is dropped) until the first push.
     pub fn start(driver: D, settings: &Settings) -> Result<Self, StartError> {
-        let driver = Arc::new(driver);
+        Self::start_with(Arc::new(driver), settings)
+    }
+
+    /// The same with a driver that others know, too.
+    pub fn start_with(driver: Arc<D>, settings: &Settings) -> Result<Self, StartError> {
         let count = settings.cores.len();
         // The workers', the slow path's and the observer's.
         let (publisher, mut readers) = marchproxy_rcu::channel(Snapshot::default(), count + 2);
@@ -131,7 +135,12 @@ impl<D: Driver> Node<D> {
             let ledger = Ledger::new(stats.clone(), punts_in, injects_out).with_peers(seat.peers);
             built.push(Built::<D::Backend> {
                 worker: Worker::new(reader, pipeline, ledger, commands_out, replies_in).with_inbox(seat.inbox),
-                shared: WorkerShared { core, stats, generation: Arc::new(AtomicU64::new(1)) },
+                shared: WorkerShared {
+                    core,
+                    stats,
+                    sessions: entries(settings) as u64,
+                    generation: Arc::new(AtomicU64::new(1)),
+                },
                 line: Line::new(commands, replies),
                 link: WorkerLink { punts, injects },
             });
@@ -144,7 +153,8 @@ impl<D: Driver> Node<D> {
             links.push(link);
         }
         let slow_stats = Arc::new(ThreadStats::new(0));
-        let slow = SlowPath::new(slow_reader, links, driver.pool(), neighbours, facts.clone(), slow_stats.clone())
+        let pool = driver.pool().map_err(StartError::Place)?;
+        let slow = SlowPath::new(slow_reader, links, pool, neighbours, facts.clone(), slow_stats.clone())
             .with_checks(secret()?)
             .announcing();
         let lines: Arc<[Line<D::Backend>]> = lines.into();
@@ -169,7 +179,7 @@ impl<D: Driver> Node<D> {
         let (jobs, inbox) = mpsc::channel();
         let loss: mpsc::Sender<Job> = jobs.clone();
         let budget = Budget { workers: count, ..settings.budget };
-        let builder = Builder { publisher, shared: shared.clone(), budget };
+        let builder = Builder { staged: None, builds: 0, publisher, shared: shared.clone(), budget };
         let builder = spawn("builder", move || builder.run(&inbox))?;
         let (up, came_up) = mpsc::channel();
         let (released, releases) = mpsc::channel();
@@ -179,8 +189,8 @@ impl<D: Driver> Node<D> {
         let failed = |thread: &str, source| StartError::Thread { thread: thread.into(), source };
         // A builder that is gone has nothing to decide any more.
         let lost = move || drop(loss.send(Job::BackendLost));
-        let slow_path =
-            start_slow_path::<D>(slow, questions, lost, orders.clone()).map_err(|error| failed("slow path", error))?;
+        let slow_path = start_slow_path::<D>(slow, shared.slow_stats.clone(), questions, lost, orders.clone())
+            .map_err(|error| failed("slow path", error))?;
         let mut handles = Vec::with_capacity(count);
         for (number, (worker, of_worker)) in workers.into_iter().zip(&shared.workers).enumerate() {
             let handle = start_worker(number, worker, of_worker.clone(), orders.clone());
@@ -208,11 +218,15 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<std::thread
         .map_err(|source| StartError::Thread { thread: name.into(), source })
 }
 
+/// Sessions of one worker.
+fn entries(settings: &Settings) -> usize {
+    (settings.sessions / settings.cores.len().max(1)).max(1)
+}
+
 /// A worker's session table: shared memory in huge pages of its node, so that a successor process can adopt it.
 fn sessions(worker: usize, core: WorkerCore, settings: &Settings) -> Result<Sessions, StartError> {
-    let entries = (settings.sessions / settings.cores.len().max(1)).max(1);
     let options = MemoryOptions { huge: settings.hugepages != HugepageMode::Off, numa_node: core.node };
-    let slabs = Slabs::memfd(&format!("marchproxy-sessions-{worker}"), entries, options)?;
+    let slabs = Slabs::memfd(&format!("marchproxy-sessions-{worker}"), entries(settings), options)?;
     for report in slabs.reports() {
         tell(worker, &report);
         if settings.hugepages == HugepageMode::Required && !matches!(report.pages, Pages::Huge(_)) {

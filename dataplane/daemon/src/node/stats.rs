@@ -11,9 +11,9 @@ use marchproxy_engine::table::sessions::FIRST_PORT;
 use marchproxy_proto::v1;
 
 use super::Shared;
-use super::ports::format_mac;
+use super::ports::{Look, format_mac};
 use super::worker::WorkerShared;
-use crate::driver::Driver;
+use crate::driver::{Driver, PassedOver};
 use crate::groups::hex;
 
 /// Busy ratios are over at least this long, so that several askers do not shorten each other's windows.
@@ -99,12 +99,14 @@ impl<D: Driver> Shared<D> {
                 |end| (end.label(), "", end.describe()),
             ),
             sources_untracked: threads.iter().map(|stats| stats.sources_untracked.value()).sum(),
+            policer_sources_placeless: threads.iter().map(|s| s.policer_sources_placeless.value()).sum(),
             objects: self.object_counts(),
             conservation: Some(self.conservation()),
             nat_pools: self.nat_pools(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             icmp_errors_translated: threads.iter().map(|stats| stats.icmp_errors_translated.value()).sum(),
             icmp_errors_limited: threads.iter().map(|stats| stats.icmp_rate_limited.value()).sum(),
+            originate_failed: threads.iter().map(|stats| stats.originate_failed.value()).sum(),
         }
     }
 
@@ -144,27 +146,59 @@ impl<D: Driver> Shared<D> {
         addresses.iter().flat_map(pool).collect()
     }
 
-    fn port_stats(&self) -> Vec<v1::PortStats> {
-        let port = |(place, mac, health): (super::plan::Place, [u8; 6], crate::driver::PortHealth)| {
-            let mut stats = v1::PortStats {
-                name: place.spec.name,
-                device: place.spec.device,
-                link_up: health.link_up,
-                mac: format_mac(mac),
-                device_rx_missed: health.rx_missed,
-                device_rx_errors: health.rx_errors,
-                device_tx_errors: health.tx_errors,
-                ..v1::PortStats::default()
-            };
-            for counters in self.workers.iter().filter_map(|worker| worker.stats.ports.get(place.slot.index())) {
-                stats.rx_packets += counters.rx.packets.value();
-                stats.rx_bytes += counters.rx.bytes.value();
-                stats.tx_packets += counters.tx.packets.value();
-                stats.tx_bytes += counters.tx.bytes.value();
+    /// The way of every port's packets.
+    pub(super) fn port_tiers(&self) -> Vec<v1::PortTier> {
+        let of = |look: Look| {
+            let stats = self.one_port(&look);
+            let over = |over: PassedOver| v1::PassedOverTier { tier: over.tier.into(), reason: over.reason };
+            v1::PortTier {
+                port: stats.name,
+                device: stats.device,
+                tier: stats.tier,
+                note: look.choice.note,
+                passed_over: look.choice.passed_over.into_iter().map(over).collect(),
+                link_up: stats.link_up,
+                rx_packets: stats.rx_packets,
+                rx_bytes: stats.rx_bytes,
+                tx_packets: stats.tx_packets,
+                tx_bytes: stats.tx_bytes,
             }
-            stats
         };
-        self.ports.health().into_iter().map(port).collect()
+        self.ports.looks().into_iter().map(of).collect()
+    }
+
+    fn port_stats(&self) -> Vec<v1::PortStats> {
+        self.ports.looks().iter().map(|look| self.one_port(look)).collect()
+    }
+
+    fn one_port(&self, Look { place, mac, health, choice }: &Look) -> v1::PortStats {
+        let mut stats = v1::PortStats {
+            name: place.spec.name.clone(),
+            device: place.spec.device.clone(),
+            link_up: health.link_up,
+            mac: format_mac(*mac),
+            device_rx_missed: health.rx_missed,
+            device_rx_errors: health.rx_errors,
+            device_tx_errors: health.tx_errors,
+            tier: choice.tier.into(),
+            ..v1::PortStats::default()
+        };
+        for (number, worker) in self.workers.iter().enumerate() {
+            let Some(counters) = worker.stats.ports.get(place.slot.index()) else { continue };
+            let queue = v1::QueueStats {
+                worker: number as u32,
+                rx_packets: counters.rx.packets.value(),
+                rx_bytes: counters.rx.bytes.value(),
+                tx_packets: counters.tx.packets.value(),
+                tx_bytes: counters.tx.bytes.value(),
+            };
+            stats.rx_packets += queue.rx_packets;
+            stats.rx_bytes += queue.rx_bytes;
+            stats.tx_packets += queue.tx_packets;
+            stats.tx_bytes += queue.tx_bytes;
+            stats.queues.push(queue);
+        }
+        stats
     }
 
     fn worker_stats(&self) -> Vec<v1::WorkerStats> {
@@ -183,6 +217,10 @@ impl<D: Driver> Shared<D> {
             fragmented: worker.stats.fragmented.value(),
             fragments_held: worker.stats.fragments_held.value(),
             fragments_released: worker.stats.fragments_released.value(),
+            sessions_capacity: worker.sessions,
+            busy_cycles: worker.stats.busy_ticks.value(),
+            cycles: worker.stats.all_ticks.value(),
+            numa_node: worker.core.node,
         };
         self.workers.iter().zip(ratios).enumerate().map(worker).collect()
     }
@@ -205,12 +243,14 @@ impl<D: Driver> Shared<D> {
 
 fn stages(stats: &ThreadStats) -> Vec<v1::StageStats> {
     let stage = |(name, counters): (&&str, &marchproxy_engine::stats::StageCounters)| {
-        let packets = counters.sampled_packets.value();
+        let (cycles, packets) = (counters.sampled_ticks.value(), counters.sampled_packets.value());
         v1::StageStats {
             name: (*name).into(),
             calls: counters.calls.value(),
             packets: counters.packets.value(),
-            cycles_per_packet: if packets == 0 { 0.0 } else { counters.sampled_ticks.value() as f64 / packets as f64 },
+            cycles_per_packet: if packets == 0 { 0.0 } else { cycles as f64 / packets as f64 },
+            sampled_cycles: cycles,
+            sampled_packets: packets,
         }
     };
     STAGES.iter().zip(&stats.stages).map(stage).collect()

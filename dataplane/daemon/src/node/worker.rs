@@ -30,6 +30,8 @@ pub(super) struct StopSigns {
 pub(super) struct WorkerShared {
     pub(super) core: WorkerCore,
     pub(super) stats: Arc<ThreadStats>,
+    /// Sessions it has room for.
+    pub(super) sessions: u64,
     /// The generation it runs; written by the worker once per turn.
     pub(super) generation: Arc<AtomicU64>,
 }
@@ -111,7 +113,8 @@ fn work<D: Driver>(worker: &mut Worker<D::Backend>, shared: &WorkerShared, order
         let turn = worker.turn(orders.clock.nanos(now));
         shared.generation.store(worker.generation(), Ordering::Release);
         busy = turn.packets > 0;
-        let nap = backoff.after(turn.packets);
+        // What waits in a queue may be due any moment.
+        let nap = backoff.after(turn.packets + usize::from(turn.waiting));
         if !nap.is_zero() {
             std::thread::sleep(nap);
         } else if !busy {
@@ -136,6 +139,7 @@ const LOSSES_APART: u64 = 20_000_000;
 /// Starts the slow path.
 pub(super) fn start_slow_path<D: Driver>(
     mut slow: SlowPath<D::Backend>,
+    stats: Arc<ThreadStats>,
     questions: mpsc::Receiver<SlowQuestion>,
     lost: impl Fn() + Send + 'static,
     orders: Orders<D>,
@@ -153,7 +157,10 @@ pub(super) fn start_slow_path<D: Driver>(
         let mut backoff = Backoff::slow_path(orders.idle);
         let mut call_from = 0;
         while !orders.signs.slow_path.load(Ordering::Acquire) {
-            let now = orders.clock.nanos(tsc());
+            let ticks = tsc();
+            // It only has to move: whoever asks whether the thread is alive looks for that.
+            stats.all_ticks.set(ticks);
+            let now = orders.clock.nanos(ticks);
             let packets = slow.turn(now);
             while let Ok(question) = questions.try_recv() {
                 // Whoever gave up waiting is not told.

@@ -9,10 +9,7 @@ use crate::driver::Device;
 pub fn node_of_device(device: &Device) -> Option<u32> {
     match device {
         Device::Pci(address) => node(&Path::new("/sys/bus/pci/devices").join(address)),
-        Device::Vdev { interface: Some(interface), .. } => {
-            node(&Path::new("/sys/class/net").join(interface).join("device"))
-        }
-        Device::Vdev { interface: None, .. } => None,
+        other => node(&Path::new("/sys/class/net").join(other.interface()?).join("device")),
     }
 }
 

@@ -205,7 +205,7 @@ fn why_names_what_decided_a_live_session_and_what_will_after_a_push() {
         ("rule all", "permit"),
         ("service web", ""),
         ("backend a", "198.18.2.2:8080, bound to the session"),
-        ("dscp 10", ""),
+        ("mark dscp 10", "of rule or service"),
         ("rewrite destination", "198.18.2.2:8080"),
         ("interface wan0", "next hop 198.18.2.2"),
     ] {

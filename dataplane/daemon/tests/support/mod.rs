@@ -34,6 +34,8 @@ pub struct FakeNode {
     pub refusals: Mutex<VecDeque<String>>,
     /// Pushes wait for this long before they are answered.
     pub delay: Mutex<Duration>,
+    /// The content that it is ready for.
+    pub staged: Mutex<Option<Vec<u8>>>,
     /// Whether a trace noticed that nobody listens.
     pub listener_gone: Mutex<bool>,
 }
@@ -66,6 +68,27 @@ impl Runtime for FakeNode {
         self.pushed.lock().unwrap().push(push);
         sender.send(answer).unwrap();
         receiver
+    }
+    fn stage(&self, push: Push) -> oneshot::Receiver<Result<u64, String>> {
+        let (sender, receiver) = oneshot::channel();
+        let refusal = self.refusals.lock().unwrap().pop_front();
+        *self.staged.lock().unwrap() = refusal.is_none().then_some(push.content_hash);
+        sender.send(refusal.map_or(Ok(7), Err)).unwrap();
+        receiver
+    }
+    fn unstage(&self) {
+        *self.staged.lock().unwrap() = None;
+    }
+    fn preview(&self, tables: RuleTables, span: Duration) -> Result<v1::PreviewResponse, String> {
+        Ok(v1::PreviewResponse {
+            packets: span.as_millis() as u64,
+            flows: tables.ports.len() as u64,
+            ..Default::default()
+        })
+    }
+
+    fn turns(&self) -> Vec<(String, u64)> {
+        Vec::new()
     }
     fn stats(&self) -> v1::StatsResponse {
         let running = self.running();
@@ -115,6 +138,10 @@ impl Runtime for FakeNode {
         Ok(v1::NeighboursResponse::default())
     }
 
+    fn tiers(&self) -> v1::TiersResponse {
+        v1::TiersResponse::default()
+    }
+
     fn backends(&self, _: &v1::BackendsRequest) -> Result<v1::BackendsResponse, String> {
         Ok(v1::BackendsResponse::default())
     }
@@ -132,7 +159,7 @@ pub fn offer(version: u64, rules: &RuleTables) -> (v1::TablesOffer, Vec<v1::Tabl
     let content_hash = tables::content_hash(encoded.iter().map(|group| &group.hash)).to_vec();
     let groups = encoded.iter().map(|g| v1::GroupRef { hash: g.hash.to_vec(), objects: g.objects }).collect();
     let parts = encoded.iter().map(|g| v1::TableGroup { hash: g.hash.to_vec(), encoded: g.bytes.clone() }).collect();
-    (v1::TablesOffer { version, content_hash, groups, allow_port_restart: false }, parts)
+    (v1::TablesOffer { version, content_hash, groups, ..v1::TablesOffer::default() }, parts)
 }
 
 /// One stream of the node, as control holds it.
@@ -167,7 +194,13 @@ impl Attached {
 
     /// Offers, sends what is asked for, and returns the hashes asked for.
     pub async fn push(&mut self, version: u64, rules: &RuleTables) -> Vec<Vec<u8>> {
+        self.push_within(version, rules, 0).await
+    }
+
+    /// The same, to be confirmed.
+    pub async fn push_within(&mut self, version: u64, rules: &RuleTables, confirm_within_ms: u64) -> Vec<Vec<u8>> {
         let (offer, groups) = offer(version, rules);
+        let offer = v1::TablesOffer { confirm_within_ms, ..offer };
         self.send(ToNode::Offer(offer)).await;
         let FromNode::Wanted(wanted) = self.next().await else { panic!("no wanted") };
         assert_eq!(wanted.version, version);
@@ -175,6 +208,18 @@ impl Attached {
             self.send(ToNode::Group(group)).await;
         }
         wanted.hashes
+    }
+
+    /// Has it get ready, sends what is asked for, and says how much that was.
+    pub async fn stage(&mut self, stage: u64, rules: &RuleTables) -> usize {
+        let (offer, groups) = offer(0, rules);
+        self.send(ToNode::Offer(v1::TablesOffer { stage, ..offer })).await;
+        let FromNode::Wanted(wanted) = self.next().await else { panic!("no wanted") };
+        assert_eq!((wanted.version, wanted.stage), (0, stage));
+        for group in groups.into_iter().filter(|group| wanted.hashes.contains(&group.hash)) {
+            self.send(ToNode::Group(group)).await;
+        }
+        wanted.hashes.len()
     }
 
     pub async fn ack(&mut self) -> v1::TablesAck {

@@ -102,7 +102,7 @@ impl End {
 impl From<Fate> for End {
     fn from(fate: Fate) -> Self {
         match fate {
-            Fate::Transmit => Self::Sent,
+            Fate::Transmit | Fate::Queue => Self::Sent,
             Fate::Drop(reason) => Self::Dropped(reason),
             Fate::Punt(reason) => Self::Punted(reason),
             Fate::HandOff(worker) | Fate::Reassemble(worker) => Self::HandedOff(worker),
@@ -154,6 +154,8 @@ pub struct Stages {
     pub service: u32,
     /// Policer, mark, colour, rewriting.
     pub verdict: Verdict,
+    /// Class, where somebody asks for it.
+    pub class: Option<u8>,
     /// Address and port that the rewriting puts in.
     pub target: (u128, u16),
     /// Address and port that it puts in at the source, where it changes both ends.
@@ -431,6 +433,7 @@ fn stages(columns: &Columns, lane: Lane, context: &Context<'_>, now: u64) -> Sta
         way: columns.way[lane],
         service: service.map_or(NONE, |service| service.counter),
         verdict,
+        class: (snapshot.classes && columns.fate[lane] == Fate::Transmit).then_some(columns.class[lane]),
         target: (columns.target[lane], columns.port[lane]),
         source: (columns.source[lane], columns.source_port[lane]),
         egress: columns.egress[lane],

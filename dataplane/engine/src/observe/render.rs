@@ -4,13 +4,12 @@
 use std::collections::HashMap;
 
 use super::{End, Kind, Record, Seen, Stages};
-use crate::burst::{NO_MARK, NONE, Rewrite};
+use crate::burst::{CE, NO_MARK, NONE, Rewrite};
 use crate::flow::to_ip;
 use crate::ports::{PortSlot, UNTAGGED};
 use crate::reason::{DropReason, PuntReason};
 use crate::snapshot::{Detour, ObjectKind, Snapshot};
-use crate::table::policer::Colour;
-use crate::tables::RuleAction;
+use crate::tables::{Class, RuleAction};
 use crate::why::Step;
 use crate::wire::{ICMP, ICMPV6, TCP, UDP};
 
@@ -37,7 +36,7 @@ impl Names {
             match kind {
                 ObjectKind::Service => drop(services.insert(counter, name)),
                 ObjectKind::Backend => drop(backends.insert(counter, name)),
-                ObjectKind::Rule | ObjectKind::Policer => {}
+                ObjectKind::Rule | ObjectKind::Policer | ObjectKind::Colour => {}
             }
         }
         Self {
@@ -78,8 +77,8 @@ impl Names {
 type Column = fn(&Record, &Stages, &Names) -> Option<Step>;
 
 /// The columns in the order of the stages.
-const COLUMNS: [Column; 11] =
-    [parsed, session, rule, way, service, backend, rewrite, rewrite_source, route, policer, mark];
+const COLUMNS: [Column; 12] =
+    [parsed, session, rule, way, service, backend, rewrite, rewrite_source, route, policer, mark, class];
 
 /// What the stages decided, stage by stage. `names` must be of the record's generation.
 pub fn steps(record: &Record, names: &Names) -> Vec<Step> {
@@ -203,17 +202,21 @@ fn route(record: &Record, stages: &Stages, names: &Names) -> Option<Step> {
 
 fn policer(_: &Record, stages: &Stages, names: &Names) -> Option<Step> {
     let name = names.policers.get(stages.verdict.policer as usize)?;
-    let colour = match stages.verdict.colour? {
-        Colour::Green => "green",
-        Colour::Yellow => "yellow",
-        Colour::Red => "red",
-    };
-    step("police", format!("policer {name}"), colour)
+    step("police", format!("policer {name}"), stages.verdict.colour?.label())
 }
 
 fn mark(_: &Record, stages: &Stages, _: &Names) -> Option<Step> {
     let mark = stages.verdict.mark;
-    if mark == NO_MARK { None } else { step("mark", format!("dscp {mark}"), "") }
+    match mark {
+        NO_MARK => None,
+        mark if mark >= 2 * CE => step("mark", "dscp", "not reached"),
+        mark => step("mark", format!("dscp {}", mark % CE), if mark & CE == 0 { "" } else { "congestion experienced" }),
+    }
+}
+
+fn class(_: &Record, stages: &Stages, _: &Names) -> Option<Step> {
+    let class = Class::ALL.get(usize::from(stages.class?))?;
+    step("class", class.label(), if stages.verdict.class.is_some() { "" } else { "by its codepoint" })
 }
 
 /// What became of it, in a line.

@@ -38,6 +38,8 @@ pub struct Seen {
     pub has_ports: bool,
     /// TCP flags, or the ICMP type.
     pub flags_or_type: u8,
+    /// DSCP.
+    pub dscp: u8,
 }
 
 impl Seen {
@@ -65,6 +67,7 @@ impl Seen {
 
     fn ipv4(&mut self, packet: &[u8]) {
         self.kind = Kind::V4;
+        self.dscp = packet[1] >> 2;
         self.key.src = v4(be32(packet, 12));
         self.key.dst = v4(be32(packet, 16));
         self.key.protocol = packet[9];
@@ -76,6 +79,7 @@ impl Seen {
 
     fn ipv6(&mut self, packet: &[u8]) {
         self.kind = Kind::V6;
+        self.dscp = (packet[0] << 4 | packet[1] >> 4) >> 2;
         self.key.src = be128(packet, 8);
         self.key.dst = be128(packet, 24);
         let (mut next, mut at) = (packet[6], 40);

@@ -29,12 +29,14 @@ impl Rewrite {
     }
 }
 
-/// The packet as it leaves, from the IP header on. `dscp` of `None` leaves the codepoint alone.
-pub(super) fn finish(ip: &Ip, rewrite: Rewrite, dscp: Option<u8>) -> Vec<u8> {
+/// The packet as it leaves, from the IP header on. `dscp` of `None` leaves the codepoint alone; `experienced` sets
+/// congestion experienced (RFC 3168 s5).
+pub(super) fn finish(ip: &Ip, rewrite: Rewrite, dscp: Option<u8>, experienced: bool) -> Vec<u8> {
     let mut bytes = ip.bytes.clone();
     translate(&mut bytes, ip, rewrite);
     let tos = tos(ip);
     let tos = dscp.map_or(tos, |dscp| dscp << 2 | tos & 3);
+    let tos = if experienced { tos | 3 } else { tos };
     if ip.is_v6() {
         bytes[0] = bytes[0] & 0xf0 | tos >> 4;
         bytes[1] = tos << 4 | bytes[1] & 0x0f;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::finish::{Rewrite, finish};
+use super::finish::{Rewrite, finish, tos};
 use super::icmp::Cause;
 use super::layer2::{Frame, Kind, enframe};
 use super::layer4::{Fragment, Ip, Message, TCP, Told, Tuple};
@@ -15,7 +15,7 @@ use super::session::{Direction, Session, TcpFlags};
 use super::tunnel::Tunnel;
 use super::{Reference, fragment, layer2, layer3, layer4, service};
 use crate::reason::DropReason;
-use crate::tables::{BackendLoss, RuleAction, RuleWay, ServiceMode, ServiceSpec};
+use crate::tables::{BackendLoss, Class, RuleAction, RuleWay, ServiceMode, ServiceSpec};
 
 /// Where the fast part of the way ends.
 #[derive(Clone, Debug)]
@@ -66,6 +66,7 @@ pub(super) struct Decision {
     pub rule_mark: Option<u8>,
     pub service_mark: Option<u8>,
     pub policer: Option<usize>,
+    pub class: Option<Class>,
     pub way: Option<RuleWay>,
 }
 
@@ -114,7 +115,8 @@ impl Decision {
             Direction::Forward => (session.policer, session.ruled.way),
             Direction::Reverse => (None, None),
         };
-        Self { rewrite, rule_mark: session.ruled.mark, service_mark: session.service_mark, policer, way }
+        let class = session.ruled.class.or(session.service_class);
+        Self { rewrite, rule_mark: session.ruled.mark, service_mark: session.service_mark, policer, class, way }
     }
 }
 
@@ -282,7 +284,8 @@ impl Reference {
             return Ok(None);
         }
         let (service_mark, policer) = (service.mark, ruled.policer.or(service.policer));
-        Ok(Some(Session { generation: self.node.generation, ruled, service_mark, policer, ..session.clone() }))
+        let (generation, service_class) = (self.node.generation, service.class);
+        Ok(Some(Session { generation, ruled, service_mark, service_class, policer, ..session.clone() }))
     }
 
     /// Sections 6 and 7: rules and service. Nothing if the packet is for a service address and no service.
@@ -303,8 +306,8 @@ impl Reference {
         }
         if !self.node.is_service_address(ip.dst) {
             let rewrite = Rewrite::Nothing;
-            let Ruled { mark, policer, way, .. } = ruled;
-            return Ok(Some(Decision { rewrite, rule_mark: mark, service_mark: None, policer, way }));
+            let Ruled { mark, policer, class, way, .. } = ruled;
+            return Ok(Some(Decision { rewrite, rule_mark: mark, service_mark: None, policer, class, way }));
         }
         let services = &self.node.tables.services;
         let forward = ip.tuple();
@@ -318,7 +321,8 @@ impl Reference {
         if service.stateless {
             let rewrite = Rewrite::Direct(service.mode, backend.address);
             let (service_mark, policer) = (service.mark, ruled.policer.or(service.policer));
-            return Ok(Some(Decision { rewrite, rule_mark: ruled.mark, service_mark, policer, way: ruled.way }));
+            let (class, way) = (ruled.class.or(service.class), ruled.way);
+            return Ok(Some(Decision { rewrite, rule_mark: ruled.mark, service_mark, policer, class, way }));
         }
         let flags = TcpFlags::of(ip);
         let opens = flags.syn && !flags.ack && !flags.fin && !flags.rst;
@@ -356,6 +360,7 @@ impl Reference {
             // One that begins with a later fragment remembers that no flag was set.
             sight: Sight { flags: (ip.protocol == TCP).then(|| subject.sight.flags.unwrap_or(0)), ..subject.sight },
             service_mark: service.mark,
+            service_class: service.class,
             policer: ruled.policer.or(service.policer),
             mode: service.mode,
             ruled,
@@ -399,6 +404,8 @@ impl Reference {
     fn route(&mut self, now: u64, frame: Frame, ip: &Ip, decision: Decision) -> Result<End, End> {
         let refuse = |frame, cause| Ok(End::Punt(Punt::Refuse(frame, Box::new(ip.clone()), cause)));
         let receiving = self.node.interface(frame.interface);
+        let (receiving_policer, trusted) = (receiving.policer, receiving.trust_dscp);
+        let (receiving_port, receiving_vlan) = (receiving.port, receiving.vlan);
         let destination = decision.rewrite.destination(ip);
         // Packets to a backend that answers by itself go the backend's way.
         let way = decision.way.filter(|_| !matches!(decision.rewrite, Rewrite::Direct(..)));
@@ -435,13 +442,14 @@ impl Reference {
         if too_long && tunnel.is_some() {
             return Err(DropReason::MtuExceeded.into());
         }
-        let policer_mark = match decision.policer.and_then(|index| self.node.tables.policers.get(index)) {
-            Some(policer) => self.policers.meter(policer, now, ip.bytes.len())?,
-            None => None,
+        let metered = self.police(now, ip, [receiving_policer, decision.policer])?;
+        let mark = metered.mark.or(decision.rule_mark).or(decision.service_mark);
+        let class = metered.class(decision.class);
+        let dscp = match mark {
+            None => (!trusted).then_some(0),
+            Some(mark) => self.node.codepoint(mark, tos(ip) >> 2, class),
         };
-        let untrusted = (!receiving.trust_dscp).then_some(0);
-        let dscp = policer_mark.or(decision.rule_mark).or(decision.service_mark).or(untrusted);
-        let mut bytes = finish(ip, decision.rewrite, dscp);
+        let mut bytes = finish(ip, decision.rewrite, dscp, metered.experienced);
         if too_long {
             return Ok(End::Punt(Punt::TooLong { interface: egress, next_hop, packet: bytes }));
         }
@@ -455,7 +463,7 @@ impl Reference {
             return Ok(End::Transmit { port, frame: enframe(&self.node, egress, mac, kind, &bytes) });
         }
         let frame = enframe(&self.node, egress, [0; 6], kind, &bytes);
-        let received = Some((receiving.port, receiving.vlan, ip.clone()));
+        let received = Some((receiving_port, receiving_vlan, ip.clone()));
         Ok(End::Punt(Punt::Neighbour { interface: egress, next_hop, held: Box::new(Held { frame, received }) }))
     }
 }

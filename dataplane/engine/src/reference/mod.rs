@@ -14,6 +14,7 @@ mod layer2;
 mod layer3;
 mod layer4;
 mod limits;
+mod mark;
 mod nd;
 mod neighbour;
 mod node;

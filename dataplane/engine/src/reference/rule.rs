@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::layer2::Frame;
 use super::layer4::{Fragment, Ip, TCP, Tuple, UDP};
 use super::node::Node;
-use crate::tables::{FragmentMatch, PortRange, RuleAction, RuleMatch, RuleSpec, RuleWay};
+use crate::tables::{Class, FragmentMatch, PortRange, RuleAction, RuleMatch, RuleSpec, RuleWay};
 
 /// What rules look at.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +57,8 @@ pub struct Ruled {
     pub mark: Option<u8>,
     /// The rule's policer.
     pub policer: Option<usize>,
+    /// The rule's class.
+    pub class: Option<Class>,
     /// The rule's way.
     pub way: Option<RuleWay>,
 }
@@ -77,7 +79,7 @@ pub(super) fn judge<'a>(rules: &'a [RuleSpec], subject: &Subject) -> Judged<'a> 
             continue;
         }
         ruled.rule = Some(rule.name.clone());
-        (ruled.mark, ruled.policer, ruled.way) = (rule.mark, rule.policer, rule.way);
+        (ruled.mark, ruled.policer, ruled.class, ruled.way) = (rule.mark, rule.policer, rule.class, rule.way);
         return Judged { rule: Some(rule), action: rule.action, ruled };
     }
     let decided = rules.iter().any(|rule| rule.action != RuleAction::Count);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::layer4::{Fragment, Ip, TCP, Tuple, UDP};
 use super::limits::Counted;
 use super::rule::{Ruled, Sight};
-use crate::tables::ServiceMode;
+use crate::tables::{Class, ServiceMode};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -80,6 +80,8 @@ pub struct Session {
     pub ruled: Ruled,
     /// Mark of its service.
     pub service_mark: Option<u8>,
+    /// The service's class.
+    pub service_class: Option<Class>,
     /// Mode of its service.
     pub mode: ServiceMode,
     /// Its policer, an index into the tables of its generation.

@@ -4,6 +4,7 @@
 //! get no session.
 
 use crate::burst::{Burst, Columns, Fate, NO_MARK, NONE, Rewrite, Verdict};
+use crate::class::Choice;
 use crate::flow::{Addr, FlowKey};
 use crate::io::PacketBuf;
 use crate::reason::{DropReason, LookupResult, PuntReason, SessionEnd};
@@ -14,8 +15,10 @@ use crate::stage::{related, rule};
 use crate::stats::ThreadStats;
 use crate::table::rules::{Rule, RuleKey};
 use crate::table::services::{Backend, Service};
-use crate::table::sessions::{Admission, Decision, Direction, Hit, NewSession, Refused, ServiceLimits, Sessions, tcp};
-use crate::tables::{BackendLoss, RuleAction, ServiceMode};
+use crate::table::sessions::{
+    Admission, Decision, Direction, Hit, MODE, MODE_BITS, NewSession, Refused, ServiceLimits, Sessions, tcp,
+};
+use crate::tables::{BackendLoss, Class, RuleAction, ServiceMode};
 use crate::wire::{TCP, UDP};
 
 /// What the stage works on besides the burst.
@@ -49,6 +52,7 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
     }
     for lane in burst.active.lanes() {
         if errors.contains(lane) && related::process(burst, lane, context) {
+            burst.columns.service[lane.index()] = NONE;
             continue;
         }
         let index = lane.index();
@@ -132,11 +136,12 @@ fn apply_session(hit: Hit, columns: &mut Columns, lane: usize, context: &mut Con
     const { assert!(NONE == u32::MAX) };
     let policer = decision.policer | (direction as u32).wrapping_neg();
     let more = (decision.more != NONE) | (decision.counting != 0);
-    let is_nat = decision.mode == ServiceMode::Nat as u8;
-    let mode = decision.mode;
+    let mode = decision.mode & MODE;
+    let is_nat = mode == ServiceMode::Nat as u8;
     let rewrite =
         if is_nat { [Rewrite::Destination, Rewrite::Source][direction as usize] } else { decision.mode().into() };
-    columns.verdict[lane] = Verdict { policer, mark: decision.mark, rewrite, colour: None };
+    columns.verdict[lane] = Verdict { policer, mark: decision.mark, rewrite, colour: None, class: decision.class() };
+    columns.service[lane] = decision.service;
     if let Some(session) = context.sessions.get(hit) {
         (columns.target[lane], columns.port[lane]) = session.target(direction);
     }
@@ -270,6 +275,7 @@ struct Ruled {
     counter: u32,
     mark: Option<u8>,
     policer: u32,
+    class: Option<Class>,
     /// See [`Decision::more`].
     more: u32,
     /// See [`Decision::counting`].
@@ -278,11 +284,11 @@ struct Ruled {
 
 impl Ruled {
     /// No rule says anything.
-    const NOTHING: Self = Self { counter: NONE, mark: None, policer: NONE, more: NONE, counting: 0 };
+    const NOTHING: Self = Self { counter: NONE, mark: None, policer: NONE, class: None, more: NONE, counting: 0 };
 }
 
 fn decide(generation: u64, service: &Service, backend: Option<&Backend>, ruled: Ruled) -> Decision {
-    let Ruled { counter: rule, mark, policer, more, counting } = ruled;
+    let Ruled { counter: rule, mark, policer, class, more, counting } = ruled;
     Decision {
         generation,
         rule,
@@ -292,7 +298,7 @@ fn decide(generation: u64, service: &Service, backend: Option<&Backend>, ruled: 
         more,
         counting,
         mark: mark.or(service.mark).unwrap_or(NO_MARK),
-        mode: service.mode as u8,
+        mode: service.mode as u8 | Choice::of(class.or(service.class)).code() << MODE_BITS,
         ..Decision::default()
     }
 }
@@ -305,8 +311,8 @@ fn permitted(snapshot: &Snapshot, index: u32) -> Option<Ruled> {
     }
     // No rule matched: the default at the end of every rule list is deny.
     let rule = snapshot.rules.get(index).filter(|rule| rule.action == RuleAction::Permit)?;
-    let Rule { counter, mark, policer, .. } = *rule;
-    Some(Ruled { counter, mark, policer, more: if rule.does_more() { index } else { NONE }, counting: 0 })
+    let Rule { counter, mark, policer, class, .. } = *rule;
+    Some(Ruled { counter, mark, policer, class, more: if rule.does_more() { index } else { NONE }, counting: 0 })
 }
 
 /// Counts a packet that a rule, or the lack of one, refuses; says what becomes of it.
@@ -356,7 +362,9 @@ fn judge<B: PacketBuf>(
         object.matched.count(len);
     }
     let mark = ruled.mark.unwrap_or(NO_MARK);
-    columns.verdict[lane] = Verdict { mark, policer: ruled.policer, ..Verdict::default() };
+    columns.verdict[lane] =
+        Verdict { mark, policer: ruled.policer, class: Choice::of(ruled.class), ..Verdict::default() };
+    columns.service[lane] = NONE;
     if !context.snapshot.services.is_address(key.dst) {
         return Ok(());
     }
@@ -373,7 +381,9 @@ fn judge<B: PacketBuf>(
     }
     let decision = decide(context.generation, service, Some(backend), ruled);
     let Decision { policer, mark, .. } = decision;
-    columns.verdict[lane] = Verdict { policer, mark, rewrite: service.mode.into(), colour: None };
+    let class = decision.class();
+    columns.verdict[lane] = Verdict { policer, mark, rewrite: service.mode.into(), colour: None, class };
+    columns.service[lane] = service.counter;
     (columns.target[lane], columns.port[lane]) = (backend.address, backend.port.unwrap_or(key.dport));
     if service.stateless {
         return Ok(());

@@ -1,9 +1,9 @@
 //! finish: policer, rewriting, TTL, DSCP, checksums, L2 header (`BEHAVIOUR.md` 9.3 and 10).
 //!
-//! Reads `head`, `key`, `verdict`, `target`, `port`, `egress`. Changes the frame. Ends every lane: transmit, policer drop, or wait
-//! for the next hop's MAC address.
+//! Reads `head`, `key`, `verdict`, `target`, `port`, `egress`. Writes `class`. Changes the frame. Ends every lane: transmit, policer drop,
+//! or wait for the next hop's MAC address.
 
-use crate::burst::{Burst, Columns, Egress, Fate, NO_MARK, NONE, Rewrite, Verdict};
+use crate::burst::{Burst, CE, Columns, Egress, Fate, NO_MARK, NONE, Rewrite, Verdict};
 use crate::flow::FlowKey;
 use crate::io::PacketBuf;
 use crate::ports::{PortFacts, UNTAGGED};
@@ -12,10 +12,10 @@ use crate::received::Received;
 use crate::snapshot::Snapshot;
 use crate::stage::encapsulate::{self, Station};
 use crate::stage::parse::Head;
+use crate::stage::police;
 use crate::stats::ThreadStats;
 use crate::table::neighbours::NeighbourTable;
-use crate::table::policer::{Colour, Policer};
-use crate::tables::PolicerAction;
+use crate::table::policer::Policers;
 use crate::wire::{Change, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, ICMP, TAG, TCP, UDP, be16, put};
 
 /// What the stage works on besides the burst.
@@ -29,7 +29,7 @@ pub struct Context<'a> {
     /// Resolved next hops.
     pub neighbours: &'a NeighbourTable,
     /// The worker's buckets.
-    pub policers: &'a mut [Policer],
+    pub policers: &'a mut Policers,
     /// The worker's counters.
     pub stats: &'a ThreadStats,
     /// Nanoseconds.
@@ -40,16 +40,25 @@ pub struct Context<'a> {
 pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
     // Nothing goes on from here: every lane that is still active ends.
     let mut going = std::mem::take(&mut burst.active);
-    let (judged, v6) = (burst.judged, burst.v6);
+    let (mut judged, v6) = (burst.judged, burst.v6);
     let (packets, columns) = burst.parts();
+    let policed = context.snapshot.polices_interfaces;
+    if policed {
+        police::interfaces(packets, columns, &mut going, &mut judged, context);
+    }
     for lane in going.and(judged).lanes() {
         let index = lane.index();
-        let (head, verdict) = (&columns.head[index], &mut columns.verdict[index]);
-        if verdict.policer != NONE && !police(verdict, usize::from(head.l3_len), context) {
-            columns.fate[index] = Fate::Drop(DropReason::PolicerDrop);
+        let meters = !policed & (columns.verdict[index].policer != NONE);
+        if meters && !police::flow(packets.get(index), columns, index, context) {
             going.remove(lane);
-        } else if verdict.mark == NO_MARK {
-            verdict.mark = received_mark(head, context.snapshot);
+            continue;
+        }
+        let (head, verdict) = (&columns.head[index], &mut columns.verdict[index]);
+        if verdict.mark >= 2 * CE {
+            verdict.mark = police::resolve(packets.get(index), head, *verdict, context.snapshot);
+        }
+        if verdict.class.is_experienced() {
+            verdict.mark = police::experienced(packets.get(index), head, verdict.mark);
         }
     }
     // One family after the other: a branch on what alternates at random is a wrong guess every other time.
@@ -66,12 +75,9 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
     for lane in judged.and(v6).lanes() {
         changed::<B, true>(packets, columns, lane.index(), context);
     }
-}
-
-/// The DSCP of a packet that nothing marked: its own where the receiving interface is trusted, else 0.
-#[inline]
-fn received_mark(head: &Head, snapshot: &Snapshot) -> u8 {
-    if snapshot.trusts_all || snapshot.interface(head.interface).is_none_or(|i| i.trust_dscp) { NO_MARK } else { 0 }
+    if context.snapshot.classes {
+        police::classes(packets, columns, going, context.snapshot);
+    }
 }
 
 /// A packet about which nothing was decided.
@@ -86,7 +92,7 @@ fn unchanged<B: PacketBuf, const V6: bool>(
     let (head, egress, key) = (&columns.head[lane], &columns.egress[lane], &columns.key[lane]);
     let received = &mut columns.received[lane];
     let remember = |packet: &[u8], l3| *received = Received::of(packet, l3, head, key);
-    let mark = received_mark(head, context.snapshot);
+    let mark = police::received(head, context.snapshot);
     columns.fate[lane] = send::<B, V6>(packet, head, egress, mark, context, remember, |_, _| Change::default());
 }
 
@@ -162,38 +168,6 @@ fn tunnel<B: PacketBuf>(packet: &mut B, columns: &mut Columns, lane: usize, cont
     }
 }
 
-/// Meters the packet. False: dropped. The policer's mark wins over the others.
-#[inline]
-fn police(verdict: &mut Verdict, octets: usize, context: &mut Context<'_>) -> bool {
-    let Some(table) = context.snapshot.policers.get(verdict.policer as usize) else { return true };
-    let Some(policer) = context.policers.get_mut(table.slot as usize) else { return true };
-    policer.sync(table, context.generation);
-    let colour = policer.meter(context.now, octets);
-    verdict.colour = Some(colour);
-    let colour = match colour {
-        Colour::Green => 0,
-        Colour::Yellow => 1,
-        Colour::Red => 2,
-    };
-    let object = context.stats.object(table.counter);
-    if let Some(object) = object {
-        object.matched.count(octets);
-    }
-    match table.actions[colour] {
-        PolicerAction::Pass => true,
-        PolicerAction::Mark(dscp) => {
-            verdict.mark = dscp;
-            true
-        }
-        PolicerAction::Drop => {
-            if let Some(object) = object {
-                object.dropped.add(1);
-            }
-            false
-        }
-    }
-}
-
 /// TTL, DSCP and the IPv4 header's checksum, under which `change` has happened already.
 #[inline(always)]
 pub fn age_and_mark<const V6: bool>(packet: &mut [u8], head: &Head, mark: u8, mut change: Change) {
@@ -203,7 +177,9 @@ pub fn age_and_mark<const V6: bool>(packet: &mut [u8], head: &Head, mark: u8, mu
         // DSCP: the upper six bits of IPv4's second octet; bits 4 to 9 of IPv6.
         let (bits, shift) = if V6 { (0x0fc0, 6) } else { (0x00fc, 2) };
         let old = u16::from_be_bytes([header[0], header[1]]);
-        let new = old & !bits | u16::from(mark) << shift;
+        // Congestion experienced is both bits behind the codepoint.
+        let ecn = if mark & CE == 0 { 0 } else { 3 << (shift - 2) };
+        let new = old & !bits | u16::from(mark & (CE - 1)) << shift | ecn;
         [header[0], header[1]] = new.to_be_bytes();
         change.word(old, new);
     }

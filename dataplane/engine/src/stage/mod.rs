@@ -8,6 +8,8 @@ pub mod express;
 pub mod finish;
 pub mod fragment;
 pub mod parse;
+mod police;
+pub mod queue;
 pub mod related;
 pub mod route;
 pub mod rule;

@@ -4,6 +4,7 @@
 //! lane order for the few lanes of [`Burst::errors`].
 
 use crate::burst::{Burst, Fate, Lane, NONE, Rewrite, Verdict};
+use crate::class::Choice;
 use crate::flow::{Addr, FlowKey, v4};
 use crate::io::PacketBuf;
 use crate::reason::DropReason;
@@ -35,6 +36,7 @@ struct Translation {
     /// What its source becomes, and the quote's destination.
     from: (Addr, u16),
     mark: u8,
+    class: Choice,
 }
 
 /// The tuple whose session a packet that is an ICMP error is about.
@@ -57,7 +59,7 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, lane: Lane, context: &mut Con
         }
     };
     let Some((packet, columns)) = burst.packet_and_columns(lane) else { return false };
-    let Translation { rewrite, to, from, mark } = translation;
+    let Translation { rewrite, to, from, mark, class } = translation;
     // The quoted packet travelled against the error: what is the error's destination is its source.
     if matches!(rewrite, Rewrite::Destination | Rewrite::Both) {
         translate(packet.data_mut(), &head, &quote, End::Source, to);
@@ -65,7 +67,7 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, lane: Lane, context: &mut Con
     if matches!(rewrite, Rewrite::Source | Rewrite::Both) {
         translate(packet.data_mut(), &head, &quote, End::Destination, from);
     }
-    columns.verdict[index] = Verdict { policer: NONE, mark, rewrite, colour: None };
+    columns.verdict[index] = Verdict { policer: NONE, mark, rewrite, colour: None, class };
     (columns.target[index], columns.port[index]) = to;
     (columns.source[index], columns.source_port[index]) = from;
     burst.judged.insert(lane);
@@ -104,7 +106,7 @@ fn translation<B: PacketBuf>(
         Rewrite::Both => both_ends(context.sessions, hit),
         _ => context.sessions.get(hit).map(|session| [session.target(direction); 2]),
     };
-    Ok(ends.map(|[to, from]| Translation { rewrite, to, from, mark: decision.mark }))
+    Ok(ends.map(|[to, from]| Translation { rewrite, to, from, mark: decision.mark, class: decision.class() }))
 }
 
 /// RFC 5508 REQ-3: the checksums of the message and of the quoted IPv4 header.

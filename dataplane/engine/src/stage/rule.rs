@@ -62,10 +62,16 @@ pub fn sight<B: PacketBuf>(head: &Head, packet: Option<&B>) -> Sight {
 /// DSCP of a packet as received.
 #[inline]
 pub fn dscp<B: PacketBuf>(head: &Head, packet: Option<&B>) -> u8 {
+    tos(head, packet) >> 2
+}
+
+/// DSCP and ECN of a packet as received.
+#[inline]
+pub fn tos<B: PacketBuf>(head: &Head, packet: Option<&B>) -> u8 {
     let l3 = usize::from(head.l3);
     match packet.and_then(|packet| packet.data().get(l3..l3 + 2)) {
-        Some([first, second]) if head.v6 => (first << 4 | second >> 4) >> 2,
-        Some([_, tos]) => tos >> 2,
+        Some([first, second]) if head.v6 => first << 4 | second >> 4,
+        Some([_, tos]) => *tos,
         _ => 0,
     }
 }

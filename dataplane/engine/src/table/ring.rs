@@ -99,6 +99,11 @@ impl Ring {
         }
     }
 
+    /// The backend of every slot, as of now; none where all are out.
+    pub fn slots(&self) -> impl ExactSizeIterator<Item = Option<u16>> {
+        self.slots.iter().map(|slot| Some(slot.load(Ordering::Relaxed)).filter(|&backend| backend != NOBODY))
+    }
+
     /// How many slots it has.
     pub fn len(&self) -> usize {
         self.slots.len()

@@ -7,7 +7,7 @@ use crate::hash::{hash, mix};
 use crate::table::ring::Ring;
 use crate::table::sessions::ServiceLimits;
 use crate::tables::{
-    BackendLoss, BackendSpec, BackendState, HealthSpec, PortRange, ServiceMode, ServiceProtocol, ServiceSpec,
+    BackendLoss, BackendSpec, BackendState, Class, HealthSpec, PortRange, ServiceMode, ServiceProtocol, ServiceSpec,
 };
 
 /// A service as the snapshot holds it.
@@ -19,6 +19,8 @@ pub struct Service {
     pub policer: Option<u32>,
     /// DSCP for both directions.
     pub mark: Option<u8>,
+    /// Class for both directions.
+    pub class: Option<Class>,
     /// Counter slot.
     pub counter: u32,
     /// Limits of its sessions.
@@ -92,6 +94,7 @@ impl Service {
             name: spec.name.clone(),
             policer: spec.policer.map(|p| p as u32),
             mark: spec.mark,
+            class: spec.class,
             counter: counter(None),
             limits: None,
             mode: spec.mode,
@@ -176,6 +179,11 @@ impl Service {
     #[inline]
     pub fn pool(&self, key: &FlowKey) -> &[Addr] {
         &self.pools[usize::from(!is_v4(key.dst))]
+    }
+
+    /// The ring of a family's service addresses.
+    pub fn ring(&self, v6: bool) -> &Ring {
+        &self.rings[usize::from(v6)]
     }
 
     /// In name order.

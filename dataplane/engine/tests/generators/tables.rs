@@ -24,6 +24,7 @@ struct Interface {
     table: u32,
     trust_dscp: bool,
     urpf: Urpf,
+    policer: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -101,7 +102,7 @@ impl Model {
                 table: i.table,
                 trust_dscp: i.trust_dscp,
                 urpf: i.urpf,
-                ..Default::default()
+                policer: i.policer.filter(|&index| index < self.policers.len()),
             })
             .collect();
         let index_of = |place: usize| self.interfaces.iter().position(|i| i.place == place);
@@ -156,7 +157,16 @@ impl Model {
             .collect();
         let port = |(name, mtu): (&&str, &u16)| PortSpec { name: (*name).into(), device: String::new(), mtu: *mtu };
         let ports = PORTS.iter().zip(&self.mtus).map(port).collect();
-        RuleTables { ports, interfaces, routes, rules, services, policers: self.policers.clone() }
+        RuleTables {
+            ports,
+            interfaces,
+            routes,
+            rules,
+            services,
+            policers: self.policers.clone(),
+            dscp_maps: dscp_maps(),
+            shapers: vec![],
+        }
     }
 }
 
@@ -203,6 +213,12 @@ pub fn changes() -> BoxedStrategy<Change> {
         1 => boxed().prop_map(Change::Interfaces),
         2 => boxed().prop_map(Change::Routes),
         3 => boxed().prop_map(Change::Rules),
+        1 => boxed().prop_map(|mut model| {
+            // Nothing new, and what is there stays.
+            let spec = RuleSpec { action: RuleAction::Deny, new_only: true, ..Default::default() };
+            model.rules.insert(0, Rule { spec, place: None, hop: None });
+            Change::Rules(model)
+        }),
         3 => boxed().prop_map(Change::Services),
         2 => boxed().prop_map(Change::Policers),
     ]
@@ -221,9 +237,10 @@ fn interfaces() -> impl Strategy<Value = Vec<Interface>> {
             let table = if place == 4 { select(vec![1, 1, 1, 0]) } else { select(vec![0, 0, 0, 0, 1]) };
             let present = prop::bool::weighted(0.9);
             let urpf = prop_oneof![8 => Just(Urpf::Off), 1 => Just(Urpf::Loose), 1 => Just(Urpf::Strict)];
-            (present, some, table, any::<bool>(), urpf).prop_map(
-                move |(present, addresses, table, trust_dscp, urpf)| {
-                    present.then_some(Interface { place, addresses, table, trust_dscp, urpf })
+            let policer = prop::option::weighted(0.08, 0usize..2);
+            (present, some, table, any::<bool>(), urpf, policer).prop_map(
+                move |(present, addresses, table, trust_dscp, urpf, policer)| {
+                    present.then_some(Interface { place, addresses, table, trust_dscp, urpf, policer })
                 },
             )
         })
@@ -262,14 +279,16 @@ fn rules() -> impl Strategy<Value = Rule> {
     let action = prop_oneof![
         8 => Just(RuleAction::Permit),
         1 => Just(RuleAction::Deny),
-        1 => Just(RuleAction::Reject),
+        2 => Just(RuleAction::Reject),
         2 => Just(RuleAction::Count),
     ];
     let place = prop::option::weighted(0.2, 0..PLACES.len());
     let anything = prop::bool::weighted(0.2);
     let addresses = (prefixes(), prefixes(), protocol, ranges(), ranges());
-    (anything, addresses, closer(), place, action, prop::option::of(0u8..64), extras()).prop_map(
-        |(anything, (src, dst, protocol, src_ports, dst_ports), closer, place, action, mark, extras)| {
+    let mark = prop::option::of(prop_oneof![5 => 0u8..64, 1 => marks()]);
+    let class = prop::option::weighted(0.1, select(Class::ALL.to_vec()));
+    (anything, addresses, closer(), place, action, (mark, class), extras()).prop_map(
+        |(anything, (src, dst, protocol, src_ports, dst_ports), closer, place, action, (mark, class), extras)| {
             let protocol = if closer.tcp_flags.is_some() { Some(6) } else { protocol };
             let matches = RuleMatch { src, dst, protocol, src_ports, dst_ports, ..closer };
             let (matches, place) = if anything { (RuleMatch::default(), None) } else { (matches, place) };
@@ -280,6 +299,7 @@ fn rules() -> impl Strategy<Value = Rule> {
                     matches,
                     action,
                     mark,
+                    class,
                     policer,
                     way,
                     log_sample,
@@ -350,7 +370,8 @@ fn service(
     let addresses = prop_oneof![2 => Just(all.clone()), 1 => subsequence(all, 1..=SERVICES.len())];
     let backends = prop::collection::vec(backend(protocol), 1..7);
     let policer = prop::option::weighted(0.5, 0usize..2);
-    let mark = prop::option::weighted(0.3, 0u8..64);
+    let mark = prop::option::weighted(0.3, prop_oneof![4 => 0u8..64, 1 => marks()]);
+    let class = prop::option::weighted(0.2, select(Class::ALL.to_vec()));
     let present = prop::bool::weighted(0.9);
     let mode = prop_oneof![
         5 => Just(ServiceMode::Nat),
@@ -363,49 +384,51 @@ fn service(
     let loss = select(vec![BackendLoss::Keep, BackendLoss::Rebalance]);
     let limits = prop::option::weighted(0.4, limits());
     let health = prop::option::weighted(0.7, Just(HealthSpec::default()));
-    (present, addresses, ports, backends, any::<bool>(), policer, (mark, limits, health), (way, loss)).prop_map(
-        move |(
-            present,
-            addresses,
-            ports,
-            mut backends,
-            source_affinity,
-            policer,
-            (mark, limits, health),
-            ((mode, stateless), on_backend_loss),
-        )| {
-            for (number, backend) in backends.iter_mut().enumerate() {
-                backend.name = format!("b{number}");
-                backend.port = backend.port.filter(|_| !mode.is_direct());
-            }
-            let mut addresses: Vec<_> = addresses.into_iter().map(ip).collect();
-            addresses.retain(|address| {
-                mode.is_tunnel() || backends.iter().any(|b| b.address.is_ipv4() == address.is_ipv4())
-            });
-            addresses.sort_unstable();
-            let mut source_pool: Vec<_> = NAT_POOL.into_iter().map(ip).collect();
-            source_pool.retain(|_| mode == ServiceMode::FullNat);
-            source_pool.sort_unstable();
-            let spec = ServiceSpec {
-                name: format!("s{n}"),
+    (present, addresses, ports, backends, any::<bool>(), policer, ((mark, class), limits, health), (way, loss))
+        .prop_map(
+            move |(
+                present,
                 addresses,
-                protocol,
                 ports,
+                mut backends,
                 source_affinity,
-                mode,
-                stateless,
-                source_pool,
-                on_backend_loss,
-                backends,
                 policer,
-                mark,
-                limits,
-                health,
-                ..Default::default()
-            };
-            (present && !spec.addresses.is_empty()).then_some(spec)
-        },
-    )
+                ((mark, class), limits, health),
+                ((mode, stateless), on_backend_loss),
+            )| {
+                for (number, backend) in backends.iter_mut().enumerate() {
+                    backend.name = format!("b{number}");
+                    backend.port = backend.port.filter(|_| !mode.is_direct());
+                }
+                let mut addresses: Vec<_> = addresses.into_iter().map(ip).collect();
+                addresses.retain(|address| {
+                    mode.is_tunnel() || backends.iter().any(|b| b.address.is_ipv4() == address.is_ipv4())
+                });
+                addresses.sort_unstable();
+                let mut source_pool: Vec<_> = NAT_POOL.into_iter().map(ip).collect();
+                source_pool.retain(|_| mode == ServiceMode::FullNat);
+                source_pool.sort_unstable();
+                let spec = ServiceSpec {
+                    name: format!("s{n}"),
+                    addresses,
+                    protocol,
+                    ports,
+                    source_affinity,
+                    mode,
+                    stateless,
+                    source_pool,
+                    on_backend_loss,
+                    backends,
+                    policer,
+                    mark,
+                    class,
+                    limits,
+                    health,
+                    ..Default::default()
+                };
+                (present && !spec.addresses.is_empty()).then_some(spec)
+            },
+        )
 }
 
 /// Small enough to be reached.
@@ -436,17 +459,61 @@ fn backend(protocol: ServiceProtocol) -> impl Strategy<Value = BackendSpec> {
 }
 
 fn policer(name: &'static str) -> impl Strategy<Value = PolicerSpec> {
-    let action =
-        || prop_oneof![Just(PolicerAction::Pass), (0u8..64).prop_map(PolicerAction::Mark), Just(PolicerAction::Drop),];
-    (select(vec![1u64, 8, 100, 100_000_000]), 0u64..400, 1u64..400, action(), action(), action()).prop_map(
-        move |(cir_kbps, cbs_bytes, ebs_bytes, on_green, on_yellow, on_red)| PolicerSpec {
-            name: name.into(),
-            cir_kbps,
-            cbs_bytes,
-            ebs_bytes,
-            on_green,
-            on_yellow,
-            on_red,
+    let mark = || prop_oneof![4 => 0u8..64, 1 => marks()];
+    let action = move || {
+        prop_oneof![
+            2 => Just(PolicerAction::Pass),
+            2 => mark().prop_map(PolicerAction::Mark),
+            1 => Just(PolicerAction::Ce),
+            1 => select(Class::ALL.to_vec()).prop_map(PolicerAction::Class),
+            2 => Just(PolicerAction::Drop),
+        ]
+    };
+    let rate = || select(vec![1u64, 8, 100, 100_000_000]);
+    let kind = (select(PolicerKind::ALL.to_vec()), prop::bool::weighted(0.2), any::<bool>());
+    let sources = select(vec![(24, 64), (32, 128), (1, 1), (8, 32)]).prop_map(|(v4, v6)| SourcesSpec { v4, v6 });
+    let sources = prop::option::weighted(0.3, sources);
+    (kind, (rate(), rate()), 0u64..400, 1u64..400, (action(), action(), action()), sources).prop_map(
+        move |((kind, packets, colour_aware), (cir, more), cbs, ebs, (on_green, on_yellow, on_red), per_source)| {
+            let eir = match kind {
+                PolicerKind::Srtcm => 0,
+                PolicerKind::Trtcm => cir.max(more),
+                PolicerKind::Rfc4115 => more,
+            };
+            let (unit, cbs, ebs) =
+                if packets { (PolicerUnit::Packets, cbs % 3, ebs % 3) } else { (PolicerUnit::Octets, cbs, ebs) };
+            PolicerSpec {
+                name: name.into(),
+                kind,
+                unit,
+                cir,
+                cbs,
+                eir,
+                ebs,
+                colour_aware,
+                on_green,
+                on_yellow,
+                on_red,
+                per_source,
+            }
         },
     )
+}
+
+/// Marks that are no codepoints.
+fn marks() -> impl Strategy<Value = u8> {
+    select(vec![MARK_KEEP, MARK_MAP, MARK_MAP + 1])
+}
+
+/// The maps of all models: one of codepoints, one of classes as well.
+fn dscp_maps() -> Vec<DscpMapSpec> {
+    let map = |name: &str, codepoints: &[(u8, u8)], classes| DscpMapSpec {
+        name: name.into(),
+        codepoints: codepoints.to_vec(),
+        classes,
+    };
+    vec![
+        map("m0", &[(0, 10), (1, 46), (34, 12), (46, 0)], [None; 4]),
+        map("m1", &[(0, 8), (10, 1)], [Some(63), None, Some(3), Some(40)]),
+    ]
 }

@@ -137,7 +137,7 @@ impl Tables {
                 }
                 "rte_meter" => {
                     self.duel(&mut outcome, peer, progress, || meter::single_rate(&ground))?;
-                    self.solo(&mut outcome, peer, progress, || meter::two_rates(&ground))?;
+                    self.duel(&mut outcome, peer, progress, || meter::two_rates(&ground))?;
                 }
                 _ => self.solo(&mut outcome, peer, progress, || sched::solo(&ground))?,
             }

@@ -6,7 +6,7 @@ use marchproxy_engine::flow::{Addr, FlowKey, from_ip};
 use marchproxy_engine::ports::{PortSlot, UNTAGGED};
 use marchproxy_engine::table::policer::{Policer, PolicerTable};
 use marchproxy_engine::table::sessions::{Admission, Decision, Hit, NewSession, Sessions};
-use marchproxy_engine::tables::{Cidr, PolicerAction, PolicerSpec, RuleSpec};
+use marchproxy_engine::tables::{Cidr, PolicerAction, PolicerKind, PolicerSpec, RuleSpec};
 use marchproxy_engine::wire::UDP;
 
 use crate::Error;
@@ -195,20 +195,24 @@ impl MeterKeys {
         Self { bursts, which, lens }
     }
 
-    /// Our policers, full.
-    pub fn ours(&self) -> Vec<Policer> {
-        let policer = |&[cbs_bytes, ebs_bytes]: &[u64; 2]| {
+    /// Our policers, full; of two rates the peak rate is twice the committed one, and the peak burst both bursts.
+    pub fn ours(&self, kind: PolicerKind) -> Vec<Policer> {
+        let policer = |&[cbs, ebs]: &[u64; 2]| {
+            let (eir, ebs) = if kind == PolicerKind::Srtcm { (0, ebs) } else { (2 * METER_KBPS, cbs + ebs) };
             let spec = PolicerSpec {
+                kind,
+                eir,
                 name: String::new(),
-                cir_kbps: METER_KBPS,
-                cbs_bytes,
-                ebs_bytes,
+                cir: METER_KBPS,
+                cbs,
+                ebs,
                 on_green: PolicerAction::Pass,
                 on_yellow: PolicerAction::Pass,
                 on_red: PolicerAction::Drop,
+                ..Default::default()
             };
             let mut policer = Policer::EMPTY;
-            policer.sync(&PolicerTable::new(&spec, 0, 1, 0), 1);
+            policer.sync(&PolicerTable::new(&spec, 0, 1, 1), 1);
             policer
         };
         self.bursts.iter().map(policer).collect()
@@ -256,7 +260,7 @@ mod tests {
     #[test]
     fn packets_find_their_policers() {
         let keys = MeterKeys::new(1000, 1);
-        assert_eq!((keys.which.len(), keys.lens.len(), keys.ours().len()), (1000, 1000, METERS));
+        assert_eq!((keys.which.len(), keys.lens.len(), keys.ours(PolicerKind::Srtcm).len()), (1000, 1000, METERS));
         assert!(keys.which.iter().all(|&which| (which as usize) < METERS));
     }
 }

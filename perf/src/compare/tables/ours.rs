@@ -58,7 +58,7 @@ pub fn sessions(sessions: &Sessions, keys: &[FlowKey], now: u64, hits: &mut [Hit
 pub fn meters(policers: &mut [Policer], now: u64, which: &[u32], lens: &[u16], colours: &mut [Colour; BURST]) {
     for ((&policer, &len), colour) in which.iter().zip(lens).zip(colours) {
         if let Some(policer) = policers.get_mut(policer as usize) {
-            *colour = policer.meter(now, len.into());
+            *colour = policer.meter(now, len.into(), Colour::Green);
         }
     }
 }

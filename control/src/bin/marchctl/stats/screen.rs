@@ -236,7 +236,13 @@ mod tests {
                 generation: 5,
                 busy_ratio: 0.25,
                 sessions: 1234,
-                stages: vec![v1::StageStats { name: "parse".into(), calls: 10, packets: 320, cycles_per_packet: 12.4 }],
+                stages: vec![v1::StageStats {
+                    name: "parse".into(),
+                    calls: 10,
+                    packets: 320,
+                    cycles_per_packet: 12.4,
+                    ..v1::StageStats::default()
+                }],
                 ..v1::WorkerStats::default()
             }],
             sessions_ended: vec![v1::ReasonCount {

@@ -44,6 +44,7 @@ fn look(node: &str, seconds: u64) -> Look {
         calls: packets / 20,
         packets,
         cycles_per_packet: cycles,
+        ..v1::StageStats::default()
     };
     let port = v1::PortStats {
         name: "wan".into(),

@@ -27,11 +27,20 @@ fn ports() {
             "shaper: {rate_mbps: 0}",
             &["node edge-1, port wan: nodes[0].ports[0].shaper.rate_mbps is 0; allowed: 1 to 400000 Mbit/s"],
         ),
+        (
+            "mtu: 1500",
+            "shaper: {rate_mbps: 1, overhead_bytes: 256, p0_percent: 0, p2_weight: 0}",
+            &[
+                "node edge-1, port wan: nodes[0].ports[0].shaper.overhead_bytes is 256; allowed: 0 to 255 octets",
+                "node edge-1, port wan: nodes[0].ports[0].shaper.p0_percent is 0; allowed: 1 to 100 percent",
+                "node edge-1, port wan: nodes[0].ports[0].shaper.p2_weight is 0; allowed: 1 to 1000",
+            ],
+        ),
     ]);
     check_warnings(&[(
         "mtu: 1500",
-        "shaper: {rate_mbps: 10000}",
-        &["nodes[0].ports[0].shaper: stored, not enforced by this release"],
+        "shaper: {rate_mbps: 10000, overhead_bytes: 20, p0_percent: 30, p3_weight: 1}",
+        &[],
     )]);
 }
 

@@ -13,7 +13,7 @@ fn actions_and_marks() {
             "permit, mark: AF41",
             "permit, mark: AF44",
             &["rule web: rules[0].mark is \"AF44\"; \
-               allowed: CS0 to CS7, AF11 to AF43, EF, VA, LE, BE, DF, or a number of 0 to 63"],
+               allowed: CS0 to CS7, AF11 to AF43, EF, VA, LE, BE, DF, or a number of 0 to 63, keep, or map:DSCP_MAP"],
         ),
         ("permit, mark: AF41", "permit, mark: 46", &[]),
     ]);

@@ -196,12 +196,13 @@ fn mtu() {
 fn marks() {
     let policer = PolicerSpec {
         name: "p".into(),
-        cir_kbps: 1,
-        cbs_bytes: 1 << 20,
-        ebs_bytes: 0,
+        cir: 1,
+        cbs: 1 << 20,
+        ebs: 0,
         on_green: PolicerAction::Mark(1),
         on_yellow: PolicerAction::Drop,
         on_red: PolicerAction::Drop,
+        ..Default::default()
     };
     let mut permit = rule("p", RuleMatch::default(), RuleAction::Permit);
     permit.mark = Some(2);

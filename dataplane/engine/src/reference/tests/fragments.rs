@@ -284,12 +284,13 @@ fn a_policer_meters_before_it_is_cut() {
     tables.ports[0].mtu = 1280;
     tables.policers = vec![PolicerSpec {
         name: "p".into(),
-        cir_kbps: 1,
-        cbs_bytes: 1400,
-        ebs_bytes: 0,
+        cir: 1,
+        cbs: 1400,
+        ebs: 0,
         on_green: PolicerAction::Pass,
         on_yellow: PolicerAction::Drop,
         on_red: PolicerAction::Drop,
+        ..Default::default()
     }];
     tables.services[0].policer = Some(0);
     let mut lab = Lab::with(tables);

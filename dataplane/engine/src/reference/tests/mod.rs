@@ -9,6 +9,7 @@ mod frames;
 mod full_nat;
 mod icmp;
 mod limits;
+mod marks;
 mod neighbours;
 mod random;
 mod related;

@@ -18,12 +18,13 @@ fn lab(mut rules: Vec<RuleSpec>) -> Lab {
 fn policer() -> PolicerSpec {
     PolicerSpec {
         name: "tight".into(),
-        cir_kbps: 1,
-        cbs_bytes: 28,
-        ebs_bytes: 0,
+        cir: 1,
+        cbs: 28,
+        ebs: 0,
         on_green: PolicerAction::Mark(30),
         on_yellow: PolicerAction::Pass,
         on_red: PolicerAction::Drop,
+        ..Default::default()
     }
 }
 

@@ -362,12 +362,13 @@ fn marks_and_policers_are_taken_anew() {
     marked.services[0].policer = Some(0);
     marked.policers = vec![PolicerSpec {
         name: "tight".into(),
-        cir_kbps: 1,
-        cbs_bytes: 28,
-        ebs_bytes: 0,
+        cir: 1,
+        cbs: 28,
+        ebs: 0,
         on_green: PolicerAction::Mark(30),
         on_yellow: PolicerAction::Pass,
         on_red: PolicerAction::Drop,
+        ..Default::default()
     }];
     lab.push(marked);
     assert!(lab.step(WAN_PORT, &forward())[1].contains("dscp 30"));

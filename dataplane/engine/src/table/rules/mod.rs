@@ -25,7 +25,7 @@ use marchproxy_cpu::prefetch_slice;
 
 use crate::burst::{BURST, Mask, NONE};
 use crate::flow::FlowKey;
-use crate::tables::{Cidr, PortRange, RuleAction, RuleMatch, RuleSpec};
+use crate::tables::{Cidr, Class, PortRange, RuleAction, RuleMatch, RuleSpec};
 
 pub use build::{Limits, Refused};
 use counting::Counting;
@@ -70,6 +70,8 @@ pub struct Rule {
     pub sampler: u32,
     /// Its denial ends no session.
     pub new_only: bool,
+    /// Its class.
+    pub class: Option<Class>,
 }
 
 const _: () = assert!(size_of::<Rule>() == 64);
@@ -116,6 +118,7 @@ impl Rules {
                 log_sample: s.log_sample,
                 sampler: (s.log_sample > 0).then(|| samplers.next()).flatten().unwrap_or(NONE),
                 new_only: s.new_only,
+                class: s.class,
             })
             .collect();
         let counting = Counting::build(specs, limits)?;

@@ -14,7 +14,7 @@ const FRAGMENT: u32 = HAS_FLAGS << 1;
 const LATER: u32 = FRAGMENT << 1;
 
 /// What a packet shows. `Default` is an untagged whole packet of DSCP 0 without TCP flags.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Sight(u32);
 
 impl Sight {

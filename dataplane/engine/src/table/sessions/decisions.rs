@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use marchproxy_cpu::{Slab, prefetch_slice};
 
 use crate::burst::{NO_MARK, NONE};
+use crate::class::Choice;
 use crate::hash::mix;
 use crate::tables::ServiceMode;
 
@@ -28,15 +29,26 @@ pub struct Decision {
     pub counting: u16,
     /// DSCP or [`NO_MARK`].
     pub mark: u8,
-    /// The service's mode, by its number.
+    /// The service's mode, by its number, in the bits of [`MODE`]; above them what is decided about the class, as [its code](Choice::code).
     pub mode: u8,
 }
+
+/// Bits of the mode in [`Decision::mode`].
+pub const MODE_BITS: u32 = 4;
+/// These bits.
+pub const MODE: u8 = (1 << MODE_BITS) - 1;
 
 impl Decision {
     /// The service's mode.
     #[inline]
     pub fn mode(&self) -> ServiceMode {
-        ServiceMode::ALL.get(usize::from(self.mode)).copied().unwrap_or_default()
+        ServiceMode::ALL.get(usize::from(self.mode & MODE)).copied().unwrap_or_default()
+    }
+
+    /// What is decided about the class.
+    #[inline]
+    pub const fn class(&self) -> Choice {
+        Choice::from_code(self.mode >> MODE_BITS)
     }
 }
 

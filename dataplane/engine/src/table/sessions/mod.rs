@@ -21,7 +21,7 @@ mod tests;
 use marchproxy_cpu::{MemoryError, MemoryOptions, MemoryReport, Slab, prefetch_slice};
 
 pub use self::bucket::Bucket;
-pub use self::decisions::Decision;
+pub use self::decisions::{Decision, MODE, MODE_BITS};
 pub use self::entry::{Direction, NewSession, Origin, Session, State, tcp};
 pub use self::ports::{FIRST_PORT, MOST_POOLS, Pool, Source};
 pub use self::tallies::{Admission, Limits, MOST_SERVICES, ServiceLimits};
