@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use marchproxy_engine::io::Mac;
-use marchproxy_engine::tables::{Cidr, InterfaceSpec, RuleTables, ServiceSpec, Urpf};
+use marchproxy_engine::tables::{Cidr, InterfaceSpec, RuleTables, ServiceSpec};
 
 use crate::abi;
+use crate::plan::is_judged;
 
 /// Addresses with their owners. Of two owners we are the first: the node refuses tables with addresses that the kernel has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,7 +101,7 @@ pub struct PortFacts {
     pub mac: Mac,
     /// VLANs with an interface of ours; 0 is untagged.
     pub vlans: Vec<u16>,
-    /// Those of them where rules may be decided in XDP: sources are not checked there.
+    /// Those of them where rules may be decided in XDP.
     pub judged: Vec<u16>,
     /// Those of them where DSCP is trusted.
     pub trusted: Vec<u16>,
@@ -120,7 +121,7 @@ impl PortFacts {
         let those = |wanted: fn(&&InterfaceSpec) -> bool| {
             on_port().filter(wanted).map(|interface| interface.vlan.unwrap_or(0)).collect()
         };
-        let judged = those(|interface| interface.urpf == Urpf::Off);
+        let judged = those(|interface| is_judged(interface));
         let trusted = those(|interface| interface.trust_dscp);
         let table = on_port().map(|interface| interface.table).next();
         let table = table.filter(|table| on_port().all(|interface| interface.table == *table));

@@ -7,7 +7,9 @@ use marchproxy_engine::Snapshot;
 use marchproxy_engine::flow::{from_ip, to_ip};
 use marchproxy_engine::io::Mac;
 use marchproxy_engine::snapshot::Route;
-use marchproxy_engine::tables::{PortRange, RouteAction, RuleTables, ServiceMode, ServiceProtocol, ServiceSpec};
+use marchproxy_engine::tables::{
+    MARK_KEEP, NextHopSpec, PortRange, RouteAction, RuleTables, ServiceMode, ServiceProtocol, ServiceSpec,
+};
 
 use crate::abi::{self, Backend, CHUNK, Chunk, NO_DSCP, NOBODY, ROUTE_BLACKHOLE, ROUTE_LEAVE, Service, ServiceKey};
 
@@ -115,6 +117,9 @@ impl Fast {
         if spec.policer.is_some() {
             return Err("it has a policer");
         }
+        if spec.mark.is_some_and(|mark| mark >= MARK_KEEP) {
+            return Err("its mark depends on the packet");
+        }
         let ports: Vec<u16> = match spec.protocol {
             ServiceProtocol::Icmp => vec![0],
             _ => spec.ports.iter().flat_map(|range: &PortRange| range.first..=range.last).take(MAX_PORTS + 1).collect(),
@@ -125,6 +130,9 @@ impl Fast {
         let ways: Result<Vec<Way>, &'static str> =
             spec.backends.iter().map(|backend| the_way(snapshot, receiving, backend.address)).collect();
         let ways = ways?;
+        if ways.iter().any(|way| is_shaped(tables, *way)) {
+            return Err("packets wait at the port of a backend, which is shaped");
+        }
         if spec.mode == ServiceMode::DsrMac && ways.iter().zip(&spec.backends).any(|(way, b)| way.address != b.address)
         {
             return Err("a backend is not on a link of ours");
@@ -182,7 +190,10 @@ impl Fast {
         for route in tables.routes.iter().filter(|route| wanted(route.table)) {
             let value = match &route.action {
                 RouteAction::Via(hops) => match hops.as_slice() {
-                    [hop] => self.way(Way { interface: hop.interface, address: hop.address }),
+                    [NextHopSpec { interface, address, .. }] => {
+                        let way = Way { interface: *interface, address: *address };
+                        if is_shaped(tables, way) { ROUTE_LEAVE } else { self.way(way) }
+                    }
                     _ => ROUTE_LEAVE,
                 },
                 RouteAction::Blackhole => ROUTE_BLACKHOLE,
@@ -209,6 +220,12 @@ pub fn chunks(slots: impl Iterator<Item = Option<u16>>) -> Vec<Chunk> {
         chunk
     };
     slots.chunks(CHUNK).map(chunk).collect()
+}
+
+/// Whether packets that go this way wait in queues, which only the engine has.
+fn is_shaped(tables: &RuleTables, way: Way) -> bool {
+    let port = tables.interfaces.get(way.interface).map(|out| out.port);
+    tables.shapers.iter().any(|shaper| Some(shaper.port) == port)
 }
 
 /// The one next hop to a backend, wherever a packet came in.

@@ -17,7 +17,7 @@ mod overlap;
 
 use std::fmt;
 
-use marchproxy_engine::tables::{FragmentMatch, RuleAction, RuleMatch, RuleSpec, RuleTables, Urpf};
+use marchproxy_engine::tables::{FragmentMatch, InterfaceSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, Urpf};
 
 pub(crate) use classes::{ByPrefix, Classes};
 pub use fast::Balanced;
@@ -94,7 +94,7 @@ pub struct Plan {
     pub rules: Vec<Place>,
     /// Whether packets that no rule matches are denied in XDP.
     pub denies_the_rest: bool,
-    /// Interfaces that check sources first: what is received there is the engine's.
+    /// Interfaces that check sources or meter: what is received there is the engine's.
     pub left_interfaces: Vec<String>,
     /// By service: whether its packets go on in XDP.
     pub services: Vec<Balanced>,
@@ -131,10 +131,15 @@ impl Plan {
         known.sort_unstable();
         let decided = rules.iter().any(|rule| rule.action != RuleAction::Count);
         let denies_the_rest = all && decided && follows_backends;
-        let left = tables.interfaces.iter().filter(|interface| interface.urpf != Urpf::Off);
+        let left = tables.interfaces.iter().filter(|interface| !is_judged(interface));
         let left_interfaces = left.map(|interface| interface.name.clone()).collect();
         Self { rules: places, denies_the_rest, left_interfaces, known, ..Self::default() }
     }
+}
+
+/// Whether what an interface receives may be decided in XDP: nothing comes before the rules there, and nothing is counted off behind them.
+pub fn is_judged(interface: &InterfaceSpec) -> bool {
+    interface.urpf == Urpf::Off && interface.policer.is_none()
 }
 
 /// What keeps a rule from being decided by the program, whatever the others are.
@@ -169,15 +174,15 @@ fn looks_at(matches: &RuleMatch) -> Option<&'static str> {
 
 /// Whether it permits and sets nothing, so that what it permits may go on in XDP.
 fn permits_plainly(rule: &RuleSpec) -> bool {
-    let RuleSpec { action, mark, policer, way, log_sample, .. } = rule;
-    let sets = mark.is_some() || policer.is_some() || way.is_some() || *log_sample > 0;
+    let RuleSpec { action, mark, class, policer, way, log_sample, .. } = rule;
+    let sets = mark.is_some() || class.is_some() || policer.is_some() || way.is_some() || *log_sample > 0;
     *action == RuleAction::Permit && !sets && looks_at(&rule.matches).is_none()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use marchproxy_engine::tables::{Cidr, FlagMatch, InterfaceSpec, PortRange};
+    use marchproxy_engine::tables::{Cidr, Class, FlagMatch, PortRange};
 
     fn cidr(text: &str) -> Cidr {
         let (address, len) = text.split_once('/').unwrap();
@@ -244,10 +249,28 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_that_check_sources_are_left() {
-        let interface = |name: &str, urpf| InterfaceSpec { name: name.into(), urpf, ..Default::default() };
-        let interfaces = vec![interface("a", Urpf::Off), interface("b", Urpf::Loose)];
+    fn interfaces_that_check_sources_or_meter_are_left() {
+        let interface =
+            |name: &str, urpf, policer| InterfaceSpec { name: name.into(), urpf, policer, ..Default::default() };
+        let interfaces = vec![
+            interface("a", Urpf::Off, None),
+            interface("b", Urpf::Loose, None),
+            interface("c", Urpf::Off, Some(0)),
+        ];
         let tables = RuleTables { interfaces, ..Default::default() };
-        assert_eq!(Plan::new(&tables, true).left_interfaces, ["b"]);
+        assert_eq!(Plan::new(&tables, true).left_interfaces, ["b", "c"]);
+    }
+
+    #[test]
+    fn rules_that_set_something_let_nothing_go_on() {
+        assert!(permits_plainly(&RuleSpec::default()));
+        for rule in [
+            RuleSpec { mark: Some(10), ..Default::default() },
+            RuleSpec { class: Some(Class::P1), ..Default::default() },
+            RuleSpec { policer: Some(0), ..Default::default() },
+            RuleSpec { log_sample: 1, ..Default::default() },
+        ] {
+            assert!(!permits_plainly(&rule), "{rule:?}");
+        }
     }
 }

@@ -8,8 +8,8 @@ use marchproxy_engine::packet::{ACK, Packet, SYN, describe};
 use marchproxy_engine::reference::{Choices, Fate, Reference};
 use marchproxy_engine::table::neighbours::NeighbourTable;
 use marchproxy_engine::tables::{
-    BackendSpec, InterfaceSpec, NextHopSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction, RuleMatch,
-    RuleSpec, RuleTables, ServiceMode, ServiceProtocol, ServiceSpec,
+    BackendSpec, InterfaceSpec, MARK_KEEP, NextHopSpec, PortRange, PortSpec, RouteAction, RouteSpec, RuleAction,
+    RuleMatch, RuleSpec, RuleTables, ServiceMode, ServiceProtocol, ServiceSpec, ShaperSpec,
 };
 use marchproxy_engine::{Budget, Snapshot, build};
 use marchproxy_xdp::{Balanced, Counter, OnDaemonLoss, PortFacts, Push, Sending, Steering, Xdp};
@@ -191,14 +191,31 @@ fn services_and_routes_say_where_they_are() {
     tables.policers =
         vec![marchproxy_engine::tables::PolicerSpec { name: "p".into(), cir: 1, cbs: 1500, ..Default::default() }];
     tables.services[1].ports = vec![PortRange::ALL];
+    tables.services[4].mark = Some(MARK_KEEP);
     let rig = Rig::new(xdp, &tables);
     let plan = rig.publish();
     let places: Vec<String> = plan.services.iter().map(Balanced::to_string).collect();
     assert_eq!(places[0], "xdp");
     assert_eq!(places[1], "user space: it has more than 64 ports");
     assert_eq!(places[3], "user space: it has a policer");
+    assert_eq!(places[4], "user space: its mark depends on the packet");
     assert_eq!(places[7], "user space: it has sessions");
     assert_eq!(plan.forwards_nothing, None);
+}
+
+#[test]
+fn what_waits_in_queues_is_left() {
+    let Some(xdp) = xdp() else { return };
+    let mut tables = tables();
+    tables.shapers = vec![ShaperSpec { port: 1, rate_kbps: 1_000_000, ..Default::default() }];
+    let mut rig = Rig::new(xdp, &tables);
+    let plan = rig.publish();
+    // Every service has a backend there.
+    let wanted = "user space: packets wait at the port of a backend, which is shaped";
+    assert!(plan.services[..7].iter().all(|place| place.to_string() == wanted), "{:?}", plan.services);
+    let to = |dst: &str| client().ip(ip("8.8.8.8"), ip(dst)).ttl(64).udp(1000, 53).build();
+    assert!(!rig.agree(&to("10.9.1.1"), "by the shaped port"));
+    assert!(rig.agree(&to("9.9.9.9"), "by the other one"));
 }
 
 #[test]
