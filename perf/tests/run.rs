@@ -69,10 +69,14 @@ fn holds(report: &Report, scenario: &str, packets: u64) {
     let stages = json["stages"].as_array().unwrap();
     assert_eq!(stages.len(), 8);
     for stage in stages {
-        // Plain forwarding passes in the first stage, and everything else in the others.
-        assert!(stage["name"].is_string() && stage["packets_per_call"].as_f64().unwrap() >= 0.0, "{scenario}: {stage}");
-        let cycles = stage["cycles_per_packet"].as_f64();
-        assert!(cycles.is_some_and(|cycles| cycles >= 0.0) || stage["packets_per_call"] == 0.0, "{scenario}: {stage}");
+        let (name, packets) = (stage["name"].as_str().unwrap(), stage["packets_per_call"].as_f64().unwrap());
+        // Plain forwarding passes in the first stage but for what waits for its next hop, and everything else in those behind it.
+        if name == "drain" || (name == "express") == scenario.starts_with("forward") {
+            assert!(packets > 0.0, "{scenario}: {stage}");
+            assert!(stage["cycles_per_packet"].as_f64().unwrap() >= 0.0, "{scenario}: {stage}");
+        } else {
+            assert!(packets < 1.0, "{scenario}: {stage}");
+        }
     }
     for key in ["cpu", "flags", "hugepages", "governor", "load", "steal"] {
         assert!(json["machine"].get(key).is_some(), "{scenario}: machine.{key} is missing");

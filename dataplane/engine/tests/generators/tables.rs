@@ -67,6 +67,7 @@ impl Model {
     fn plain_router(mut self) -> Self {
         for interface in &mut self.interfaces {
             (interface.table, interface.trust_dscp, interface.urpf) = (0, true, Urpf::Off);
+            interface.policer = None;
         }
         for route in &mut self.routes {
             route.table = 0;
