@@ -75,6 +75,8 @@ pub struct Outcome {
     pub interrupted: bool,
     /// Packets lost (positive) or invented; 0 always.
     pub residue: i64,
+    /// Packets that still wait inside at the end: later fragments without their first one.
+    pub held: u64,
     /// More about several workers.
     pub team: Option<TeamOutcome>,
 }
@@ -234,7 +236,9 @@ pub fn run(
         return Err(Error::Interrupted);
     }
     bench.rig.settle();
-    Ok(Outcome { windows, latency, interrupted: progress.stopped(), residue: bench.rig.totals().residue(), team: None })
+    let totals = bench.rig.totals();
+    let (residue, held) = (totals.residue(), totals.held);
+    Ok(Outcome { windows, latency, interrupted: progress.stopped(), residue, held, team: None })
 }
 
 impl Window {

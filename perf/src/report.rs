@@ -49,6 +49,8 @@ pub struct Report {
     pub latency: Option<Summary>,
     /// Packets lost (positive) or invented (negative).
     pub residue: i64,
+    /// Packets that still wait inside at the end: later fragments without their first one.
+    pub held: u64,
     /// The machine.
     pub machine: Machine,
     /// Million packets per second of engine and IO.
@@ -255,6 +257,7 @@ impl Report {
             drops: named(&counts.drops),
             latency: outcome.latency.summary(context.tsc_hz),
             residue: outcome.residue,
+            held: outcome.held,
             machine,
             mpps: per_second / 1e6,
             gbit_per_s: per_second * wire_octets * 8.0 / 1e9,

@@ -179,6 +179,11 @@ impl Forwarder {
         self.node.totals().residue()
     }
 
+    /// Packets that wait inside.
+    pub fn held(&self) -> u64 {
+        self.node.totals().held
+    }
+
     /// The tables in force.
     pub fn snapshot(&self) -> &Snapshot {
         self.node.slow.snapshot()

@@ -82,6 +82,7 @@ pub fn run(
             latency: Latency::new()?,
             interrupted: progress.stopped(),
             residue: forwarder.residue(),
+            held: forwarder.held(),
             team: None,
         },
         observed,

@@ -180,8 +180,9 @@ pub fn run(bench: &mut TeamBench, limits: &Limits, progress: &Progress) -> Resul
         return Err(Error::Interrupted);
     }
     bench.rig.settle();
-    let residue = bench.rig.totals().residue();
-    Ok(Outcome { windows, latency, interrupted: progress.stopped(), residue, team: Some(team) })
+    let totals = bench.rig.totals();
+    let (residue, held) = (totals.residue(), totals.held);
+    Ok(Outcome { windows, latency, interrupted: progress.stopped(), residue, held, team: Some(team) })
 }
 
 impl Member {
