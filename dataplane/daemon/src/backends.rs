@@ -373,13 +373,7 @@ impl Runtime for Backends {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use marchproxy_engine::tables::PortSpec;
-
-    fn ports(devices: &[&str]) -> RuleTables {
-        let port =
-            |(i, device): (usize, &&str)| PortSpec { name: format!("p{i}"), device: (*device).into(), mtu: 1500 };
-        RuleTables { ports: devices.iter().enumerate().map(port).collect(), ..RuleTables::default() }
-    }
+    use crate::driver::ports;
 
     #[test]
     fn the_devices_choose_the_backend() {

@@ -16,7 +16,7 @@ use marchproxy_engine::tables::RuleTables;
 use marchproxy_proto::v1::from_node::Message as FromNode;
 use marchproxy_proto::v1::to_node::Message as ToNode;
 use marchproxy_proto::v1::{self, operate_call, operate_reply};
-use support::{FakeControl, FakeNode, config, eventually, offer, tables_with};
+use support::{Attached, FakeControl, FakeNode, config, eventually, offer, tables_with};
 use tokio::sync::watch;
 
 struct Running {
@@ -53,6 +53,15 @@ fn store(dir: &Path) -> Store {
 /// The disk is written after the ack.
 async fn saved(dir: &Path, version: u64) {
     eventually("saved", || store(dir).load().unwrap().is_some_and(|tables| tables.version == version)).await;
+}
+
+/// A control, and a node attached to it.
+async fn attached(dir: &Path) -> (FakeControl, Running, Attached) {
+    let mut control = FakeControl::start("127.0.0.1:0", None, false).await;
+    let running = Running::start(config(dir, control.address, true));
+    let mut stream = control.attached().await;
+    stream.hello().await;
+    (control, running, stream)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,10 +107,7 @@ async fn an_offer_becomes_an_ack_and_only_what_lacks_is_asked_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nack_keeps_the_old_tables_here_and_on_disk() {
     let dir = tempfile::tempdir().unwrap();
-    let mut control = FakeControl::start("127.0.0.1:0", None, false).await;
-    let running = Running::start(config(dir.path(), control.address, true));
-    let mut stream = control.attached().await;
-    stream.hello().await;
+    let (_control, running, mut stream) = attached(dir.path()).await;
     stream.push(1, &tables_with("lan")).await;
     stream.ack().await;
     running.node.refusals.lock().unwrap().push_back("port wan: device \"x\" is not a device".into());
@@ -260,10 +266,7 @@ async fn unconfirmed_tables_are_never_the_last_good_ones_and_end_by_the_nodes_ow
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_makes_ready_runs_nothing_and_ends_with_the_stream() {
     let dir = tempfile::tempdir().unwrap();
-    let mut control = FakeControl::start("127.0.0.1:0", None, false).await;
-    let running = Running::start(config(dir.path(), control.address, true));
-    let mut stream = control.attached().await;
-    stream.hello().await;
+    let (_control, running, mut stream) = attached(dir.path()).await;
     stream.push(1, &tables_with("lan")).await;
     stream.ack().await;
     let hash = |rules| offer(0, rules).0.content_hash;
@@ -299,10 +302,7 @@ async fn a_stage_makes_ready_runs_nothing_and_ends_with_the_stream() {
 #[tokio::test(flavor = "multi_thread")]
 async fn traces_are_relayed_item_by_item_and_end_when_nobody_waits() {
     let dir = tempfile::tempdir().unwrap();
-    let mut control = FakeControl::start("127.0.0.1:0", None, false).await;
-    let running = Running::start(config(dir.path(), control.address, true));
-    let mut stream = control.attached().await;
-    stream.hello().await;
+    let (_control, running, mut stream) = attached(dir.path()).await;
     let trace = |id, text: &str, count| {
         let request = v1::TraceRequest { r#match: text.into(), count, ..Default::default() };
         ToNode::Call(v1::OperateCall { id, request: Some(operate_call::Request::Trace(request)) })
@@ -346,10 +346,7 @@ async fn traces_are_relayed_item_by_item_and_end_when_nobody_waits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn questions_are_relayed_and_heartbeats_sent() {
     let dir = tempfile::tempdir().unwrap();
-    let mut control = FakeControl::start("127.0.0.1:0", None, false).await;
-    let running = Running::start(config(dir.path(), control.address, true));
-    let mut stream = control.attached().await;
-    stream.hello().await;
+    let (_control, running, mut stream) = attached(dir.path()).await;
     let ask = |id, request| ToNode::Call(v1::OperateCall { id, request });
     stream.send(ask(1, Some(operate_call::Request::Stats(v1::StatsRequest::default())))).await;
     stream.send(ask(2, Some(operate_call::Request::Sessions(v1::SessionsRequest::default())))).await;

@@ -215,15 +215,16 @@ fn vdev(arguments: &str) -> Option<Device> {
     Some(Device::Vdev { arguments: arguments.into(), name: name.into(), interface })
 }
 
+/// Ports on these devices.
+#[cfg(test)]
+pub(crate) fn ports(devices: &[&str]) -> RuleTables {
+    let port = |(i, device): (usize, &&str)| PortSpec { name: format!("p{i}"), device: (*device).into(), mtu: 1500 };
+    RuleTables { ports: devices.iter().enumerate().map(port).collect(), ..RuleTables::default() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn ports(devices: &[&str]) -> RuleTables {
-        let port =
-            |(i, device): (usize, &&str)| PortSpec { name: format!("p{i}"), device: (*device).into(), mtu: 1500 };
-        RuleTables { ports: devices.iter().enumerate().map(port).collect(), ..RuleTables::default() }
-    }
 
     #[test]
     fn devices_that_exist() {

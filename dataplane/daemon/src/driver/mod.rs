@@ -10,6 +10,8 @@ use marchproxy_engine::io::Mac;
 use marchproxy_engine::ledger::Backend;
 use marchproxy_engine::tables::PortSpec;
 
+#[cfg(test)]
+pub(crate) use device::ports;
 pub use device::{Device, DeviceError, Kind, checked_devices};
 #[cfg(feature = "dpdk")]
 pub use dpdk::DpdkDriver;

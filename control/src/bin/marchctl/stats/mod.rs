@@ -15,6 +15,8 @@ use crate::json;
 use crate::out::Out;
 use crate::settings::Effective;
 
+pub use screen::law;
+
 /// Rates need two looks; a single screen takes them this far apart.
 const APART: Duration = Duration::from_secs(1);
 

@@ -51,19 +51,23 @@ fn head(before: &v1::StatsResponse, now: &v1::StatsResponse, paint: Paint) -> St
         text.extend(["  ", &paint.on(tone, "!"), " ", &finding, "\n"]);
     }
     if let Some(c) = &now.conservation {
-        let sum = format!(
-            "  rx {} + originated {} = tx {} + dropped {} + for us {} + held {}, residue {}\n",
-            thousands(c.rx),
-            thousands(c.originated),
-            thousands(c.tx),
-            thousands(c.drops),
-            thousands(c.consumed),
-            thousands(c.held),
-            c.residue
-        );
-        text.push_str(&sum);
+        text.extend(["  ", &law(c), "\n"]);
     }
     text
+}
+
+/// The law of conservation with its terms.
+pub fn law(c: &v1::Conservation) -> String {
+    format!(
+        "rx {} + originated {} = tx {} + dropped {} + for us {} + held {}, residue {}",
+        thousands(c.rx),
+        thousands(c.originated),
+        thousands(c.tx),
+        thousands(c.drops),
+        thousands(c.consumed),
+        thousands(c.held),
+        c.residue
+    )
 }
 
 fn ports(before: &v1::StatsResponse, now: &v1::StatsResponse, rates: Rates, paint: Paint) -> String {

@@ -14,7 +14,8 @@ use super::fleet::{Fleet, Node};
 use super::plain::OVERVIEW;
 use super::sheet::{self, Sheet};
 use crate::out::Tone;
-use crate::table::{short, span, thousands};
+use crate::stats::law;
+use crate::table::{short, span};
 
 const KEYS: [(&str, &str); 9] = [
     ("1-8, Tab, arrows left and right", "views"),
@@ -133,16 +134,7 @@ fn head(node: &Node, at: Instant) -> Vec<Line<'static>> {
         )));
         lines.push(Line::from(first));
         if let Some(c) = &stats.conservation {
-            lines.push(Line::from(format!(
-                "  rx {} + originated {} = tx {} + dropped {} + for us {} + held {}, residue {}",
-                thousands(c.rx),
-                thousands(c.originated),
-                thousands(c.tx),
-                thousands(c.drops),
-                thousands(c.consumed),
-                thousands(c.held),
-                c.residue
-            )));
+            lines.push(Line::from(format!("  {}", law(c))));
         }
     } else {
         lines.push(Line::from(first));
