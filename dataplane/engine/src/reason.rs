@@ -270,6 +270,8 @@ reasons! {
         RuleDeny = "rule_deny",
         /// Its service is gone.
         ServiceGone = "service_gone",
+        /// Its client began anew while its backend took no new sessions.
+        BackendLost = "backend_lost",
         /// Its place was needed: the handshake was not finished.
         EvictedHalfOpen = "evicted_half_open",
         /// Its place was needed: it was closed or closing.

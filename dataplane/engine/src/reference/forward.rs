@@ -228,11 +228,30 @@ impl Reference {
         if !self.current(index, ip.tuple(), out)? {
             return Ok(None);
         }
+        let flags = TcpFlags::of(ip);
+        if direction == Direction::Forward && self.begins_elsewhere(&self.sessions.all[index], &flags) {
+            self.sessions.all.remove(index);
+            return Ok(None);
+        }
         let ruled = self.sessions.all[index].ruled.clone();
         self.count(&ruled, ip.tuple(), out);
         let session = &mut self.sessions.all[index];
-        session.touch(now, direction, &TcpFlags::of(ip));
+        session.touch(now, direction, &flags);
         Ok(Some(Decision::of(session, direction)))
+    }
+
+    /// Whether a client's packet asks for a connection that the session's backend would not get now.
+    fn begins_elsewhere(&self, session: &Session, flags: &TcpFlags) -> bool {
+        let asks = flags.syn && !flags.ack && !flags.rst && session.is_vacant();
+        let tuple = session.forward;
+        let services = &self.node.tables.services;
+        let service = service::find(services, tuple.dst, tuple.protocol, tuple.dport).map(|index| &services[index]);
+        let serves = service.is_some_and(|service| {
+            let mut bound = service.backends.iter();
+            let bound = bound.find(|b| (b.address, b.port.unwrap_or(tuple.dport)) == session.backend());
+            bound.is_some_and(|backend| self.rings.is_eligible(service, backend))
+        });
+        asks && !serves
     }
 
     /// Decides a session anew if that is due. False or an error: it ended.

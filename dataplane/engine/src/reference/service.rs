@@ -55,6 +55,11 @@ impl Rings {
         backend.state == BackendState::Down || self.out.contains(&(service.name.clone(), backend.name.clone()))
     }
 
+    /// Whether new sessions may come to a backend.
+    pub fn is_eligible(&self, service: &ServiceSpec, backend: &BackendSpec) -> bool {
+        backend.state == BackendState::Up && !self.is_lost(service, backend)
+    }
+
     /// The backend for a new session with this client-side tuple.
     pub fn pick<'a>(&mut self, services: &'a [ServiceSpec], index: usize, tuple: &Tuple) -> Option<&'a BackendSpec> {
         let service = &services[index];

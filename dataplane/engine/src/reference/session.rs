@@ -110,6 +110,15 @@ impl Session {
         }
     }
 
+    /// Whether a client's SYN would begin a connection: there is none yet, or no more.
+    pub fn is_vacant(&self) -> bool {
+        match self.state() {
+            SessionState::Opening | SessionState::TimeWait | SessionState::Reset => true,
+            SessionState::Closing => self.mode.is_direct(),
+            _ => false,
+        }
+    }
+
     /// Whether it still exists at `now`.
     pub fn lives(&self, now: u64) -> bool {
         now.saturating_sub(self.last_seen) <= self.state().timeout()
@@ -135,12 +144,7 @@ impl Session {
                 self.reset = true;
                 return;
             }
-            let ended = match self.state() {
-                SessionState::TimeWait | SessionState::Reset => true,
-                SessionState::Closing => self.mode.is_direct(),
-                _ => false,
-            };
-            if forward && ip.syn && !ip.ack && ended {
+            if forward && ip.syn && !ip.ack && self.is_vacant() && self.state() != SessionState::Opening {
                 (self.handshake, self.answered, self.fins) = (true, false, [false; 2]);
             }
             self.reset = false;

@@ -125,6 +125,10 @@ fn apply_session(hit: Hit, columns: &mut Columns, lane: usize, context: &mut Con
         decision = anew;
     }
     let head = &columns.head[lane];
+    if tcp::begins(head.flags_or_type) && begins_elsewhere(hit, decision.mode(), context) {
+        context.sessions.remove(hit, SessionEnd::BackendLost);
+        return Applied::Gone;
+    }
     let len = usize::from(head.l3_len);
     for counter in [decision.rule, decision.service, decision.backend] {
         if let Some(object) = context.stats.object(counter) {
@@ -156,6 +160,18 @@ fn apply_session(hit: Hit, columns: &mut Columns, lane: usize, context: &mut Con
         do_more(more, counting, direction == Direction::Forward, columns, lane, context);
     }
     Applied::Done
+}
+
+/// Whether a client that asks for a new connection has to get another backend than its session's, which takes none now.
+#[cold]
+fn begins_elsewhere(hit: Hit, mode: ServiceMode, context: &Context<'_>) -> bool {
+    let Some(session) = context.sessions.get(hit) else { return false };
+    if hit.direction() != Direction::Forward || !session.is_vacant(mode) {
+        return false;
+    }
+    let service = context.snapshot.services.lookup(session.service(), session.protocol(), session.service_port());
+    let backend = service.and_then(|s| s.backend_at(session.backend(), session.backend_port(), session.service_port()));
+    !backend.is_some_and(Backend::is_eligible)
 }
 
 /// What few rules ask for besides: count, sample, send another way (`forward`: the client's packets only).

@@ -74,6 +74,11 @@ impl Backend {
         self.state == BackendState::Down || self.is_out()
     }
 
+    /// Whether new sessions may come to it.
+    pub fn is_eligible(&self) -> bool {
+        self.state == BackendState::Up && !self.is_out()
+    }
+
     /// The tuple of its replies to a client's packet.
     #[inline]
     pub fn reply_to(&self, key: &FlowKey) -> FlowKey {

@@ -115,6 +115,44 @@ fn a_lost_backend_keeps_its_sessions_or_not() {
 }
 
 #[test]
+fn who_begins_anew_gets_a_backend_that_serves() {
+    let from = |flags: u8| world("198.51.100.7", "203.0.113.10").tcp(4000, 80).flags(flags);
+    let to = |lab: &mut Lab, flags: u8| {
+        let story = lab.step(WAN_PORT, &from(flags))[1].clone();
+        ["10.0.20.11:8080", "10.0.20.12:8080"].into_iter().find(|backend| story.contains(backend)).unwrap_or_default()
+    };
+    // What the session has seen, what comes now, and whether that asks for another backend.
+    let cases: [(&[u8], u8, bool); 7] = [
+        (&[SYN], SYN, true),
+        (&[SYN, RST], SYN, true),
+        (&[SYN], ACK, false),
+        (&[SYN], SYN | ACK, false),
+        (&[SYN], SYN | RST, false),
+        (&[ACK], SYN, false),
+        (&[SYN, FIN | ACK], SYN, false),
+    ];
+    for (before, now, moves) in cases {
+        for (state, there) in [(BackendState::Draining, true), (BackendState::Down, true), (BackendState::Up, false)] {
+            let mut lab = Lab::new();
+            for &flags in before {
+                assert_eq!(to(&mut lab, flags), "10.0.20.11:8080");
+            }
+            let mut tables = tables();
+            let web = &mut tables.services[2];
+            web.backends[0].state = state;
+            if !there {
+                web.backends.remove(0);
+            }
+            web.backends.insert(0, backend("0", "10.0.20.12", Some(8080)));
+            lab.push(tables);
+            let expected = if moves { "10.0.20.12:8080" } else { "10.0.20.11:8080" };
+            assert_eq!(to(&mut lab, now), expected, "{before:?} {now} {state:?} {there}");
+            assert_eq!(lab.node.sessions(lab.now).count(), 1);
+        }
+    }
+}
+
+#[test]
 fn no_backend() {
     let mut tables = tables();
     tables.services[2].backends[0].state = BackendState::Draining;

@@ -9,6 +9,7 @@ use crate::flow::{Addr, FlowKey, is_v4};
 use crate::ports::PortSlot;
 use crate::reason::SessionEnd;
 use crate::table::rules::Sight;
+use crate::tables::ServiceMode;
 use crate::wire::TCP;
 
 /// Nanoseconds per second.
@@ -190,6 +191,12 @@ pub mod tcp {
     pub const RST: u8 = 4;
     /// Acknowledge.
     pub const ACK: u8 = 16;
+
+    /// Whether these flags ask for a new connection. No type of an ICMP echo looks like them.
+    #[inline]
+    pub const fn begins(flags: u8) -> bool {
+        flags & (SYN | ACK | RST) == SYN
+    }
 }
 
 /// Which way a packet of a session goes.
@@ -295,6 +302,15 @@ impl Session {
     /// Where it stands.
     pub fn state(&self) -> State {
         STATES[self.standing()]
+    }
+
+    /// Whether a client that asks for a new connection would get one: there is none yet, or no more.
+    pub fn is_vacant(&self, mode: ServiceMode) -> bool {
+        match self.state() {
+            State::Opening | State::TimeWait | State::Reset => true,
+            State::Closing => mode.is_direct(),
+            _ => false,
+        }
     }
 
     /// Whether a packet of the backend was seen.
