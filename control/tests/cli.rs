@@ -240,6 +240,10 @@ async fn the_life_of_a_document() {
     assert_eq!((&node_json["version"], &node_json["certificates"][0]["revoked"]), (&3.into(), &false.into()));
     ctl.run(&["tier", "list"]).await.ends(0).says("af_xdp_copy").says("4,711").says("down");
     ctl.run(&["tier", "show", "wan"]).await.ends(0).says("backend sockets").says("not dpdk").says("no PCI device");
+    ctl.run(&["qos", "list"]).await.ends(0).says("port wan: 20.00 Mbit/s, P0 up to 2.00 Mbit/s").says("4,711");
+    let live = ctl.run(&["qos", "list", "--json"]).await.ends(0).json();
+    assert_eq!((&live["qos"], &live["live"]["ports"][0]["queues"][0]["marked"]), (&serde_json::json!([]), &5.into()));
+    ctl.run(&["qos", "show", "web"]).await.ends(1).complains("allowed: a QoS object or a service");
     ctl.run(&["tier", "show", "lan"]).await.ends(1).complains("allowed: a port of the node");
     node.abort();
 }
@@ -390,6 +394,11 @@ fn local_node(socket: &Path) -> tokio::task::JoinHandle<()> {
         async fn tiers(&self, request: Request<v1::TiersRequest>) -> Result<Response<v1::TiersResponse>, Status> {
             let A::Tiers(tiers) = common::answer(Q::Tiers(request.into_inner())) else { unreachable!() };
             Ok(Response::new(tiers))
+        }
+
+        async fn qos(&self, request: Request<v1::QosRequest>) -> Result<Response<v1::QosResponse>, Status> {
+            let A::Qos(qos) = common::answer(Q::Qos(request.into_inner())) else { unreachable!() };
+            Ok(Response::new(qos))
         }
 
         async fn nodes(&self, _: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {

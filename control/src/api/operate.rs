@@ -164,6 +164,13 @@ impl v1::operate_service_server::OperateService for OperateApi {
         self.relay(&caller, asked.node.clone(), Question::Tiers(asked), pick).await
     }
 
+    async fn qos(&self, request: Request<v1::QosRequest>) -> Result<Response<v1::QosResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let asked = request.into_inner();
+        let pick = |answer| if let Answer::Qos(qos) = answer { Some(qos) } else { None };
+        self.relay(&caller, asked.node.clone(), Question::Qos(asked), pick).await
+    }
+
     async fn nodes(&self, request: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {
         let caller = Caller::of(&request)?;
         let cluster = caller.cluster(&request.into_inner().cluster)?;

@@ -396,6 +396,26 @@ pub fn answer(question: v1::operate_call::Request) -> v1::operate_reply::Respons
                 ..Default::default()
             }],
         }),
+        Q::Qos(_) => A::Qos(v1::QosResponse {
+            ports: vec![v1::ShapedPort {
+                port: "wan".into(),
+                rate_kbps: 20_000,
+                p0_kbps: 2_000,
+                queues: vec![v1::Queue {
+                    service: "web".into(),
+                    class: "P1".into(),
+                    waiting_packets: 12,
+                    last_wait_s: 0.0042,
+                    sent_packets: 4711,
+                    waits: vec![4700, 10, 1],
+                    dropped_aqm: 3,
+                    marked: 5,
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }],
+            wait_bounds_s: vec![0.001, 0.01],
+        }),
         Q::Trace(_) | Q::Capture(_) => A::Error("its answer is a stream".into()),
     }
 }

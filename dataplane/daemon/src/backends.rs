@@ -365,6 +365,10 @@ impl Runtime for Backends {
         self.node().tiers()
     }
 
+    fn qos(&self, request: &v1::QosRequest) -> v1::QosResponse {
+        self.node().qos(request)
+    }
+
     fn backends(&self, request: &v1::BackendsRequest) -> Result<v1::BackendsResponse, String> {
         self.node().backends(request)
     }

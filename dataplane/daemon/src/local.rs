@@ -87,6 +87,7 @@ impl Operate {
             Some(Question::Backends(request)) => self.runtime.backends(&request).map(Answer::Backends),
             Some(Question::Preview(call)) => self.preview(call).map(Answer::Preview),
             Some(Question::Tiers(_)) => Ok(Answer::Tiers(self.runtime.tiers())),
+            Some(Question::Qos(request)) => Ok(Answer::Qos(self.runtime.qos(&request))),
             Some(Question::Trace(_) | Question::Capture(_)) => Err("its answer is a stream; please report this".into()),
             None => Err("this release does not know the question; update marchproxy-dataplane".to_owned()),
         };
@@ -217,6 +218,11 @@ impl OperateService for Operate {
     async fn tiers(&self, request: Request<v1::TiersRequest>) -> Result<Response<v1::TiersResponse>, Status> {
         self.for_us(&request.get_ref().node)?;
         self.blocking(move |this| Ok(this.runtime.tiers())).await
+    }
+
+    async fn qos(&self, request: Request<v1::QosRequest>) -> Result<Response<v1::QosResponse>, Status> {
+        self.for_us(&request.get_ref().node)?;
+        self.blocking(move |this| Ok(this.runtime.qos(request.get_ref()))).await
     }
 
     async fn nodes(&self, _: Request<v1::NodesRequest>) -> Result<Response<v1::NodesResponse>, Status> {

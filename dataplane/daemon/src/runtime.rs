@@ -92,6 +92,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn neighbours(&self, request: &v1::NeighboursRequest) -> Result<v1::NeighboursResponse, String>;
     /// The way packets come, port by port.
     fn tiers(&self) -> v1::TiersResponse;
+    /// Queues of shaped ports.
+    fn qos(&self, request: &v1::QosRequest) -> v1::QosResponse;
     /// Backends and their health.
     fn backends(&self, request: &v1::BackendsRequest) -> Result<v1::BackendsResponse, String>;
 }

@@ -22,7 +22,7 @@ use marchproxy_engine::memory::{Memory, MemoryBuf, MemoryPool, Wire};
 use marchproxy_engine::packet::Packet;
 use marchproxy_engine::tables::{
     BackendSpec, Cidr, HealthKind, HealthSpec, InterfaceSpec, PortRange, PortSpec, RuleAction, RuleMatch, RuleSpec,
-    RuleTables, ServiceProtocol, ServiceSpec,
+    RuleTables, ServiceProtocol, ServiceSpec, ShaperSpec,
 };
 use marchproxy_metrics::Format;
 use marchproxy_proto::v1;
@@ -290,9 +290,7 @@ fn what_is_staged_is_ready_and_goes_with_whatever_else_runs() {
     rig.end();
 }
 
-#[test]
-fn a_service_makes_sessions_that_can_be_listed_and_asked_about() {
-    let mut rig = Rig::new(1);
+fn web() -> ServiceSpec {
     let backend = BackendSpec {
         name: "a".into(),
         address: "198.18.2.2".parse().unwrap(),
@@ -300,7 +298,7 @@ fn a_service_makes_sessions_that_can_be_listed_and_asked_about() {
         weight: 1,
         ..Default::default()
     };
-    let service = ServiceSpec {
+    ServiceSpec {
         name: "web".into(),
         addresses: vec!["203.0.113.10".parse().unwrap()],
         protocol: ServiceProtocol::Tcp,
@@ -310,8 +308,13 @@ fn a_service_makes_sessions_that_can_be_listed_and_asked_about() {
         policer: None,
         mark: None,
         ..Default::default()
-    };
-    rig.push(&RuleTables { services: vec![service], ..tables() }).unwrap();
+    }
+}
+
+#[test]
+fn a_service_makes_sessions_that_can_be_listed_and_asked_about() {
+    let mut rig = Rig::new(1);
+    rig.push(&RuleTables { services: vec![web()], ..tables() }).unwrap();
     introduce(&rig);
     let ask = |dst: &str| v1::WhyRequest {
         r#in: "lan0".into(),
@@ -351,6 +354,43 @@ fn a_service_makes_sessions_that_can_be_listed_and_asked_about() {
         let error = rig.node.why(&request).unwrap_err();
         assert!(error.contains(wanted), "{error}");
     }
+    rig.end();
+}
+
+#[test]
+fn queues_of_shaped_ports_are_seen_by_service_and_class() {
+    let mut rig = Rig::new(2);
+    let shaper = ShaperSpec { port: 1, rate_kbps: 10_000, ..ShaperSpec::default() };
+    let shaped = RuleTables { shapers: vec![shaper], services: vec![web()], ..tables() };
+    rig.push(&shaped).unwrap();
+    introduce(&rig);
+    let client = || Packet::eth(THEIRS, OURS);
+    rig.put("vdev:net_null0", &client().ipv4([198, 18, 1, 9], [203, 0, 113, 10]).tcp(40_000, 80).flags(2).build());
+    rig.take("vdev:net_null1");
+    rig.put("vdev:net_null0", &client().ipv4([198, 18, 1, 9], [198, 18, 2, 2]).udp(1, 2).build());
+    rig.take("vdev:net_null1");
+    let queues = |port: &str, service: &str| {
+        let request = v1::QosRequest { port: port.into(), service: service.into(), ..Default::default() };
+        rig.node.qos(&request).ports.into_iter().flat_map(|port| port.queues).collect::<Vec<_>>()
+    };
+    let of_service = queues("wan", "web");
+    assert_eq!(of_service.len(), 1, "{of_service:?}");
+    assert_eq!((of_service[0].class.as_str(), of_service[0].sent_packets, of_service[0].sent_bytes), ("P3", 1, 84));
+    assert_eq!((of_service[0].waits.iter().sum::<u64>(), of_service[0].waiting_packets), (1, 0));
+    assert!(queues("wan", "").iter().any(|queue| queue.service.is_empty()), "the other packet, and our own");
+    assert!(queues("lan", "").is_empty(), "it is not shaped");
+    let all = rig.node.qos(&v1::QosRequest::default());
+    assert_eq!((all.ports[0].port.as_str(), all.ports[0].rate_kbps), ("wan", 10_000));
+    assert_eq!(all.ports[0].queues[0].waits.len(), all.wait_bounds_s.len() + 1);
+
+    let page =
+        render(Observation::of(&*rig.node, &SharedState::default(), &Pulse::default(), false), Format::OpenMetrics);
+    let line = "marchproxy_qos_sent_packets_total{port=\"wan\",service=\"web\",class=\"P3\"} 1";
+    assert!(page.lines().any(|found| found == line), "no line {line:?} in\n{page}");
+    assert!(marchproxy_metrics::check(DICTIONARY, &page, false).is_empty());
+
+    rig.push(&tables()).unwrap();
+    assert!(rig.node.qos(&v1::QosRequest::default()).ports.is_empty(), "no port is shaped any more");
     rig.end();
 }
 

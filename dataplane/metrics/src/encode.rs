@@ -7,7 +7,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::{Dictionary, Family, Kind, Value};
+use crate::{Buckets, Dictionary, Family, Kind, Value};
 
 /// What a scraper can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +106,11 @@ fn write_value(kind: Kind, value: &Value, mut metric: MetricEncoder<'_>) -> Resu
         (Kind::Gauge, Value::Signed(signed)) => metric.encode_gauge(signed),
         (Kind::Gauge, Value::Real(real)) => metric.encode_gauge(real),
         (Kind::Histogram, Value::Histogram(histogram)) => histogram.encode(metric),
+        (Kind::Histogram, Value::Buckets(Buckets { bounds, counts, sum })) => {
+            let bounds = bounds.iter().copied().chain([f64::INFINITY]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
+            metric.encode_histogram::<NoLabelSet>(*sum, counts.iter().sum(), &buckets, None)
+        }
         _ => Err(Error),
     }
 }

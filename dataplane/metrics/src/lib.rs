@@ -58,8 +58,27 @@ pub enum Value {
     Signed(i64),
     /// Of a gauge with fractions, or a counter of seconds.
     Real(f64),
-    /// Of a histogram.
+    /// Of a histogram that this process observes.
     Histogram(Histogram),
+    /// Of a histogram that was counted elsewhere.
+    Buckets(Buckets),
+}
+
+/// A histogram as counted by somebody else.
+#[derive(Clone, Debug)]
+pub struct Buckets {
+    /// Upper bounds, ascending.
+    pub bounds: Vec<f64>,
+    /// How many lie within each bound and above the one before; the last of them, beyond all. One more than there are bounds.
+    pub counts: Vec<u64>,
+    /// Of all that was observed.
+    pub sum: f64,
+}
+
+impl From<Buckets> for Value {
+    fn from(value: Buckets) -> Self {
+        Self::Buckets(value)
+    }
 }
 
 impl From<u64> for Value {

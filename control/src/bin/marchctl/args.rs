@@ -210,12 +210,12 @@ pub enum Command {
         #[command(subcommand)]
         command: ObjectCommand,
     },
-    /// QoS classes of the stored document
+    /// QoS of the stored document, and the queues of a node's shaped ports
     #[command(after_help = "Example:\n  marchctl qos list")]
     Qos {
         /// What of them.
         #[command(subcommand)]
-        command: ObjectCommand,
+        command: QosCommand,
     },
     /// Live sessions of a node
     #[command(after_help = "Example:\n  marchctl session list --service web")]

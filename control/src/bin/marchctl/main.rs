@@ -16,6 +16,7 @@ mod out;
 mod pcapng;
 mod policers;
 mod preview;
+mod queues;
 mod settings;
 mod stats;
 mod table;
@@ -95,7 +96,7 @@ async fn dispatch(command: Command, settings: &settings::Effective, out: &mut Ou
         Command::Rule { command } => objects::run("rule", command, settings, out).await,
         Command::Service { command } => objects::run("service", command, settings, out).await,
         Command::Policer { command } => policers::policer(command, settings, out).await,
-        Command::Qos { command } => objects::run("qos", command, settings, out).await,
+        Command::Qos { command } => queues::qos(command, settings, out).await,
         Command::DscpMap { command } => objects::run("dscp_map", command, settings, out).await,
         Command::Session { command } => ask::session(command, settings, out).await,
         Command::Backend { command } => backends::backend(command, settings, out).await,

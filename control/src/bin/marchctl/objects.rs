@@ -1,4 +1,4 @@
-//! `interface|route|rule|service|qos|dscp-map list|show`: objects of the stored document.
+//! `interface|route|rule|service|dscp-map list|show`: objects of the stored document.
 
 use marchproxy_proto::v1;
 use serde_json::Value;
@@ -71,7 +71,8 @@ fn names(kind: &str, object: &Value) -> Vec<String> {
     }
 }
 
-fn list(kind: &str, objects: &[Value], out: &mut Out) {
+/// One line for each.
+pub fn list(kind: &str, objects: &[Value], out: &mut Out) {
     if objects.is_empty() {
         out.line(format!("the document has no {kind}"));
         return;

@@ -7,6 +7,7 @@ mod memory;
 mod node;
 mod packets;
 mod ports;
+mod queues;
 mod services;
 mod sessions;
 mod workers;
@@ -25,6 +26,8 @@ use crate::runtime::{Running, Runtime};
 pub struct Observation {
     /// Counters of the node.
     pub stats: v1::StatsResponse,
+    /// Queues of shaped ports.
+    pub qos: v1::QosResponse,
     /// Backends and their health.
     pub backends: Vec<v1::BackendStatus>,
     /// What runs.
@@ -48,6 +51,7 @@ impl Observation {
     pub fn of(runtime: &dyn Runtime, agent: &SharedState, pulse: &Pulse, rules: bool) -> Self {
         Self {
             stats: runtime.stats(),
+            qos: runtime.qos(&v1::QosRequest::default()),
             // A slow path that does not answer has no backends to show.
             backends: runtime.backends(&v1::BackendsRequest::default()).unwrap_or_default().backends,
             running: runtime.running(),
@@ -66,6 +70,7 @@ pub const DICTIONARY: Dictionary<Observation> = &[
     node::FAMILIES,
     memory::FAMILIES,
     ports::FAMILIES,
+    queues::FAMILIES,
     workers::FAMILIES,
     packets::FAMILIES,
     sessions::FAMILIES,
@@ -156,8 +161,20 @@ mod tests {
             v1::BackendStatus { service: "web".into(), name: "a".into(), health: Some(health), ..Default::default() };
         let memory = MemoryFacts { resident: Some(4096), nodes: vec![(0, 4096)], hugepages: vec![(0, 2 << 20, 4, 1)] };
         let beats = vec![Beat { thread: "worker 0".into(), age: std::time::Duration::from_millis(1500) }];
+        let queue = v1::Queue {
+            service: "web".into(),
+            class: "P1".into(),
+            waiting_packets: 2,
+            sent_packets: 3,
+            waits: vec![1, 2],
+            waited_s: 0.5,
+            dropped_aqm: 4,
+            ..Default::default()
+        };
+        let shaped = v1::ShapedPort { port: "wan".into(), rate_kbps: 1000, queues: vec![queue], ..Default::default() };
+        let qos = v1::QosResponse { ports: vec![shaped], wait_bounds_s: vec![0.001] };
         let backends = vec![backend, v1::BackendStatus { takes_sessions: true, ..Default::default() }];
-        Observation { stats, backends, running, beats, memory, backend: "dpdk", rules: true, ..Default::default() }
+        Observation { stats, qos, backends, running, beats, memory, backend: "dpdk", rules: true, ..Default::default() }
     }
 
     #[test]
@@ -181,6 +198,12 @@ mod tests {
             "marchproxy_backend_last_check_info{service=\"web\",backend=\"a\",kind=\"http\",result=\"status\",status=\"503\"} 1",
             "marchproxy_backend_check_rtt_seconds{service=\"web\",backend=\"a\"} 0.25",
             "marchproxy_backend_checks_total{service=\"web\",backend=\"a\"} 9",
+            "marchproxy_shaped_port_rate_bits_per_second{port=\"wan\"} 1000000",
+            "marchproxy_qos_waiting_packets{port=\"wan\",service=\"web\",class=\"P1\"} 2",
+            "marchproxy_qos_dropped_packets_total{port=\"wan\",service=\"web\",class=\"P1\",cause=\"aqm\"} 4",
+            "marchproxy_qos_wait_seconds_bucket{le=\"0.001\",port=\"wan\",service=\"web\",class=\"P1\"} 1",
+            "marchproxy_qos_wait_seconds_bucket{le=\"+Inf\",port=\"wan\",service=\"web\",class=\"P1\"} 3",
+            "marchproxy_qos_wait_seconds_sum{port=\"wan\",service=\"web\",class=\"P1\"} 0.5",
             "marchproxy_nat_ports_in_use{address=\"192.0.2.9\",protocol=\"tcp\"} 8",
             "marchproxy_hugepages_free{numa_node=\"0\",size_bytes=\"2097152\"} 1",
         ] {

@@ -10,6 +10,7 @@ mod plan;
 mod ports;
 mod preview;
 mod query;
+mod queues;
 mod samples;
 mod start;
 mod stats;
@@ -225,6 +226,10 @@ impl<D: Driver> Runtime for Node<D> {
 
     fn tiers(&self) -> v1::TiersResponse {
         v1::TiersResponse { backend: self.backend().into(), ports: self.shared.port_tiers() }
+    }
+
+    fn qos(&self, request: &v1::QosRequest) -> v1::QosResponse {
+        self.shared.qos(request)
     }
 
     fn backends(&self, request: &v1::BackendsRequest) -> Result<v1::BackendsResponse, String> {

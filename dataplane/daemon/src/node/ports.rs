@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use marchproxy_engine::Snapshot;
 use marchproxy_engine::ledger::queue_owner;
 use marchproxy_engine::ports::{PortFacts, PortSlot};
-use marchproxy_engine::qos::Scheduler;
+use marchproxy_engine::qos::{QueueCounters, Scheduler};
 
 use super::line::Line;
 use super::plan::Place;
@@ -31,8 +31,8 @@ pub(super) struct Ports<D: Driver> {
     facts: PortFacts,
     lines: Arc<[Line<D::Backend>]>,
     open: Mutex<Vec<Entry<D::Port>>>,
-    /// The ports whose queues a worker has.
-    shaped: Mutex<Vec<PortSlot>>,
+    /// The ports whose queues a worker has, with what it counts there.
+    shaped: Mutex<Vec<(PortSlot, Arc<QueueCounters>)>>,
 }
 
 impl<D: Driver> Ports<D> {
@@ -98,10 +98,11 @@ impl<D: Driver> Ports<D> {
     /// shapes them is published.
     pub(super) fn shape(&self, snapshot: &Snapshot, services: u16) -> Result<(), String> {
         for (slot, _) in snapshot.shaping.ports() {
-            if !self.shaped().contains(&slot) {
+            if !self.shaped().iter().any(|(shaped, _)| *shaped == slot) {
                 let scheduler = Scheduler::new(self.driver.queue_places(), services);
+                let counters = scheduler.counters();
                 self.line_of(slot)?.queues(slot, Some(Box::new(scheduler))).map_err(|silent| silent.to_string())?;
-                self.shaped().push(slot);
+                self.shaped().push((slot, counters));
             }
         }
         Ok(())
@@ -109,8 +110,8 @@ impl<D: Driver> Ports<D> {
 
     /// Takes the queues back of ports that the running generation does not shape.
     pub(super) fn unshape(&self, snapshot: &Snapshot) -> Result<(), String> {
-        let gone: Vec<PortSlot> = self.shaped().extract_if(.., |slot| snapshot.shaping.port(*slot).is_none()).collect();
-        gone.into_iter().try_for_each(|slot| self.drop_queues(slot))
+        let gone: Vec<_> = self.shaped().extract_if(.., |(slot, _)| snapshot.shaping.port(*slot).is_none()).collect();
+        gone.into_iter().try_for_each(|(slot, _)| self.drop_queues(slot))
     }
 
     fn drop_queues(&self, slot: PortSlot) -> Result<(), String> {
@@ -121,13 +122,19 @@ impl<D: Driver> Ports<D> {
         self.lines.get(queue_owner(slot, self.lines.len())).ok_or_else(|| "no worker owns the port's queues".to_owned())
     }
 
-    fn shaped(&self) -> MutexGuard<'_, Vec<PortSlot>> {
+    /// What is counted in the queues of a port, and by which worker, if it is shaped.
+    pub(super) fn queue_counters(&self, slot: PortSlot) -> Option<(usize, Arc<QueueCounters>)> {
+        let counters = self.shaped().iter().find(|(shaped, _)| *shaped == slot).map(|(_, counters)| counters.clone());
+        Some((queue_owner(slot, self.lines.len()), counters?))
+    }
+
+    fn shaped(&self) -> MutexGuard<'_, Vec<(PortSlot, Arc<QueueCounters>)>> {
         self.shaped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a port from the workers and closes its device.
     pub(super) fn close(&self, place: &Place) -> Result<(), String> {
-        let had_queues = self.shaped().extract_if(.., |slot| *slot == place.slot).count() > 0;
+        let had_queues = self.shaped().extract_if(.., |(slot, _)| *slot == place.slot).count() > 0;
         if had_queues {
             self.drop_queues(place.slot)?;
         }

@@ -142,6 +142,10 @@ impl Runtime for FakeNode {
         v1::TiersResponse::default()
     }
 
+    fn qos(&self, _: &v1::QosRequest) -> v1::QosResponse {
+        v1::QosResponse::default()
+    }
+
     fn backends(&self, _: &v1::BackendsRequest) -> Result<v1::BackendsResponse, String> {
         Ok(v1::BackendsResponse::default())
     }

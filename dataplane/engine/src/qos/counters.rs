@@ -1,7 +1,5 @@
 //! What a port's queues count, for everybody to read: by service and class.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use super::CLASSES;
 use crate::stats::{Counter, PacketsBytes};
 
@@ -46,7 +44,7 @@ impl QueueDrop {
     }
 }
 
-/// One queue: a service's packets of one class. Two cache lines, written by the port's owner alone.
+/// One queue: a service's packets of one class. Three cache lines, of which a packet touches two, written by the port's owner alone.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub struct WaitCounters {
@@ -60,24 +58,38 @@ pub struct WaitCounters {
     pub dropped: [Counter; 3],
     /// Packets marked CE.
     pub marked: Counter,
-    /// Packets let go by how long they had waited, see [`SOJOURN_BOUNDS`]. Wraps at 2^32.
-    sojourn: [AtomicU32; SOJOURN_BOUNDS.len() + 1],
+    /// Packets let go by how long they had waited, see [`SOJOURN_BOUNDS`]; not cumulated.
+    pub sojourn: [Counter; SOJOURN_BOUNDS.len() + 1],
+    /// Nanoseconds that they waited, all together.
+    pub waited: Counter,
+    /// Nanoseconds that the last of them waited: how long the queue is, in time.
+    pub last_wait: Counter,
+    /// Whose packets these are, see [`crate::slots::Slot`].
+    incarnation: Counter,
 }
 
-const _: () = assert!(size_of::<WaitCounters>() == 128);
+const _: () = assert!(size_of::<WaitCounters>() == 192);
 
 impl WaitCounters {
     /// Counts a packet that was let go after a wait.
     #[inline]
     pub(super) fn sent(&self, octets: u32, sojourn: u64) {
         self.sent.count(octets as usize);
-        let bucket = &self.sojourn[bucket(sojourn)];
-        bucket.store(bucket.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        self.sojourn[bucket(sojourn)].add(1);
+        self.waited.add(sojourn);
+        self.last_wait.set(sojourn);
     }
 
-    /// How many waited up to each bound, not cumulated.
-    pub fn sojourn(&self) -> [u32; SOJOURN_BOUNDS.len() + 1] {
-        std::array::from_fn(|n| self.sojourn[n].load(Ordering::Relaxed))
+    /// From now on these are another service's packets; what still waits is counted on.
+    fn begin(&self, incarnation: u32) {
+        let counts = [&self.sent.packets, &self.sent.bytes, &self.marked, &self.waited, &self.last_wait];
+        counts.into_iter().chain(&self.dropped).chain(&self.sojourn).for_each(|count| count.set(0));
+        self.incarnation.set(u64::from(incarnation));
+    }
+
+    /// Whether anything was ever counted.
+    pub fn is_used(&self) -> bool {
+        self.packets.value() + self.sent.packets.value() + self.dropped.iter().map(Counter::value).sum::<u64>() > 0
     }
 }
 
@@ -115,6 +127,18 @@ impl QueueCounters {
     /// For this many slots.
     pub fn new(slots: usize) -> Self {
         Self { queues: (0..slots * CLASSES).map(|_| WaitCounters::default()).collect() }
+    }
+
+    /// The queues of a slot, by class, as long as they count for this incarnation; of another one is not to be told.
+    pub fn of(&self, slot: usize, incarnation: u32) -> &[WaitCounters] {
+        let queues = self.slot(slot);
+        let ours = queues.iter().all(|queue| queue.incarnation.value() == u64::from(incarnation));
+        if ours { queues } else { &[] }
+    }
+
+    /// A slot goes to another service.
+    pub(super) fn begin(&self, slot: usize, incarnation: u32) {
+        self.slot(slot).iter().for_each(|queue| queue.begin(incarnation));
     }
 
     /// The queues of a slot, by class.

@@ -19,7 +19,7 @@ use super::{CLASSES, ecn};
 use crate::io::PacketBuf;
 use crate::reason::DropReason;
 
-/// Services woken and steps taken in one [`serve`](Scheduler::serve) at most.
+/// Services woken and steps taken in one [`pop`](Scheduler::pop) at most.
 const WAKES: usize = 256;
 
 /// Packets let go in one turn at most: as many full frames as 100 Gbit/s carry in 60 us, which is more than a turn takes.
@@ -296,7 +296,7 @@ impl<B: PacketBuf> Scheduler<B> {
             return Step::Again;
         }
         if account.generation != self.generation {
-            configure(account, slot, shaping, self.shaping.as_ref(), self.generation);
+            configure((account, &self.counters), slot, shaping, self.shaping.as_ref(), self.generation);
         }
         let Some(place) = self.places.get(queue.head) else { return Step::Wait };
         let (octets, waited) = (place.octets, now.saturating_sub(place.since));
@@ -442,13 +442,16 @@ impl<B: PacketBuf> Scheduler<B> {
 /// What this generation says about a service that is touched for the first time since.
 #[cold]
 fn configure(
-    account: &mut Account,
+    (account, counters): (&mut Account, &QueueCounters),
     slot: usize,
     shaping: Option<&Shaping>,
     port: Option<&PortShaping>,
     generation: u64,
 ) {
     if let (Some((shaping, profile)), Some(port)) = (shaping.and_then(|s| Some((s, s.profile(slot as u16)?))), port) {
+        if account.incarnation != profile.incarnation {
+            counters.begin(slot, profile.incarnation);
+        }
         account.configure(profile, shaping.quantum(profile, port.longest), generation);
     } else {
         // The port is not shaped any more: what is left goes.

@@ -25,8 +25,9 @@ const FRAMING: u32 = 18;
 /// Shortest frame on the wire, without its check sum.
 pub(super) const SHORTEST: u32 = 60;
 
-/// How long RFC 8289 lets a delay above the target be (s4.3: a worst-case round trip).
-const CODEL_INTERVAL: u64 = 100_000_000;
+/// How long a delay may be above its target, in targets: RFC 8289 s4.4 has the target at 5 % of the interval, a worst-case round trip. Whoever
+/// asks for a short queue has short round trips, and 5 ms give the 100 ms of the RFC.
+const CODEL_TARGETS: u64 = 20;
 
 const _: () = assert!(MAX_PORTS <= u64::BITS as usize);
 
@@ -130,7 +131,7 @@ impl Profile {
             most_packets: if spec.most_packets == 0 { Self::MOST_PACKETS } else { spec.most_packets },
             most_octets: if spec.most_bytes == 0 { Self::MOST_OCTETS } else { spec.most_bytes },
             target: u64::from(spec.target_us) * 1000,
-            interval: CODEL_INTERVAL,
+            interval: u64::from(spec.target_us) * 1000 * CODEL_TARGETS,
             ecn: spec.ecn,
         }
     }

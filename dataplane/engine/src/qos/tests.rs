@@ -352,6 +352,32 @@ fn packets_outlive_a_push_and_old_ones_do_not_outlive_their_class() {
 }
 
 #[test]
+fn a_place_that_goes_to_another_service_counts_anew() {
+    let of = |incarnation| {
+        let slot = Slot { index: 0, incarnation };
+        let ports = vec![(PortSlot::default(), PortShaping::new(&port(1_000), 1500))];
+        Shaping::new(ports, std::iter::once((0, slot, &QueueSpec::default())))
+    };
+    let mut scheduler = Scheduler::<Probe>::new(100, 4);
+    let counters = scheduler.counters();
+    let mut send = |shaping: &Shaping, generation| {
+        scheduler.sync(shaping.port(PortSlot::default()), generation);
+        let now = generation * S;
+        scheduler.push(Probe { octets: 60, id: 0 }, Tag { slot: 1, class: Class::P1 }, now).unwrap();
+        assert!(scheduler.pop(now + 3 * MS, Some(shaping), &mut |_, _| ()).is_some());
+    };
+    assert!(counters.of(1, 1).is_empty(), "nobody came yet");
+    send(&of(1), 1);
+    send(&of(1), 2);
+    let queue = &counters.of(1, 1)[1];
+    assert_eq!((queue.sent.packets.value(), queue.last_wait.value(), queue.waited.value()), (2, 3 * MS, 6 * MS));
+    assert!(counters.of(1, 2).is_empty(), "these packets were another's");
+    send(&of(2), 3);
+    assert_eq!(counters.of(1, 2)[1].sent.packets.value(), 1);
+    assert!(counters.of(1, 1).is_empty());
+}
+
+#[test]
 fn nobody_fills_all_the_places() {
     let shaping = shaping(&port(1_000), &[QueueSpec { most_packets: 1000, ..QueueSpec::default() }; 3]);
     let mut scheduler = Scheduler::<Probe>::new(1000, 4);

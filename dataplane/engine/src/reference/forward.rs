@@ -229,7 +229,7 @@ impl Reference {
             return Ok(None);
         }
         let flags = TcpFlags::of(ip);
-        if direction == Direction::Forward && self.begins_elsewhere(&self.sessions.all[index], &flags) {
+        if direction == Direction::Forward && self.begins_elsewhere(&self.sessions.all[index], flags) {
             self.sessions.all.remove(index);
             return Ok(None);
         }
@@ -241,7 +241,7 @@ impl Reference {
     }
 
     /// Whether a client's packet asks for a connection that the session's backend would not get now.
-    fn begins_elsewhere(&self, session: &Session, flags: &TcpFlags) -> bool {
+    fn begins_elsewhere(&self, session: &Session, flags: TcpFlags) -> bool {
         let asks = flags.syn && !flags.ack && !flags.rst && session.is_vacant();
         let tuple = session.forward;
         let services = &self.node.tables.services;

@@ -111,6 +111,27 @@ pub enum PolicerCommand {
     },
 }
 
+/// `qos ...`
+#[derive(Debug, Subcommand)]
+pub enum QosCommand {
+    /// One line for each, and for each queue that packets came to: what waits, went, was dropped or marked
+    #[command(after_help = "Examples:\n  marchctl qos list\n  marchctl qos list --json")]
+    List {
+        /// Which node's queues, where there are several nodes
+        #[arg(long, default_value = "")]
+        node: String,
+    },
+    /// One, or a service: rates over a second, how long packets wait, drops and marks by cause
+    #[command(after_help = "Examples:\n  marchctl qos show voice\n  marchctl qos show web --node edge-1")]
+    Show {
+        /// A QoS object, or a service
+        name: String,
+        /// Which node's queues, where there are several nodes
+        #[arg(long, default_value = "")]
+        node: String,
+    },
+}
+
 /// `session ...`
 #[derive(Debug, Subcommand)]
 pub enum SessionCommand {
