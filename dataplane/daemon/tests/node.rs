@@ -21,8 +21,8 @@ use marchproxy_engine::io::{Mac, PacketBuf};
 use marchproxy_engine::memory::{Memory, MemoryBuf, MemoryPool, Wire};
 use marchproxy_engine::packet::Packet;
 use marchproxy_engine::tables::{
-    BackendSpec, Cidr, HealthKind, HealthSpec, InterfaceSpec, PortRange, PortSpec, RuleAction, RuleMatch, RuleSpec,
-    RuleTables, ServiceProtocol, ServiceSpec, ShaperSpec,
+    BackendSpec, Cidr, HealthKind, HealthSpec, InterfaceSpec, NextHopSpec, PortRange, PortSpec, RouteAction, RouteSpec,
+    RuleAction, RuleMatch, RuleSpec, RuleTables, ServiceProtocol, ServiceSpec, ShaperSpec,
 };
 use marchproxy_metrics::Format;
 use marchproxy_proto::v1;
@@ -35,6 +35,8 @@ const THEIRS: Mac = [2, 0, 0, 0, 0, 2];
 struct World {
     wires: Mutex<BTreeMap<String, Vec<Wire>>>,
     broken: Mutex<BTreeSet<String>>,
+    /// Devices without a link.
+    unplugged: Mutex<BTreeSet<String>>,
     open: Mutex<BTreeSet<String>>,
 }
 
@@ -56,7 +58,8 @@ impl OpenPort for WirePort {
         OURS
     }
     fn health(&self) -> PortHealth {
-        PortHealth { link_up: true, rx_missed: 3, ..PortHealth::default() }
+        let link_up = !self.world.unplugged.lock().unwrap().contains(&self.device);
+        PortHealth { link_up, rx_missed: 3, ..PortHealth::default() }
     }
 }
 
@@ -247,6 +250,43 @@ fn packets_pass_through_all_threads_and_every_one_is_accounted_for() {
     assert_eq!(neighbours.len(), 1);
     assert_eq!((neighbours[0].interface.as_str(), neighbours[0].mac.as_str()), ("wan0", "02:00:00:00:00:02"));
     assert_eq!((neighbours[0].address.as_str(), neighbours[0].state.as_str()), ("198.18.2.2", "reachable"));
+    rig.end();
+}
+
+#[test]
+fn a_next_hop_behind_a_dead_link_is_taken_out_at_once() {
+    let mut rig = Rig::new(1);
+    let hop = |address: &str, interface| NextHopSpec { address: address.parse().unwrap(), interface, weight: 1 };
+    let via = RouteAction::Via(vec![hop("198.18.1.2", 0), hop("198.18.2.2", 1)]);
+    let route = RouteSpec { prefix: cidr("203.0.113.0/24"), table: 0, action: via };
+    rig.push(&RuleTables { routes: vec![route], ..tables() }).unwrap();
+    let ways = |rig: &Rig| {
+        let ask = |port: u32| v1::WhyRequest {
+            r#in: "lan0".into(),
+            src: "198.18.1.9".into(),
+            dst: "203.0.113.7".into(),
+            protocol: "udp".into(),
+            src_port: 1000 + port,
+            dst_port: 53,
+            ..v1::WhyRequest::default()
+        };
+        let all: Vec<String> = (0..40).map(|port| format!("{:?}", rig.node.why(&ask(port)).unwrap())).collect();
+        ["198.18.1.2", "198.18.2.2"].map(|hop| all.iter().filter(|why| why.contains(hop)).count())
+    };
+    let wait = |what, check: &dyn Fn([usize; 2]) -> bool| {
+        let start = Instant::now();
+        while !check(ways(&rig)) {
+            assert!(start.elapsed() < Duration::from_secs(5), "never {what}: {:?}", ways(&rig));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    wait("both", &|[first, second]| first > 5 && second > 5 && first + second == 40);
+    rig.world.unplugged.lock().unwrap().insert("vdev:net_null0".into());
+    wait("only the second", &|ways| ways == [0, 40]);
+    rig.world.unplugged.lock().unwrap().insert("vdev:net_null1".into());
+    wait("both again: none is better", &|[first, second]| first > 5 && second > 5);
+    rig.world.unplugged.lock().unwrap().clear();
+    wait("both", &|[first, second]| first > 5 && second > 5);
     rig.end();
 }
 

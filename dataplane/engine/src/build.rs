@@ -8,22 +8,22 @@ use std::net::IpAddr;
 
 use crate::burst::{Egress, NONE};
 use crate::flow::{Addr, from_ip};
-use crate::hash::{ECMP_SLOTS, hop_claim, hop_identity};
+use crate::hash::ECMP_SLOTS;
 use crate::ports::{PortSlot, UNTAGGED};
 use crate::sampling;
 use crate::slots::Slots;
-use crate::snapshot::{Detour, Exit, Hop, Interface, PortInterfaces, Route, Snapshot};
+use crate::snapshot::{Detour, Exit, Interface, PortInterfaces, Route, Snapshot};
 use crate::stats::MAX_PORTS;
 use crate::table::fib::Fib;
 use crate::table::filter::AddressFilter;
+use crate::table::hops::Hop;
 use crate::table::maps::Maps;
 use crate::table::neighbours::NeighbourKey;
 use crate::table::rules::{Limits, Refused, Rules};
 use crate::table::services::{Service, Services};
 use crate::table::sessions::{Limits as SessionLimits, MOST_POOLS, MOST_SERVICES, ServiceLimits};
 use crate::tables::{
-    LimitsSpec, NextHopSpec, RouteAction, RuleMatch, RuleTables, RuleWay, ServiceMode, ServiceProtocol, ServiceSpec,
-    Urpf,
+    LimitsSpec, RouteAction, RuleMatch, RuleTables, RuleWay, ServiceMode, ServiceProtocol, ServiceSpec, Urpf,
 };
 use crate::wire::TCP;
 
@@ -472,12 +472,15 @@ fn routes(tables: &RuleTables, snapshot: &mut Snapshot) {
         }
         prefixes.entry(spec.table).or_default().insert(key, index);
     }
+    let nowhere = Egress { interface: NONE, ..Egress::default() };
     snapshot.ways = snapshot
         .routes
         .iter()
         .map(|route| match *route {
-            Route::Via { first, count: 1, .. } => snapshot.way(&snapshot.hops[first as usize]),
-            _ => Egress { interface: NONE, ..Egress::default() },
+            Route::Via(range) if range.count == 1 => {
+                snapshot.hops.of(range).first().map_or(nowhere, |hop| snapshot.way(hop))
+            }
+            _ => nowhere,
         })
         .collect();
     snapshot.exits = snapshot.ways.iter().map(|way| exit(way, snapshot)).collect();
@@ -503,35 +506,20 @@ fn route(action: &RouteAction, snapshot: &mut Snapshot) -> Route {
         RouteAction::Blackhole => Route::Blackhole,
         RouteAction::Reject => Route::Reject,
         RouteAction::Via(hops) => {
-            let first = snapshot.hops.len() as u32;
-            for hop in hops {
+            let interfaces = &snapshot.interfaces;
+            Route::Via(snapshot.hops.add(hops.iter().map(|hop| {
                 let address = from_ip(hop.address);
-                let neighbour_hash = snapshot.interfaces[hop.interface].neighbour(address).hash();
-                snapshot.hops.push(Hop { address, interface: hop.interface as u32, neighbour_hash });
-            }
-            let slots = snapshot.hop_slots.len() as u32;
-            if hops.len() > 1 {
-                snapshot.hop_slots.extend(slot_owners(hops));
-            }
-            Route::Via { first, count: hops.len() as u32, slots }
+                let neighbour = interfaces[hop.interface].neighbour(address);
+                Hop {
+                    address,
+                    interface: hop.interface as u32,
+                    port: neighbour.port,
+                    weight: hop.weight,
+                    neighbour_hash: neighbour.hash(),
+                }
+            })))
         }
     }
-}
-
-/// For each slot the hop with the least claim for its weight.
-fn slot_owners(hops: &[NextHopSpec]) -> impl Iterator<Item = u16> {
-    let hops: Vec<_> = hops.iter().map(|hop| (hop_identity(hop.address), u64::from(hop.weight))).collect();
-    (0..ECMP_SLOTS).map(move |slot| {
-        let (mut owner, mut least) = (0, (u64::MAX, 1));
-        for (nth, &(identity, weight)) in hops.iter().enumerate() {
-            let claim = hop_claim(identity, slot);
-            // claim / weight < least claim / its weight; claims have 27 bits, weights 16.
-            if least.0 == u64::MAX || claim * least.1 < least.0 * weight {
-                (owner, least) = (nth as u16, (claim, weight));
-            }
-        }
-        owner
-    })
 }
 
 /// Counter slots by kind and name.

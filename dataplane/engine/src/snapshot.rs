@@ -2,13 +2,13 @@
 
 use crate::burst::{Egress, NONE};
 use crate::flow::Addr;
-use crate::hash::ECMP_SLOTS;
 use crate::ports::PortSlot;
 use crate::qos::Shaping;
 use crate::slots::Slots;
 use crate::stats::MAX_PORTS;
 use crate::table::fib::Fib;
 use crate::table::filter::AddressFilter;
+use crate::table::hops::{Hop, Hops, Range};
 use crate::table::maps::Maps;
 use crate::table::neighbours::NeighbourKey;
 use crate::table::policer::{Colour, PolicerTable};
@@ -31,9 +31,7 @@ pub struct Snapshot {
     pub(crate) by_port: PortInterfaces,
     pub(crate) fibs: Vec<Fib>,
     pub(crate) routes: Vec<Route>,
-    pub(crate) hops: Vec<Hop>,
-    /// By route with several next hops and slot: which of them.
-    pub(crate) hop_slots: Vec<u16>,
+    pub(crate) hops: Hops,
     /// Routes of prefixes of length 0, a few.
     pub(crate) default_routes: Vec<u32>,
     /// By route: its next hop where there is but one and never another; otherwise of interface [`NONE`].
@@ -156,15 +154,8 @@ pub enum Route {
         /// Its port and VLAN as one word for the neighbour hash.
         place: (PortSlot, u16),
     },
-    /// One of the next hops `first..first + count`.
-    Via {
-        /// Index of the first.
-        first: u32,
-        /// How many.
-        count: u32,
-        /// With several: index of the first of [`ECMP_SLOTS`] slots.
-        slots: u32,
-    },
+    /// One of these next hops.
+    Via(Range),
     /// Drop without a word.
     Blackhole,
     /// Drop and tell the sender.
@@ -183,17 +174,6 @@ pub enum Detour {
     },
     /// By this one of the snapshot's tables.
     Table(u32),
-}
-
-/// A next hop.
-#[derive(Debug, Clone, Copy)]
-pub struct Hop {
-    /// Its address.
-    pub address: Addr,
-    /// Egress interface.
-    pub interface: u32,
-    /// Hash in the neighbour table.
-    pub neighbour_hash: u64,
 }
 
 /// A next hop with all that a packet needs to leave for it.
@@ -384,15 +364,14 @@ impl Snapshot {
         Egress { interface: hop.interface, next_hop: hop.address, neighbour_hash: hop.neighbour_hash, mtu, port }
     }
 
-    /// The hop of a `Via` route for a flow's hash.
-    #[inline]
-    pub fn hop(&self, first: u32, count: u32, slots: u32, hash: impl FnOnce() -> u64) -> Option<&Hop> {
-        if count == 1 {
-            return self.hops.get(first as usize);
-        }
-        let slot = hash() as usize % ECMP_SLOTS;
-        let nth = self.hop_slots.get(slots as usize + slot)?;
-        self.hops.get(first as usize + usize::from(*nth))
+    /// The next hop of a route that has but one.
+    pub fn only_hop(&self, range: Range) -> Option<&Hop> {
+        self.hops.of(range).first().filter(|_| range.count == 1)
+    }
+
+    /// The links of these ports are down, a bit by port slot, and no others: see [`Hops::set_down`].
+    pub fn set_links_down(&self, ports: u64) {
+        self.hops.set_down(ports);
     }
 
     /// Objects that have counters: kind, name, slot.
@@ -415,8 +394,7 @@ impl Snapshot {
     pub fn bytes(&self) -> usize {
         self.fibs.iter().map(Fib::bytes).sum::<usize>()
             + self.routes.len() * (size_of::<Route>() + size_of::<Egress>())
-            + self.hops.len() * size_of::<Hop>()
-            + self.hop_slots.len() * size_of::<u16>()
+            + self.hops.bytes()
             + self.rules.bytes()
             + self.detours.len() * size_of::<Detour>()
             + self.services.bytes()

@@ -67,6 +67,8 @@ pub struct Node {
     queues: Vec<(PortSlot, Arc<QueueCounters>)>,
     budget: Budget,
     size: Size,
+    /// Ports whose link is down.
+    down: Vec<String>,
 }
 
 impl Node {
@@ -99,7 +101,20 @@ impl Node {
         let slow = SlowPath::new(slow_reader, links, MemoryPool, neighbours, facts.clone(), slow_stats);
         let slow = if size.announcing { slow.announcing() } else { slow };
         let (wires, queues) = (Vec::new(), Vec::new());
-        let mut node = Self { publisher, worker, slow, commands, replies, samples, facts, wires, queues, budget, size };
+        let mut node = Self {
+            publisher,
+            worker,
+            slow,
+            commands,
+            replies,
+            samples,
+            facts,
+            wires,
+            queues,
+            budget,
+            size,
+            down: Vec::new(),
+        };
         node.push(tables)?;
         Ok(node)
     }
@@ -131,9 +146,22 @@ impl Node {
                 let _ = self.commands.push(Command::Queues(slot, Some(Box::new(queues))));
             }
         }
+        snapshot.set_links_down(self.down_in(&snapshot));
         let generation = self.publisher.publish(snapshot);
         self.publisher.reclaim();
         Ok(generation)
+    }
+
+    /// The links of these ports are down, and of no others.
+    pub fn set_links_down(&mut self, ports: &[&str]) {
+        self.down = ports.iter().map(|&port| port.to_owned()).collect();
+        let snapshot = self.publisher.current();
+        snapshot.set_links_down(self.down_in(snapshot));
+    }
+
+    fn down_in(&self, snapshot: &Snapshot) -> u64 {
+        let down = snapshot.ports().filter(|(_, port)| self.down.contains(&port.name));
+        down.fold(0, |all, (slot, _)| all | 1 << slot.index())
     }
 
     /// The wire of a port.

@@ -269,7 +269,7 @@ fn routed(
     let kind = match found {
         None => "no route".to_owned(),
         Some(Route::Connected { .. }) => "connected".into(),
-        Some(Route::Via { count, .. }) => format!("one of {count} next hops"),
+        Some(Route::Via(range)) => format!("one of {} next hops", range.count),
         Some(Route::Blackhole) => "blackhole".into(),
         Some(Route::Reject) => "reject".into(),
     };

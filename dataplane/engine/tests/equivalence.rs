@@ -121,6 +121,15 @@ impl Twins {
                 self.turn();
                 Outcome::default()
             }
+            Event::Links(down) => {
+                let down: Vec<&str> =
+                    PORTS.iter().enumerate().filter(|(n, _)| down >> n & 1 == 1).map(|(_, port)| *port).collect();
+                self.story.push(format!("{}: links of {down:?} are down", self.now));
+                self.node.set_links_down(&down);
+                self.reference.set_links_down(&down);
+                self.turn();
+                Outcome::default()
+            }
             Event::Push(change) => {
                 self.model.apply(change);
                 let tables = self.model.tables();

@@ -26,6 +26,9 @@ const STAGED: Duration = Duration::from_mins(10);
 /// Readers that are no workers (slow path, observers) may hold an old generation a little longer.
 const RECLAIM: Duration = Duration::from_millis(20);
 
+/// How often links are looked at.
+const LINKS: Duration = Duration::from_millis(100);
+
 /// Something for the builder to do.
 pub(super) enum Job {
     /// Run these tables.
@@ -67,13 +70,16 @@ pub(super) struct Builder<D: Driver> {
     pub(super) publisher: Publisher<Snapshot>,
     pub(super) shared: Arc<Shared<D>>,
     pub(super) budget: Budget,
+    /// Ports whose link is down, a bit by slot.
+    pub(super) down: u64,
 }
 
 impl<D: Driver> Builder<D> {
     /// Works until it is told to stop or nobody can tell it anything.
     pub(super) fn run(mut self, jobs: &mpsc::Receiver<Job>) {
         loop {
-            match jobs.recv_timeout(Duration::from_secs(1)) {
+            self.look_at_links();
+            match jobs.recv_timeout(LINKS) {
                 Ok(Job::Push(push, answer)) => {
                     let result = self.push(&push);
                     if answer.send(result).is_err() {
@@ -103,6 +109,27 @@ impl<D: Driver> Builder<D> {
                 Ok(Job::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+
+    /// Next hops behind a link that went down are taken out, and back when it is up again.
+    fn look_at_links(&mut self) {
+        let down = self.shared.ports.down();
+        if down == self.down {
+            return;
+        }
+        self.publisher.current().set_links_down(down);
+        for place in self.shared.ports.running() {
+            let bit = 1 << place.slot.index();
+            if (down ^ self.down) & bit != 0 {
+                let now = if down & bit == 0 {
+                    "up"
+                } else {
+                    "down: routes with several next hops do without those behind it"
+                };
+                tracing::warn!("port {}: link {now}", place.spec.name);
+            }
+        }
+        self.down = down;
     }
 
     /// The same tables under the next number, so that every session asks again what becomes of it. Nothing is built.
@@ -135,6 +162,8 @@ impl<D: Driver> Builder<D> {
         self.builds += 1;
         self.shared.ports.shape(&snapshot, self.budget.queues)?;
         let objects = self.shared.objects.next(&snapshot, &self.shared.threads());
+        self.down = self.shared.ports.down();
+        snapshot.set_links_down(self.down);
         let generation = self.publisher.publish(snapshot);
         self.shared.objects.replace(objects);
         self.note(push, generation, false);

@@ -60,6 +60,13 @@ impl<D: Driver> Ports<D> {
         self.entries().iter().map(look).collect()
     }
 
+    /// A bit for each port slot whose link is down.
+    pub(super) fn down(&self) -> u64 {
+        let down = self.entries();
+        let down = down.iter().filter(|entry| !entry.port.health().link_up);
+        down.fold(0, |all, entry| all | 1 << entry.place.slot.index())
+    }
+
     /// Opens a device without giving it to anybody yet.
     pub(super) fn open(&self, place: &Place) -> Result<Opened<D>, String> {
         let device: Device = place.spec.device.parse().map_err(|error| format!("port {}: {error}", place.spec.name))?;

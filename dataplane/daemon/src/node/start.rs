@@ -179,7 +179,7 @@ impl<D: Driver> Node<D> {
         let (jobs, inbox) = mpsc::channel();
         let loss: mpsc::Sender<Job> = jobs.clone();
         let budget = Budget { workers: count, ..settings.budget };
-        let builder = Builder { staged: None, builds: 0, publisher, shared: shared.clone(), budget };
+        let builder = Builder { staged: None, builds: 0, publisher, shared: shared.clone(), budget, down: 0 };
         let builder = spawn("builder", move || builder.run(&inbox))?;
         let (up, came_up) = mpsc::channel();
         let (released, releases) = mpsc::channel();

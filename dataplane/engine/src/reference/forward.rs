@@ -433,7 +433,7 @@ impl Reference {
             Some(RuleWay::NextHop { address, interface }) if address.is_ipv6() == ip.is_v6() => {
                 Route::Via { interface, next_hop: address }
             }
-            _ => lookup(&self.node.tables, table, destination, &ip.tuple()),
+            _ => lookup(&self.node, table, destination, &ip.tuple()),
         };
         let (egress, next_hop) = match route {
             Route::Via { interface, next_hop } => (interface, next_hop),

@@ -187,7 +187,7 @@ impl Reference {
         let route = if node::is_link_local(dst) {
             Route::Via { interface, next_hop: dst }
         } else {
-            lookup(&self.node.tables, self.node.interface(interface).table, dst, &flow)
+            lookup(&self.node, self.node.interface(interface).table, dst, &flow)
         };
         let (egress, next_hop) = match route {
             Route::Via { interface, next_hop } => (interface, next_hop),

@@ -32,6 +32,7 @@ mod urpf;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 pub use layer4::Tuple;
@@ -88,7 +89,7 @@ impl Reference {
     /// A node without sessions and neighbours. `macs[i]` is the address of port `i`.
     pub fn new(tables: RuleTables, macs: Vec<Mac>) -> Self {
         Self {
-            node: Node { tables, macs, generation: 1 },
+            node: Node { tables, macs, generation: 1, down: BTreeSet::new() },
             sessions: Sessions::default(),
             neighbours: Neighbours::default(),
             policers: Policers::default(),
@@ -125,6 +126,11 @@ impl Reference {
     /// What checks say: these backends of a service are out, no others of it.
     pub fn leave_out(&mut self, service: &str, backends: &[&str]) {
         self.rings.leave_out(service, backends);
+    }
+
+    /// The links of these ports are down, and of no others.
+    pub fn set_links_down(&mut self, ports: &[&str]) {
+        self.node.down = ports.iter().map(|&port| port.to_owned()).collect();
     }
 
     /// The sources that full NAT chose for sessions that are about to begin, by the client's tuple: for packets that are no arrivals with

@@ -1,5 +1,6 @@
 //! The node as the running configuration describes it: who we are, on which interface.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::io::Mac;
@@ -11,6 +12,8 @@ pub(super) struct Node {
     pub tables: RuleTables,
     pub macs: Vec<Mac>,
     pub generation: u64,
+    /// Names of ports whose link is down.
+    pub down: BTreeSet<String>,
 }
 
 impl Node {
@@ -21,6 +24,11 @@ impl Node {
 
     pub fn interface(&self, index: usize) -> &InterfaceSpec {
         &self.tables.interfaces[index]
+    }
+
+    /// Whether the link of an interface's port is up.
+    pub fn is_link_up(&self, interface: usize) -> bool {
+        self.tables.ports.get(self.interface(interface).port).is_none_or(|port| !self.down.contains(&port.name))
     }
 
     /// MAC address of a port; all zero where no device is known.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::layer4::Tuple;
+use super::node::Node;
 use crate::hash::{ECMP_SEED, ECMP_SLOTS, flow_words, hash, hop_claim, hop_identity};
 use crate::tables::{Cidr, NextHopSpec, RouteAction, RuleTables};
 
@@ -20,14 +21,15 @@ pub(super) enum Route {
 }
 
 /// The best route of a table. `flow` is the tuple as received, for several next hops.
-pub(super) fn lookup(tables: &RuleTables, table: u32, dst: IpAddr, flow: &Tuple) -> Route {
+pub(super) fn lookup(node: &Node, table: u32, dst: IpAddr, flow: &Tuple) -> Route {
+    let tables = &node.tables;
     let configured =
         tables.routes.iter().filter(|r| r.table == table && r.prefix.contains(dst)).max_by_key(|r| r.prefix.len);
     let connected = connected(tables, table, dst);
     match (configured, connected) {
         // Of the same prefix, the configured route counts.
         (Some(route), best) if best.is_none_or(|(_, prefix)| route.prefix.len >= prefix.len) => match &route.action {
-            RouteAction::Via(hops) => match choose(hops, flow) {
+            RouteAction::Via(hops) => match choose(hops, flow, |hop| node.is_link_up(hop.interface)) {
                 Some(hop) => Route::Via { interface: hop.interface, next_hop: hop.address },
                 None => Route::None,
             },
@@ -65,12 +67,13 @@ fn connected(tables: &RuleTables, table: u32, dst: IpAddr) -> Option<(usize, Cid
     best
 }
 
-/// The next hop of a flow: owner of the flow's slot.
-fn choose<'a>(hops: &'a [NextHopSpec], flow: &Tuple) -> Option<&'a NextHopSpec> {
+/// The next hop of a flow: owner of the flow's slot, among those whose link is up, if there are any.
+fn choose<'a>(hops: &'a [NextHopSpec], flow: &Tuple, is_up: impl Fn(&NextHopSpec) -> bool) -> Option<&'a NextHopSpec> {
+    let none = !hops.iter().any(&is_up);
     let words = flow_words(flow.src, flow.dst, flow.protocol, flow.sport, flow.dport);
     let slot = (hash(ECMP_SEED, words.as_slice()) % ECMP_SLOTS as u64) as usize;
     // The least quotient of claim and weight, as fractions.
-    hops.iter().min_by(|a, b| {
+    hops.iter().filter(|hop| none || is_up(hop)).min_by(|a, b| {
         let product = |claims: &NextHopSpec, weight: u16| {
             u128::from(hop_claim(hop_identity(claims.address), slot)) * u128::from(weight)
         };

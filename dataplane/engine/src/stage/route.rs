@@ -186,8 +186,8 @@ pub fn follow(snapshot: &Snapshot, route: Option<Route>, destination: Addr, key:
             let mtu = snapshot.interface(interface).map_or(u16::MAX, |out| out.mtu);
             Ok(Egress { interface, next_hop: destination, neighbour_hash: neighbour.hash(), mtu, port })
         }
-        Some(Route::Via { first, count, slots }) => {
-            let hop = snapshot.hop(first, count, slots, || key.hash(ECMP_SEED));
+        Some(Route::Via(range)) => {
+            let hop = snapshot.hops.choose(range, || key.hash(ECMP_SEED));
             hop.map(|hop| snapshot.way(hop)).ok_or(Fate::Punt(PuntReason::NoRoute))
         }
         Some(Route::Blackhole) => Err(Fate::Drop(DropReason::RouteBlackhole)),

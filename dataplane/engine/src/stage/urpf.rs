@@ -56,11 +56,11 @@ pub fn reached(snapshot: &Snapshot, interface: u32, source: u128, mode: Urpf) ->
     match (snapshot.route_at(found), mode) {
         (Some(Route::Connected { interface: out, .. }), Urpf::Strict) => out == interface,
         (Some(Route::Connected { .. }), _) => true,
-        (Some(Route::Via { first, count, .. }), Urpf::Strict) => {
-            let hops = snapshot.hops.get(first as usize..(first + count) as usize).unwrap_or(&[]);
+        (Some(Route::Via(range)), Urpf::Strict) => {
+            let hops = snapshot.hops.of(range);
             hops.iter().any(|hop| hop.interface == interface)
         }
-        (Some(Route::Via { .. }), _) => !snapshot.default_routes.contains(&found),
+        (Some(Route::Via(_)), _) => !snapshot.default_routes.contains(&found),
         (Some(Route::Blackhole | Route::Reject) | None, _) => false,
     }
 }

@@ -4,6 +4,7 @@
 pub mod fib;
 pub mod filter;
 pub mod fragments;
+pub mod hops;
 pub mod maps;
 pub mod neighbours;
 pub mod policer;

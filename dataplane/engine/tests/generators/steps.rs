@@ -28,6 +28,8 @@ pub enum Event {
     Push(Change),
     /// Checks of a service say which of its backends are out: one bit each.
     Health(Index, u8),
+    /// Links that are down: one bit for each port.
+    Links(u8),
     /// Nothing but time.
     Wait,
 }
@@ -76,6 +78,7 @@ pub fn histories(len: usize, burst: usize) -> BoxedStrategy<Vec<Step>> {
         1 => (forwardable(), 1usize..140).prop_map(|(arrival, times)| Event::Flood(arrival, times)),
         2 => changes().prop_map(Event::Push),
         2 => (any::<Index>(), any::<u8>()).prop_map(|(service, out)| Event::Health(service, out)),
+        1 => any::<u8>().prop_map(Event::Links),
         3 => Just(Event::Wait),
     ];
     let ms = 1_000_000u64;

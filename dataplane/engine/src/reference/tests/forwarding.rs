@@ -252,19 +252,26 @@ fn bytes_of_a_forwarded_packet() {
 /// RFC 2992 s2: what a next hop that goes disturbs. Here only its own flows.
 #[test]
 fn a_lost_next_hop_moves_its_own_flows_only() {
-    let hops = [("10.0.20.5", 0, 1), ("10.0.20.11", 0, 3), ("10.0.20.12", 0, 2)];
-    let chosen = |hops: &[(&str, usize, u16)], port: u16| {
+    let other = tables().interfaces.iter().position(|i| i.port == WAN_PORT).unwrap();
+    let this = tables().interfaces.iter().position(|i| i.port == LAN_PORT).unwrap();
+    let hops = [("10.0.20.5", this, 1), ("10.0.20.11", this, 3), ("10.0.20.12", other, 2)];
+    let names = tables().ports;
+    let chosen = |hops: &[(&str, usize, u16)], down: &[usize], port: u16| {
         let mut tables = tables();
         tables.routes.push(via(0, "10.50.0.0/16", hops));
         let flow = Tuple { src: ip("198.51.100.7"), dst: ip("10.50.0.1"), protocol: 17, sport: port, dport: 9 };
-        match route::lookup(&tables, 0, ip("10.50.0.1"), &flow) {
+        let down = down.iter().map(|&port| names[port].name.clone()).collect();
+        let node = node::Node { tables, macs: Vec::new(), generation: 1, down };
+        match route::lookup(&node, 0, ip("10.50.0.1"), &flow) {
             route::Route::Via { next_hop, .. } => next_hop,
             other => panic!("{other:?}"),
         }
     };
     let mut moved = 0;
     for port in 0..2000 {
-        let (before, after) = (chosen(&hops, port), chosen(&hops[..2], port));
+        let (before, after) = (chosen(&hops, &[], port), chosen(&hops[..2], &[], port));
+        assert_eq!(chosen(&hops, &[WAN_PORT], port), after, "a dead link is like no hop");
+        assert_eq!(chosen(&hops, &[WAN_PORT, LAN_PORT], port), before, "without any link all are as good");
         if before == ip(hops[2].0) {
             moved += 1;
         } else {
