@@ -6,20 +6,21 @@ mod generators;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use generators::answers::{again, answer, is_announcement};
+use generators::answers::{again, answer, ends, is_announcement};
 use generators::packets::passing;
 use generators::pools::PORTS;
 use generators::steps::{Event, Incoming, Step, histories};
 use generators::tables::{Change, Model, models, plain_routers};
 use marchproxy_engine::burst::BURST;
 use marchproxy_engine::flow::{FlowKey, to_ip};
-use marchproxy_engine::packet::describe;
+use marchproxy_engine::packet::{SYN, describe};
 use marchproxy_engine::reason::{ConsumeReason, DropReason, SessionEnd};
 use marchproxy_engine::reference::{Arrival, Choices, Outcome, Reference, Tuple};
 use marchproxy_engine::snapshot::ObjectKind;
 use marchproxy_engine::tables::{RuleAction, ServiceMode};
 use marchproxy_engine::testkit::{Node, Size, port_mac};
 use proptest::prelude::*;
+use proptest::sample::Index;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{FileFailurePersistence, TestCaseResult, TestRunner};
 
@@ -112,14 +113,15 @@ impl Twins {
                     let is_out = |&(n, _): &(usize, _)| out >> n & 1 == 1;
                     let all = service.backends.iter().enumerate().filter(is_out);
                     let out: Vec<&str> = all.map(|(_, backend)| backend.name.as_str()).collect();
-                    self.story.push(format!("{}: of service {} are out {out:?}", self.now, service.name));
-                    self.node.leave_out(&service.name, &out);
-                    self.reference.leave_out(&service.name, &out);
-                    self.node.republish();
-                    self.reference.republish();
+                    self.leave_out(&service.name, &out);
                 }
                 self.turn();
                 Outcome::default()
+            }
+            Event::Anew(which) => {
+                let arrival = self.begins_anew(which);
+                self.turn();
+                self.receive(arrival.as_slice())
             }
             Event::Links(down) => {
                 let down: Vec<&str> =
@@ -154,6 +156,28 @@ impl Twins {
         };
         add(&mut expected, self.reference.tick(self.now));
         self.compare(&expected)
+    }
+
+    fn leave_out(&mut self, service: &str, out: &[&str]) {
+        self.story.push(format!("{}: of service {service} are out {out:?}", self.now));
+        self.node.leave_out(service, out);
+        self.reference.leave_out(service, out);
+        self.node.republish();
+        self.reference.republish();
+    }
+
+    /// Takes a session's backend out of service, where that is checked; a SYN of its client, if one of its frames was heard not long ago.
+    fn begins_anew(&mut self, which: Index) -> Option<(usize, Vec<u8>)> {
+        let sessions: Vec<_> = self.reference.sessions(self.now).filter(|s| s.forward.protocol == 6).cloned().collect();
+        let session = sessions.get(which.index(sessions.len().max(1)))?;
+        let (client, address) = (session.forward.src, session.forward.dst);
+        let services = self.reference.tables().services.clone();
+        if let Some(service) = services.iter().find(|s| s.health.is_some() && s.addresses.contains(&address)) {
+            let out = service.backends.iter().filter(|backend| backend.address == session.backend().0);
+            self.leave_out(&service.name, &out.map(|backend| backend.name.as_str()).collect::<Vec<_>>());
+        }
+        let (port, frame) = self.heard.iter().rfind(|(_, frame)| ends(frame) == Some([client, address]))?;
+        Some((*port, again(frame, SYN)))
     }
 
     fn arrival(&self, incoming: Incoming) -> Option<(usize, Vec<u8>)> {

@@ -232,11 +232,11 @@ fn is_shaped(tables: &RuleTables, way: Way) -> bool {
 fn the_way(snapshot: &Snapshot, receiving: &[usize], backend: IpAddr) -> Result<Way, &'static str> {
     let mut ways = receiving.iter().map(|&interface| match snapshot.route(interface as u32, from_ip(backend)) {
         Some(Route::Connected { interface, .. }) => Ok(Way { interface: interface as usize, address: backend }),
-        Some(Route::Via { first, count: 1, slots }) => {
-            let hop = snapshot.hop(first, 1, slots, || 0).ok_or("its backends have no route")?;
+        Some(Route::Via(range)) if range.count == 1 => {
+            let hop = snapshot.only_hop(range).ok_or("its backends have no route")?;
             Ok(Way { interface: hop.interface as usize, address: to_ip(hop.address) })
         }
-        Some(Route::Via { .. }) => Err("a backend has several next hops"),
+        Some(Route::Via(_)) => Err("a backend has several next hops"),
         _ => Err("a backend has no route"),
     });
     let first = ways.next().ok_or("no port sends packets on in XDP")??;

@@ -76,7 +76,7 @@ impl Twins<'_> {
             }
             Event::Flood(arrival, _) => self.receive(arrival.port, &arrival.frame),
             // Links decide only between several next hops, and those are the engine's.
-            Event::Storm(_) | Event::Health(..) | Event::Links(_) | Event::Wait => {}
+            Event::Storm(_) | Event::Health(..) | Event::Anew(_) | Event::Links(_) | Event::Wait => {}
         }
         self.reference.tick(self.now);
         for frames in [&mut self.sent, &mut self.heard] {

@@ -52,16 +52,8 @@ impl Complaint {
         let l3 = if tagged { 18 } else { 14 };
         let answer = if self.answered { Some(answer(&inside(frame, l3)?, self.station, 16)?) } else { None };
         let frame = answer.as_deref().unwrap_or(frame);
-        let v6 = match frame.get(l3 - 2..l3)? {
-            [0x08, 0x00] => false,
-            [0x86, 0xdd] => true,
-            _ => return None,
-        };
-        let (src, dst): (IpAddr, IpAddr) = if v6 {
-            (octets6(frame, l3 + 8).into(), octets6(frame, l3 + 24).into())
-        } else {
-            (octets4(frame, l3 + 12).into(), octets4(frame, l3 + 16).into())
-        };
+        let [src, dst] = ends(frame)?;
+        let v6 = src.is_ipv6();
         let router = FAR.iter().map(|far| ip(far)).find(|far| far.is_ipv6() == v6 && *far != src);
         let from = router.filter(|_| self.router).unwrap_or(dst);
         let mut quote = frame[l3..].to_vec();
@@ -76,6 +68,18 @@ impl Complaint {
         let packet = packet.payload(quote);
         let packet = if self.wrong_checksum { packet.l4_checksum(0x1234) } else { packet };
         Some((if tagged { packet.vlan(word(frame, 14)) } else { packet }.build(), [src, dst]))
+    }
+}
+
+/// Source and destination of a frame of IP.
+pub fn ends(frame: &[u8]) -> Option<[IpAddr; 2]> {
+    let l3 = if frame.get(12..14)? == [0x81, 0] { 18 } else { 14 };
+    match frame.get(l3 - 2..l3)? {
+        [0x08, 0x00] if frame.len() >= l3 + 20 => {
+            Some([octets4(frame, l3 + 12).into(), octets4(frame, l3 + 16).into()])
+        }
+        [0x86, 0xdd] if frame.len() >= l3 + 40 => Some([octets6(frame, l3 + 8).into(), octets6(frame, l3 + 24).into()]),
+        _ => None,
     }
 }
 

@@ -28,6 +28,8 @@ pub enum Event {
     Push(Change),
     /// Checks of a service say which of its backends are out: one bit each.
     Health(Index, u8),
+    /// The backend of a session is out of service, if anybody checks it, and its client begins anew.
+    Anew(Index),
     /// Links that are down: one bit for each port.
     Links(u8),
     /// Nothing but time.
@@ -76,8 +78,9 @@ pub fn histories(len: usize, burst: usize) -> BoxedStrategy<Vec<Step>> {
         3 => trains().prop_map(|train| Event::Receive(train.into_iter().map(Incoming::Fresh).collect())),
         1 => storms().prop_map(Event::Storm),
         1 => (forwardable(), 1usize..140).prop_map(|(arrival, times)| Event::Flood(arrival, times)),
-        2 => changes().prop_map(Event::Push),
+        3 => changes().prop_map(Event::Push),
         2 => (any::<Index>(), any::<u8>()).prop_map(|(service, out)| Event::Health(service, out)),
+        2 => any::<Index>().prop_map(Event::Anew),
         1 => any::<u8>().prop_map(Event::Links),
         3 => Just(Event::Wait),
     ];
