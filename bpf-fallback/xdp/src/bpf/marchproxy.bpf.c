@@ -79,7 +79,7 @@ static __always_inline int handle(struct xdp_md *ctx)
 	enum owner owner = steer(&f, port_, table, &p);
 	if (owner == KERNEL)
 		return to_kernel(ctx);
-	if (owner == ENGINE_ALONE)
+	if (owner == ENGINE_ALONE || generation->flags & WATCHED)
 		return to_engine(ctx, port_);
 	int reason = check(&f, port_, &p);
 	/* Both ends are wrong: the source comes first. */

@@ -98,6 +98,9 @@ impl<D: Driver> Builder<D> {
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     self.publisher.reclaim();
+                    if self.shared.driver.is_stale() {
+                        self.publish_again();
+                    }
                     self.staged.take_if(|staged| staged.since.elapsed() > STAGED);
                 }
                 Ok(Job::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
@@ -134,6 +137,9 @@ impl<D: Driver> Builder<D> {
         self.bring_up(&plan, fresh)?;
         self.builds += 1;
         self.shared.ports.shape(&snapshot, self.budget.queues)?;
+        // First in front of the engine: new addresses are steered here before anybody is told of them, what both deny both deny, and what the
+        // engine still denies for a moment it denies by the rules before. So a push that fails here has changed nothing.
+        self.shared.ports.publish(Some(tables))?;
         let objects = self.shared.objects.next(&snapshot, &self.shared.threads());
         let generation = self.publisher.publish(snapshot);
         self.shared.objects.replace(objects);
@@ -254,7 +260,15 @@ impl<D: Driver> Builder<D> {
                 reason = format!("{reason}; and port {} could not be started again: {error}", place.spec.name);
             }
         }
+        self.publish_again();
         reason
+    }
+
+    /// For ports that are open once more, and after the kernel got or lost an address.
+    fn publish_again(&self) {
+        if let Err(error) = self.shared.ports.publish(None) {
+            tracing::error!("in front of the engine the tables are not what they should be: {error}");
+        }
     }
 
     /// Waits until every worker runs the generation.
