@@ -240,7 +240,9 @@ async fn the_life_of_a_document() {
     assert_eq!((&node_json["version"], &node_json["certificates"][0]["revoked"]), (&3.into(), &false.into()));
     ctl.run(&["tier", "list"]).await.ends(0).says("af_xdp_copy").says("4,711").says("down");
     ctl.run(&["tier", "show", "wan"]).await.ends(0).says("backend sockets").says("not dpdk").says("no PCI device");
-    ctl.run(&["tier", "show", "lan"]).await.ends(1).complains("allowed: a port of the node");
+    ctl.run(&["tier", "list"]).await.ends(0).says("no-telnet").says("1,234").says("by addresses, protocol and ports");
+    ctl.run(&["tier", "show", "no-telnet"]).await.ends(0).says("xdp").says("1,234 packets, 98,765 octets");
+    ctl.run(&["tier", "show", "lan"]).await.ends(1).complains("allowed: a port or a rule of the node");
     node.abort();
 }
 
