@@ -244,7 +244,9 @@ async fn the_life_of_a_document() {
     let live = ctl.run(&["qos", "list", "--json"]).await.ends(0).json();
     assert_eq!((&live["qos"], &live["live"]["ports"][0]["queues"][0]["marked"]), (&serde_json::json!([]), &5.into()));
     ctl.run(&["qos", "show", "web"]).await.ends(1).complains("allowed: a QoS object or a service");
-    ctl.run(&["tier", "show", "lan"]).await.ends(1).complains("allowed: a port of the node");
+    ctl.run(&["tier", "list"]).await.ends(0).says("no-telnet").says("1,234").says("by addresses, protocol and ports");
+    ctl.run(&["tier", "show", "no-telnet"]).await.ends(0).says("xdp").says("1,234 packets, 98,765 octets");
+    ctl.run(&["tier", "show", "lan"]).await.ends(1).complains("allowed: a port or a rule of the node");
     node.abort();
 }
 

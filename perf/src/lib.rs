@@ -15,7 +15,6 @@ pub mod gate;
 pub mod generate;
 pub mod html;
 pub mod latency;
-#[cfg(feature = "dpdk")]
 pub mod live;
 pub mod load;
 pub mod machine;

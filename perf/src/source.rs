@@ -1,4 +1,4 @@
-//! Where packets come from: rings in this process, or devices by DPDK.
+//! Where packets come from: rings in this process, devices by DPDK, or interfaces that stay the kernel's.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,6 +14,8 @@ pub enum Source {
     Memory,
     /// A device that DPDK drives: `vdev:NAME,ARGS` or `pci:ADDRESS`.
     Device(String),
+    /// An interface that stays the kernel's: `af_xdp:IF` or `af_packet:IF`.
+    Interface(String),
 }
 
 impl FromStr for Source {
@@ -23,10 +25,12 @@ impl FromStr for Source {
         match text.split_once(':') {
             None if text == "memory" => Ok(Self::Memory),
             Some(("vdev" | "pci", name)) if !name.is_empty() => Ok(Self::Device(text.into())),
-            Some(("af_xdp", _)) => {
-                Err("af_xdp: not built yet; `vdev:net_af_xdp0,iface=IF` reaches AF_XDP through DPDK".into())
-            }
-            _ => Err("allowed memory, vdev:NAME[,ARGUMENTS] or pci:ADDRESS (like pci:0000:03:00.0)".into()),
+            Some(("af_xdp" | "af_packet", name)) if !name.is_empty() => Ok(Self::Interface(text.into())),
+            _ => Err(
+                "allowed memory, af_xdp:INTERFACE, af_packet:INTERFACE, vdev:NAME[,ARGUMENTS] or pci:ADDRESS (like \
+                      pci:0000:03:00.0)"
+                    .into(),
+            ),
         }
     }
 }
@@ -35,7 +39,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory => f.write_str("memory"),
-            Self::Device(device) => f.write_str(device),
+            Self::Device(device) | Self::Interface(device) => f.write_str(device),
         }
     }
 }
@@ -85,12 +89,22 @@ pub fn devices(backends: &[Source]) -> Result<Vec<String>, Error> {
     };
     match backends {
         [] | [Source::Memory] => Ok(Vec::new()),
-        [Source::Device(one)] => Ok(vec![one.clone()]),
-        [Source::Device(lan), Source::Device(wan)] if lan != wan => Ok(vec![lan.clone(), wan.clone()]),
-        [Source::Device(_), Source::Device(_)] => refuse("two different devices, the first towards servers"),
-        [_, _] => refuse("memory alone, or devices"),
+        [Source::Device(one) | Source::Interface(one)] => Ok(vec![one.clone()]),
+        [Source::Device(lan), Source::Device(wan)] | [Source::Interface(lan), Source::Interface(wan)] => {
+            if lan == wan {
+                return refuse("two different devices, the first towards servers");
+            }
+            Ok(vec![lan.clone(), wan.clone()])
+        }
+        [Source::Memory, _] | [_, Source::Memory] => refuse("memory alone, or devices"),
+        [_, _] => refuse("two devices of DPDK, or two interfaces of the kernel"),
         _ => refuse("one device, or two: the first towards servers, the second towards clients"),
     }
+}
+
+/// Whether these devices, of one kind, are interfaces that stay the kernel's.
+pub fn are_interfaces(devices: &[String]) -> bool {
+    devices.iter().any(|device| matches!(device.parse(), Ok(Source::Interface(_))))
 }
 
 /// What a build without DPDK says to devices.
@@ -99,7 +113,7 @@ pub fn no_devices(devices: &[String]) -> Error {
     Error::Option {
         option: "backend",
         found: devices.join(" and "),
-        allowed: "memory: this marchproxy-perf was built without the cargo feature `dpdk`".into(),
+        allowed: "memory, af_xdp:INTERFACE or af_packet:INTERFACE: this marchproxy-perf was built without the cargo feature `dpdk`".into(),
     }
 }
 
@@ -109,10 +123,16 @@ mod tests {
 
     #[test]
     fn backends_are_read_and_refused_by_name() {
-        for text in ["memory", "vdev:net_pcap0,rx_pcap=a.pcap,infinite_rx=1", "pci:0000:03:00.0"] {
+        for text in [
+            "memory",
+            "vdev:net_pcap0,rx_pcap=a.pcap,infinite_rx=1",
+            "pci:0000:03:00.0",
+            "af_xdp:eth0",
+            "af_packet:eth0",
+        ] {
             assert_eq!(text.parse::<Source>().unwrap().to_string(), text);
         }
-        for (text, word) in [("af_xdp:eth0", "not built yet"), ("pci", "pci:ADDRESS"), ("vdev:", "vdev:NAME")] {
+        for (text, word) in [("af_xdp:", "af_xdp:INTERFACE"), ("pci", "pci:ADDRESS"), ("vdev:", "vdev:NAME")] {
             assert!(text.parse::<Source>().unwrap_err().contains(word), "{text}");
         }
     }
@@ -120,12 +140,17 @@ mod tests {
     #[test]
     fn one_device_or_two() {
         let device = |name: &str| Source::Device(name.into());
+        let interface = |name: &str| Source::Interface(name.into());
+        assert_eq!(devices(&[interface("af_xdp:a"), interface("af_packet:b")]).unwrap(), ["af_xdp:a", "af_packet:b"]);
+        assert!(are_interfaces(&["af_packet:b".into()]) && !are_interfaces(&["vdev:a".into()]) && !are_interfaces(&[]));
         assert_eq!(devices(&[]).unwrap(), [""; 0]);
         assert_eq!(devices(&[Source::Memory]).unwrap(), [""; 0]);
         assert_eq!(devices(&[device("vdev:a"), device("vdev:b")]).unwrap(), ["vdev:a", "vdev:b"]);
         for (backends, word) in [
             (vec![device("vdev:a"), device("vdev:a")], "different"),
             (vec![Source::Memory, device("vdev:a")], "memory alone"),
+            (vec![interface("af_xdp:a"), device("vdev:a")], "two interfaces of the kernel"),
+            (vec![interface("af_xdp:a"), interface("af_xdp:a")], "different"),
             (vec![device("vdev:a"), device("vdev:b"), device("vdev:c")], "one device, or two"),
         ] {
             let error = devices(&backends).unwrap_err().to_string();

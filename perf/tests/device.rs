@@ -93,7 +93,7 @@ fn frames_without_content_are_dropped_by_name() {
 fn what_can_not_be_is_said() {
     refused("run forward --backend vdev:net_frobnicate0 --no-huge", 1, &["net_frobnicate0", "no driver"]);
     refused("run forward --backend pci:ffff:ff:1f.7 --no-huge", 1, &["ffff:ff:1f.7", "no such PCI device"]);
-    refused("run forward --backend af_xdp:eth0", 2, &["af_xdp", "not built yet"]);
+    refused("run forward --backend af_xdp:", 2, &["af_xdp:INTERFACE"]);
     refused("run forward --backend memory --backend vdev:net_null0", 1, &["--backend", "memory alone"]);
     refused("run forward --backend vdev:net_pcap --mem-mb 32 --no-huge", 1, &["pool perf", "MB"]);
     refused(

@@ -19,6 +19,6 @@ pub use error::Error;
 pub use frame::{Frame, FramePool};
 pub use interface::{DriverInfo, Interface};
 pub use pool::{Seated, Store};
-pub use port::{Health, Opened, Port, Tier, Wish, open_packet, open_xdp};
+pub use port::{Health, Opened, Port, Tier, Wish, bind_xdp, open_packet, open_xdp};
 pub use queue::{RxQueue, Sockets, TxQueue};
 pub use split::OnLoss;

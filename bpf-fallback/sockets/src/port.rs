@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -118,8 +118,24 @@ impl Drop for Attached {
 /// A port and a pair of queues for each worker.
 pub type Opened = (Port, Vec<(RxQueue, TxQueue)>);
 
-/// Opens an interface through AF_XDP, with or without zero-copy.
+/// Opens an interface through AF_XDP, with or without zero-copy, with the steering of this crate.
 pub fn open_xdp(store: &'static Store, wish: &Wish, zero_copy: bool) -> Result<Opened, Error> {
+    let (mut port, pairs) = bind_xdp(store, wish, zero_copy)?;
+    let failed = |step| move |source| Error::Kernel { interface: wish.interface.clone(), step, source };
+    let sockets = split::Sockets::new(port.xsks.len() as u32).map_err(failed("making the map of sockets"))?;
+    for (queue, xsk) in (0..).zip(&port.xsks) {
+        sockets.set(queue, &xsk.fd).map_err(failed("entering a socket into the map"))?;
+    }
+    let theirs = Theirs::new(&wish.kernel).map_err(failed("making the map of the kernel's addresses"))?;
+    let program = split::xdp(&theirs, &sockets, wish.on_loss).map_err(failed("loading the XDP program"))?;
+    let (attached, note) = attach(&port.interface, &program, wish.on_loss)?;
+    (port.attached, port.theirs, port.note) = (Some(attached), Some(theirs), note);
+    Ok((port, pairs))
+}
+
+/// Binds sockets to all queues of an interface, with or without zero-copy. Whoever calls sends frames to [`Port::sockets`] by a program of
+/// their own, and takes that away before the port.
+pub fn bind_xdp(store: &'static Store, wish: &Wish, zero_copy: bool) -> Result<Opened, Error> {
     let interface = Arc::new(Interface::find(&wish.interface)?);
     let mac = interface.mac()?;
     interface.check_mtu(wish.mtu)?;
@@ -130,17 +146,13 @@ pub fn open_xdp(store: &'static Store, wish: &Wish, zero_copy: bool) -> Result<O
     }
     let pool = store.pool(usize::from(wish.mtu) + BEYOND_MTU, HEADROOM)?;
     let untouched = Untouched::new(&interface);
-    let queues = interface.queues();
-    let failed = |step| move |source| Error::Kernel { interface: wish.interface.clone(), step, source };
-    let sockets = split::Sockets::new(queues).map_err(failed("making the map of sockets"))?;
     let mut lanes: Vec<Lanes> = (0..wish.workers).map(|_| Lanes::default()).collect();
     let mut senders: Vec<Option<XskTx>> = (0..wish.workers).map(|_| None).collect();
     let mut xsks: Vec<Arc<XskSocket>> = Vec::new();
-    for queue in 0..queues {
+    for queue in 0..interface.queues() {
         let umem = xsks.first().map_or(Umem::First { zero_copy }, |first| Umem::Shared(first.fd.as_fd()));
         let (socket, rings) = XskSocket::open(&interface, queue, pool, umem, wish.busy_poll_us)?;
         let socket = Arc::new(socket);
-        sockets.set(queue, &socket.fd).map_err(failed("entering a socket into the map"))?;
         let worker = queue as usize % wish.workers.max(1);
         if let (Some(lane), Some(sender)) = (lanes.get_mut(worker), senders.get_mut(worker)) {
             lane.queues.push(XskRx::new(socket.clone(), rings.fill, rings.rx));
@@ -163,16 +175,13 @@ pub fn open_xdp(store: &'static Store, wish: &Wish, zero_copy: bool) -> Result<O
         pairs.push((RxQueue(Rx::Xsk(lane)), TxQueue(tx)));
     }
     let groups = Promiscuity::all_groups(&interface)?;
-    let theirs = Theirs::new(&wish.kernel).map_err(failed("making the map of the kernel's addresses"))?;
-    let program = split::xdp(&theirs, &sockets, wish.on_loss).map_err(failed("loading the XDP program"))?;
-    let (attached, note) = attach(&interface, &program, wish.on_loss)?;
     let tier = if xsks.iter().all(|xsk| xsk.is_zero_copy()) && !xsks.is_empty() { Tier::ZeroCopy } else { Tier::Copy };
     let port = Port {
         tier,
         mac,
-        note,
-        attached: Some(attached),
-        theirs: Some(theirs),
+        note: None,
+        attached: None,
+        theirs: None,
         _groups: groups,
         _untouched: untouched,
         xsks,
@@ -304,6 +313,11 @@ impl Port {
     /// The interface below.
     pub fn interface(&self) -> &Interface {
         &self.interface
+    }
+
+    /// The AF_XDP sockets, by the queue they are bound to.
+    pub fn sockets(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
+        (0..).zip(self.xsks.iter().map(|xsk| xsk.fd.as_fd()))
     }
 
     /// Other addresses are the kernel's from now on.

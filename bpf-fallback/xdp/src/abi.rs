@@ -44,6 +44,8 @@ pub const PERMITS_ALL: u32 = 128;
 pub const BALANCES: u32 = 256;
 /// There are routes.
 pub const FORWARDS: u32 = 512;
+/// Somebody looks at packets.
+pub const WATCHED: u32 = 1024;
 
 /// Slots of rings are kept by so many.
 pub const CHUNK: usize = 32;

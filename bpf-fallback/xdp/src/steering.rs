@@ -191,6 +191,14 @@ impl Steering {
         Ok(drops?.into_iter().filter(|(_, packets, _)| *packets > 0).collect())
     }
 
+    /// Takes the program off the interface. Its counts stay, and can be read for the last time.
+    pub fn detach(&self) {
+        if let Some(link) = &self.link {
+            // Fails when the interface is gone, and the program with it.
+            let _ = sys::detach(link.as_fd());
+        }
+    }
+
     /// Goes without taking away what [`OnDaemonLoss`] keeps, as a lost process does: a successor takes over from there.
     pub fn leave(mut self) {
         // Closing it detaches what is not pinned.
@@ -205,10 +213,8 @@ impl Steering {
 
 impl Drop for Steering {
     fn drop(&mut self) {
-        if let Some(link) = self.link.take() {
-            // Fails when the interface is gone, and the program with it.
-            let _ = sys::detach(link.as_fd());
-        }
+        self.detach();
+        self.link = None;
         if let Some(pin) = self.pin.take() {
             // One that is gone already is what we want.
             let _ = std::fs::remove_file(&pin);

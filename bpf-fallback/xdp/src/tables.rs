@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd};
 
 use bytemuck::{NoUninit, bytes_of};
-use libbpf_rs::{MapHandle, MapType, libbpf_sys};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, libbpf_sys};
 
 use crate::error::XdpError;
 use crate::maps::{failed, put, write};
@@ -62,6 +62,9 @@ impl Content {
         let entries = u32::try_from((self.entries.len() / (key + value)).max(1)).unwrap_or(u32::MAX);
         let map = MapHandle::create(self.kind, Some(self.name), key as u32, value as u32, entries, &options)
             .map_err(|_| failed(self.name))?;
+        if self.kind == MapType::Array && self.fill(&map) {
+            return Ok(map);
+        }
         for entry in self.entries.chunks_exact(key + value) {
             write(self.name, &map, &entry[..key], &entry[key..])?;
         }
@@ -69,21 +72,52 @@ impl Content {
     }
 }
 
+impl Content {
+    /// All entries of an array in one call: one for every port number is 65,536. False where the kernel has no such call.
+    fn fill(&self, map: &MapHandle) -> bool {
+        let (key, value) = self.sizes;
+        let entries = || self.entries.chunks_exact(key + value);
+        let keys: Vec<u8> = entries().flat_map(|entry| &entry[..key]).copied().collect();
+        let values: Vec<u8> = entries().flat_map(|entry| &entry[key..]).copied().collect();
+        let count = entries().len() as u32;
+        count > 0 && map.update_batch(&keys, &values, count, MapFlags::ANY, MapFlags::ANY).is_ok()
+    }
+}
+
 /// The tables that were made last, by name. A push that leaves a table as it is costs it nothing.
 #[derive(Default)]
 pub struct Made {
     tables: BTreeMap<&'static str, (Vec<u8>, MapHandle)>,
+    /// How many were made under a name, and which of them each generation has.
+    counts: BTreeMap<&'static str, u64>,
+    there: BTreeMap<(&'static str, u32), u64>,
 }
 
 impl Made {
-    /// A table with this content, perhaps one that is in use already.
-    pub fn table(&mut self, content: Content) -> Result<&MapHandle, XdpError> {
+    /// Puts a table with this content, perhaps one that is in use already, into a generation. To exchange a table the kernel waits until no
+    /// program sees the one before, so one that is there already is left there.
+    pub fn install(&mut self, content: Content, outer: &MapHandle, slot: u32) -> Result<(), XdpError> {
         let name = content.name;
+        let number = self.counts.entry(name).or_default();
         if self.tables.get(name).is_none_or(|(made, _)| *made != content.entries) {
             let map = content.make()?;
+            *number += 1;
             self.tables.insert(name, (content.entries, map));
         }
-        self.tables.get(name).map(|(_, map)| map).ok_or_else(|| failed(name))
+        if self.there.get(&(name, slot)) == Some(number) {
+            return Ok(());
+        }
+        let (_, map) = self.tables.get(name).ok_or_else(|| failed(name))?;
+        // Of one that could not be put there nothing is known.
+        self.there.remove(&(name, slot));
+        install(name, outer, slot, map)?;
+        self.there.insert((name, slot), *number);
+        Ok(())
+    }
+
+    /// Another table was put there.
+    pub fn forget(&mut self, name: &'static str, slot: u32) {
+        self.there.remove(&(name, slot));
     }
 }
 

@@ -93,6 +93,9 @@ struct State {
     /// What ended under rules in earlier generations.
     ended: BTreeMap<String, (u64, u64)>,
     made: Made,
+    /// What the program has been told of rules, but for [`abi::WATCHED`].
+    generation: Option<abi::Generation>,
+    watched: bool,
     living: Living,
 }
 
@@ -159,17 +162,18 @@ impl Xdp {
         } else {
             plan.forwards_nothing = Some("the node sends nothing from XDP");
         }
-        put("generations", self.map("generations")?, &next, bytes_of(&classes.generation))?;
+        self.put_generation(next, &classes.generation, state.watched)?;
         for (_, steering, facts) in push.ports {
             steering.configure_for(next, facts)?;
         }
         self.clear_rules(next)?;
 
         put("active", self.map("active")?, &0u32, &next.to_ne_bytes())?;
-        (state.active, state.living) = (next, living);
+        (state.active, state.living, state.generation) = (next, living, Some(classes.generation));
         // The kernel exchanges an inner map only when no program can see the old one any more. So behind this line nothing looks at the
         // set before, its counters stand, and the next push may write to it.
         self.wait(before)?;
+        state.made.forget("addresses", before);
         // A port that a later push does not mention keeps this.
         for (_, steering, facts) in push.ports {
             steering.configure_for(before, facts)?;
@@ -189,6 +193,8 @@ impl Xdp {
     pub fn refresh(&self, sending: &Sending) -> Result<(), XdpError> {
         let mut state = self.state();
         let unused = (state.active + 1) % abi::GENERATIONS;
+        // Waiting puts an empty one there.
+        state.made.forget("addresses", unused);
         let Living { hops, ways, slots, rings } = &mut state.living;
         if let Some(hops) = hops {
             for (number, (way, hop)) in (0u32..).zip(ways) {
@@ -236,6 +242,22 @@ impl Xdp {
         Ok(())
     }
 
+    /// While somebody looks at packets all of ours go to the engine, which can show them.
+    pub fn watch(&self, watched: bool) -> Result<(), XdpError> {
+        let mut state = self.state();
+        if let Some(generation) = &state.generation {
+            self.put_generation(state.active, generation, watched)?;
+        }
+        state.watched = watched;
+        Ok(())
+    }
+
+    fn put_generation(&self, slot: u32, generation: &abi::Generation, watched: bool) -> Result<(), XdpError> {
+        let watched = if watched { abi::WATCHED } else { 0 };
+        let generation = abi::Generation { flags: generation.flags | watched, ..*generation };
+        put("generations", self.map("generations")?, &slot, bytes_of(&generation))
+    }
+
     /// Returns when every program has ended that began before.
     fn wait(&self, unused: u32) -> Result<(), XdpError> {
         let nothing: [([u8; 16], abi::Address); 0] = [];
@@ -272,7 +294,7 @@ impl Xdp {
 
     fn install(&self, state: &mut State, slot: u32, content: Content) -> Result<(), XdpError> {
         let name = content.name();
-        install(name, self.map(name)?, slot, state.made.table(content)?)
+        state.made.install(content, self.map(name)?, slot)
     }
 
     fn install_rules(&self, state: &mut State, slot: u32, classes: &Classes) -> Result<(), XdpError> {

@@ -395,6 +395,13 @@ pub fn answer(question: v1::operate_call::Request) -> v1::operate_reply::Respons
                 passed_over: vec![v1::PassedOverTier { tier: "dpdk".into(), reason: "no PCI device".into() }],
                 ..Default::default()
             }],
+            rules: vec![v1::RuleTier {
+                rule: "no-telnet".into(),
+                tier: "xdp".into(),
+                reason: "denies by addresses, protocol and ports alone".into(),
+                xdp_packets: 1234,
+                xdp_bytes: 98_765,
+            }],
         }),
         Q::Qos(_) => A::Qos(v1::QosResponse {
             ports: vec![v1::ShapedPort {

@@ -42,6 +42,10 @@ impl Interactive {
         if devices.is_empty() {
             self.device.refuse()?;
         }
+        if source::are_interfaces(&devices) {
+            let allowed = "memory or devices of DPDK: of the kernel's interfaces only `run` knows".into();
+            return Err(Error::Option { option: "backend", found: devices.join(" and "), allowed });
+        }
         #[cfg(not(feature = "dpdk"))]
         if !devices.is_empty() {
             return Err(source::no_devices(&devices));

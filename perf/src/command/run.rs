@@ -13,13 +13,13 @@ use crate::Error;
 use crate::calibrate::{Calibration, Steps};
 use crate::capture::Capture;
 use crate::command::amounts::Amounts;
+use crate::live::{self, Forwarder, Interfaces, LivePort};
 use crate::load::Size;
 use crate::machine::Watch;
 use crate::measure::{self, Limits};
 use crate::probe::Probe;
 use crate::process;
 use crate::progress::Progress;
-#[cfg(feature = "dpdk")]
 use crate::report::Devices;
 use crate::report::{Context, Report, spread};
 use crate::scenario::{self, Params, Scenario};
@@ -124,6 +124,7 @@ impl Run {
         let limits = Limits { duration, packets: self.packets, repeats: usize::from(self.repeat) };
         match source::devices(&self.backend)?.as_slice() {
             [] => self.on_memory(params, &limits, progress),
+            devices if source::are_interfaces(devices) => self.on_interfaces(params, &limits, devices, progress),
             #[cfg(feature = "dpdk")]
             devices => self.on_devices(params, &limits, devices, progress),
             #[cfg(not(feature = "dpdk"))]
@@ -173,8 +174,22 @@ impl Run {
         devices: &[String],
         progress: &Progress,
     ) -> Result<Report, Error> {
-        use crate::live::{self, Environment, Forwarder};
+        use crate::live::Environment;
 
+        self.refuse_on_devices()?;
+        let asked = process::cores(&self.core, 1)?.first().copied();
+        let others = process::cores_but(asked)?;
+        let core = process::pin(asked)?;
+        let clock = TscClock::calibrate();
+        let mut plan = scenario::traffic(self.scenario, &params, progress)?;
+        let env = Environment::start(&self.device, devices.len(), &others)?;
+        let ports = env.open(devices, &mut plan, self.device.file_packets(), params.seed)?;
+        let forwarder = Forwarder::new(env.pools(), ports, &plan, &params, clock, progress)?;
+        self.on_ports(forwarder, params, limits, devices, &env.memory, (core, clock), progress)
+    }
+
+    /// What is asked for and would change nothing.
+    fn refuse_on_devices(&self) -> Result<(), Error> {
         let given = [
             ("churn", self.churn.map(|rate| rate.to_string())),
             ("workers", (self.workers > 1).then(|| self.workers.to_string())),
@@ -185,14 +200,38 @@ impl Run {
                 return Err(Error::Option { option, found, allowed });
             }
         }
-        let asked = process::cores(&self.core, 1)?.first().copied();
-        let others = process::cores_but(asked)?;
-        let core = process::pin(asked)?;
+        Ok(())
+    }
+
+    fn on_interfaces(
+        &self,
+        params: Params,
+        limits: &Limits,
+        devices: &[String],
+        progress: &Progress,
+    ) -> Result<Report, Error> {
+        self.refuse_on_devices()?;
+        let core = process::pin(process::cores(&self.core, 1)?.first().copied())?;
         let clock = TscClock::calibrate();
-        let mut plan = scenario::traffic(self.scenario, &params, progress)?;
-        let env = Environment::start(&self.device, devices.len(), &others)?;
-        let ports = env.open(devices, &mut plan, self.device.file_packets(), params.seed)?;
-        let mut forwarder = Forwarder::new(&env, ports, &plan, &params, clock, progress)?;
+        let plan = scenario::traffic(self.scenario, &params, progress)?;
+        let interfaces = Interfaces::start(&self.device)?;
+        let mtu = plan.tables.ports.iter().map(|port| port.mtu).max().unwrap_or(1500);
+        let ports = interfaces.open(devices, mtu)?;
+        let forwarder = Forwarder::new(interfaces.pools()?, ports, &plan, &params, clock, progress)?;
+        self.on_ports(forwarder, params, limits, devices, &interfaces.memory, (core, clock), progress)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what both kinds of ports have found out")]
+    fn on_ports<P: LivePort>(
+        &self,
+        mut forwarder: Forwarder<P>,
+        params: Params,
+        limits: &Limits,
+        devices: &[String],
+        memory: &str,
+        (core, clock): (usize, TscClock),
+        progress: &Progress,
+    ) -> Result<Report, Error> {
         let calibration = Calibration::default();
         let mut steps = Steps::default();
         calibration.measure(&mut steps);
@@ -208,7 +247,7 @@ impl Run {
         let context = Context {
             scenario: self.scenario,
             backend: devices.join(" and "),
-            devices: Some(Devices { memory: env.memory.clone(), observed, ports }),
+            devices: Some(Devices { memory: memory.to_owned(), observed, ports }),
             params,
             calibration: steps,
             instructions_reason: reason.or_else(|| idle.then(|| "the worker also polled in vain".into())),

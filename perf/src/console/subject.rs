@@ -70,7 +70,7 @@ pub struct Memory {
 /// A node on devices.
 #[cfg(feature = "dpdk")]
 pub struct Live {
-    forwarder: crate::live::Forwarder,
+    forwarder: crate::live::Forwarder<crate::live::Opened>,
     sum: Batch,
 }
 
@@ -83,7 +83,7 @@ impl Subject {
             let mut plan = scenario::traffic(scenario, &params, progress)?;
             let ports = env.open(&source.devices, &mut plan, source.options.file_packets(), params.seed)?;
             let clock = marchproxy_cpu::TscClock::calibrate();
-            let forwarder = crate::live::Forwarder::new(env, ports, &plan, &params, clock, progress)?;
+            let forwarder = crate::live::Forwarder::new(env.pools(), ports, &plan, &params, clock, progress)?;
             // Nothing moves before `start`.
             forwarder.open(false);
             return Ok(Self::Live(Box::new(Live { forwarder, sum: Batch::default() })));
@@ -99,7 +99,7 @@ impl Subject {
             Self::Memory(memory) => memory.slice(probe),
             #[cfg(feature = "dpdk")]
             Self::Live(live) => {
-                let slice = live.forwarder.slice(crate::live::Forwarder::SLICE, probe);
+                let slice = live.forwarder.slice(crate::live::Forwarder::<crate::live::Opened>::SLICE, probe);
                 add(&mut live.sum, &slice.busy);
             }
         }

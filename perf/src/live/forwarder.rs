@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use marchproxy_cpu::{TscClock, tsc};
-use marchproxy_dpdk::{Mbuf, Mempool};
 use marchproxy_engine::flow::from_ip;
-use marchproxy_engine::io::{Mac, PacketBuf};
+use marchproxy_engine::io::{Mac, PacketBuf, PacketPool};
+use marchproxy_engine::ledger::Backend;
 use marchproxy_engine::ports::{PortSlot, UNTAGGED};
 use marchproxy_engine::snapshot::Snapshot;
 use marchproxy_engine::stats::ThreadStats;
@@ -15,7 +15,7 @@ use marchproxy_engine::table::sessions::Sessions;
 use marchproxy_engine::tables::{InterfaceSpec, RouteAction, RuleTables};
 use rtrb::Producer;
 
-use super::ports::{Environment, Opened};
+use super::LivePort;
 use super::queue::{Gate, GatedRx, GatedTx, Live};
 use crate::Error;
 use crate::backend::{Meter, TimedRx, TimedTx};
@@ -48,22 +48,27 @@ pub struct Slice {
 }
 
 /// A warm node on devices.
-pub struct Forwarder {
-    node: Node<Live>,
+pub struct Forwarder<P: LivePort> {
+    node: Node<Live<P::Kind>>,
     meter: Arc<Meter>,
     gate: Gate,
     clock: TscClock,
     clock_cost: u64,
     slots: CounterSlots,
-    ports: Vec<Opened>,
+    ports: Vec<P>,
 }
 
-impl Forwarder {
+/// Packets of a backend.
+type BufOf<P> = <<P as LivePort>::Kind as Backend>::Buf;
+/// Where they come from.
+type PoolOf<P> = <<P as LivePort>::Kind as Backend>::Pool;
+
+impl<P: LivePort> Forwarder<P> {
     /// A node that runs the plan's tables on `ports`: both sides on one port where there is only one. Sessions come from the plan's first
-    /// frames.
+    /// frames, for which there is a pool of their own.
     pub fn new(
-        env: &Environment,
-        mut ports: Vec<Opened>,
+        [own, mut harness]: [PoolOf<P>; 2],
+        mut ports: Vec<P>,
         plan: &Plan,
         params: &Params,
         clock: TscClock,
@@ -73,14 +78,14 @@ impl Forwarder {
         let (meter, gate) = (Arc::new(Meter::default()), Gate::default());
         let mut feeds = Vec::new();
         progress.phase("building the snapshot", 0);
-        let node = Node::<Live>::new(&tables, plan.capacity.sessions, env.engine_pool(), |slot| {
+        let node = Node::<Live<P::Kind>>::new(&tables, plan.capacity.sessions, own, |slot| {
             let port = ports.get_mut(slot.index()).ok_or(Error::Harness("more ports in the tables than devices"))?;
             let (rx, tx) = port.queues()?;
             let (feed, fed) = rtrb::RingBuffer::new(FEED);
             feeds.push(feed);
             let rx = TimedRx { queue: GatedRx { queue: rx, feed: fed, gate: gate.clone() }, meter: meter.clone() };
             let tx = TimedTx { queue: GatedTx { queue: tx, gate: gate.clone() }, meter: meter.clone() };
-            Ok(OpenPort { rx, tx, mac: port.mac })
+            Ok(OpenPort { rx, tx, mac: port.mac() })
         })?;
         let node = node.with_burst(params.burst);
         resolve(&tables, &node.neighbours)?;
@@ -88,7 +93,7 @@ impl Forwarder {
         let clock_cost = crate::calibrate::clock_cost();
         let mut forwarder = Self { node, meter, gate, clock, clock_cost, slots, ports };
         progress.phase("making sessions", plan.first.len() as u64);
-        forwarder.feed(&plan.first, env.pool(), &mut feeds, progress)?;
+        forwarder.feed(&plan.first, &mut harness, &mut feeds, progress)?;
         let found = forwarder.sessions().len();
         if found < params.sessions {
             let drops = named(&forwarder.counts().drops);
@@ -200,14 +205,23 @@ impl Forwarder {
     }
 
     /// The ports.
-    pub fn ports(&self) -> &[Opened] {
+    pub fn ports(&self) -> &[P] {
         &self.ports
+    }
+
+    /// Makes ports count from zero.
+    pub fn reset_stats(&mut self) {
+        let stats = self.node.worker.stats();
+        for (port, counters) in self.ports.iter_mut().zip(&stats.ports) {
+            port.reset_stats(counters);
+        }
     }
 
     /// The ports and what their devices counted.
     pub fn port_reports(&self) -> Vec<PortReport> {
         let names = self.snapshot().ports().map(|(_, port)| port.name.clone());
-        names.zip(&self.ports).map(|(name, port)| port.report(name)).collect()
+        let counters = &self.stats().ports;
+        names.zip(&self.ports).zip(counters).map(|((name, port), counters)| port.report(name, counters)).collect()
     }
 
     fn now(&self) -> u64 {
@@ -218,15 +232,15 @@ impl Forwarder {
     fn feed(
         &mut self,
         frames: &[Template],
-        pool: &Mempool,
-        feeds: &mut [Producer<Mbuf>],
+        pool: &mut PoolOf<P>,
+        feeds: &mut [Producer<BufOf<P>>],
         progress: &Progress,
     ) -> Result<(), Error> {
         for frames in frames.chunks(FEED) {
             for template in frames {
                 let port = usize::from(template.port).min(self.ports.len() - 1);
                 // The ring has a place for each frame of a chunk.
-                let _ = feeds[port].push(packet(template, self.ports[port].mac, pool)?);
+                let _ = feeds[port].push(packet(template, self.ports[port].mac(), pool)?);
             }
             while self.node.worker.turn(self.now()).packets > 0 {}
             self.settle();
@@ -260,7 +274,7 @@ fn on_one_port(mut tables: RuleTables) -> RuleTables {
 }
 
 /// A frame in a packet of the pool.
-fn packet(template: &Template, mac: Mac, pool: &Mempool) -> Result<Mbuf, Error> {
+fn packet<A: PacketPool>(template: &Template, mac: Mac, pool: &mut A) -> Result<A::Buf, Error> {
     let frame = template.frame(mac);
     let mut packet = pool.alloc().ok_or(Error::Harness("the pool is empty before anything runs"))?;
     if !packet.resize(frame.len()) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Forwarder;
+use super::{Forwarder, LivePort};
 use crate::Error;
 use crate::latency::Latency;
 use crate::measure::{Limits, Outcome, Window};
@@ -17,8 +17,8 @@ const WARM_UP: Duration = Duration::from_millis(50);
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// Measures. An interrupt ends it early with what there is. `devices` is for the message when nothing comes.
-pub fn run(
-    forwarder: &mut Forwarder,
+pub fn run<P: LivePort>(
+    forwarder: &mut Forwarder<P>,
     limits: &Limits,
     devices: &str,
     probe: &mut Probe,
@@ -26,11 +26,9 @@ pub fn run(
 ) -> Result<(Outcome, Observed), Error> {
     let start = Instant::now();
     while limits.packets.is_none() && start.elapsed() < WARM_UP && !progress.stopped() {
-        forwarder.slice(Forwarder::SLICE, probe);
+        forwarder.slice(Forwarder::<P>::SLICE, probe);
     }
-    for port in forwarder.ports() {
-        port.reset_stats();
-    }
+    forwarder.reset_stats();
     let per_repeat = limits.packets.unwrap_or(limits.duration.as_millis() as u64);
     progress.phase("measuring", per_repeat * limits.repeats as u64);
     let mut windows = Vec::with_capacity(limits.repeats);
@@ -40,11 +38,12 @@ pub fn run(
         let before = forwarder.counts();
         let (start, mut last, mut shown) = (Instant::now(), Instant::now(), 0);
         while !progress.stopped() {
-            let left = limits.packets.map_or(Forwarder::SLICE, |packets| packets.saturating_sub(window.sum.packets));
+            let left =
+                limits.packets.map_or(Forwarder::<P>::SLICE, |packets| packets.saturating_sub(window.sum.packets));
             if left == 0 || limits.packets.is_none() && start.elapsed() >= limits.duration {
                 break;
             }
-            let slice = forwarder.slice(left.min(Forwarder::SLICE), probe);
+            let slice = forwarder.slice(left.min(Forwarder::<P>::SLICE), probe);
             idle += slice.idle_ticks;
             all += slice.idle_ticks + slice.busy.ticks;
             if slice.busy.packets > 0 {

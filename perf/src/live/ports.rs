@@ -3,13 +3,16 @@
 use std::path::PathBuf;
 
 use marchproxy_dpdk::{
-    Device, DeviceSpec, DpdkPool, Eal, Mempool, PoolConfig, Port, PortConfig, PortStats, RegisteredThread, RxQueue,
-    Started, TxQueue, dpdk_version,
+    Device, DeviceSpec, DpdkPool, Eal, Mbuf, Mempool, PoolConfig, Port, PortConfig, PortStats, RegisteredThread,
+    RxQueue, Started, TxQueue, dpdk_version,
 };
 use marchproxy_engine::io::Mac;
+use marchproxy_engine::ledger::Backend;
+use marchproxy_engine::stats::PortCounters;
 use marchproxy_engine::testkit::port_mac;
 use tempfile::NamedTempFile;
 
+use super::LivePort;
 use crate::Error;
 use crate::machine::free_hugepages_mb;
 use crate::pcap;
@@ -66,14 +69,9 @@ impl Environment {
         self.eal.register_thread().map_err(refused)
     }
 
-    /// The packets.
-    pub fn pool(&self) -> &Mempool {
-        &self.pool
-    }
-
-    /// The packets, as the engine allocates them.
-    pub fn engine_pool(&self) -> DpdkPool {
-        DpdkPool::new(&self.pool)
+    /// The packets, for the node and for the harness.
+    pub fn pools(&self) -> [DpdkPool; 2] {
+        [(); 2].map(|()| DpdkPool::new(&self.pool))
     }
 
     /// Opens ports on `devices`. A net_pcap that is given nothing to receive from gets `packets` frames of the plan's load in a file.
@@ -116,6 +114,17 @@ impl Environment {
     }
 }
 
+/// DPDK's packets, queues and pools.
+#[derive(Debug)]
+pub struct Kind;
+
+impl Backend for Kind {
+    type Buf = Mbuf;
+    type Rx = RxQueue;
+    type Tx = TxQueue;
+    type Pool = DpdkPool;
+}
+
 /// A started device.
 pub struct LiveDevice {
     /// Its name or address.
@@ -138,8 +147,27 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Its queues; they come back by being dropped.
-    pub fn queues(&mut self) -> Result<(RxQueue, TxQueue), Error> {
+    /// What the devices counted: the receiving one's received, the sending one's sent packets.
+    pub fn stats(&self) -> PortStats {
+        let received = self.receive.port.stats().unwrap_or_default();
+        let sent = self.transmit.as_ref().map_or(received, |device| device.port.stats().unwrap_or_default());
+        PortStats { tx_packets: sent.tx_packets, tx_bytes: sent.tx_bytes, tx_errors: sent.tx_errors, ..received }
+    }
+
+    /// Whether there is a link, and how fast it is in Mbit/s, as far as the driver says.
+    pub fn link(&self) -> (bool, Option<u32>) {
+        self.receive.port.link().map_or((false, None), |link| (link.up, link.mbps))
+    }
+}
+
+impl LivePort for Opened {
+    type Kind = Kind;
+
+    fn mac(&self) -> Mac {
+        self.mac
+    }
+
+    fn queues(&mut self) -> Result<(RxQueue, TxQueue), Error> {
         let receive = self.receive.port.take_queues().map_err(refused)?;
         let transmit = self.transmit.as_mut().map(|device| device.port.take_queues()).transpose().map_err(refused)?;
         let (mut rx, mut tx) = (receive.rx, transmit.map_or(receive.tx, |queues| queues.tx));
@@ -149,15 +177,7 @@ impl Opened {
         }
     }
 
-    /// What the devices counted: the receiving one's received, the sending one's sent packets.
-    pub fn stats(&self) -> PortStats {
-        let received = self.receive.port.stats().unwrap_or_default();
-        let sent = self.transmit.as_ref().map_or(received, |device| device.port.stats().unwrap_or_default());
-        PortStats { tx_packets: sent.tx_packets, tx_bytes: sent.tx_bytes, tx_errors: sent.tx_errors, ..received }
-    }
-
-    /// For reports, under the node's `name` for it.
-    pub fn report(&self, name: String) -> PortReport {
+    fn report(&self, name: String, _: &PortCounters) -> PortReport {
         let stats = self.stats();
         let device = |device: &LiveDevice| format!("{} ({})", device.name, device.driver);
         PortReport {
@@ -176,17 +196,11 @@ impl Opened {
         }
     }
 
-    /// Makes the devices count from zero.
-    pub fn reset_stats(&self) {
+    fn reset_stats(&mut self, _: &PortCounters) {
         for device in [Some(&self.receive), self.transmit.as_ref()].into_iter().flatten() {
             // A driver that can't goes on counting; nothing else depends on it.
             let _ = device.port.reset_stats();
         }
-    }
-
-    /// Whether there is a link, and how fast it is in Mbit/s, as far as the driver says.
-    pub fn link(&self) -> (bool, Option<u32>) {
-        self.receive.port.link().map_or((false, None), |link| (link.up, link.mbps))
     }
 }
 

@@ -1,29 +1,31 @@
 //! A device's queues behind a gate. While it is shut the worker receives the harness's frames, and what it sends goes nowhere: so
 //! sessions come to be before the first packet of the device is looked at.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use marchproxy_dpdk::{DpdkPool, Mbuf, RxQueue, TxQueue};
 use marchproxy_engine::io::{self, PacketVec};
 use marchproxy_engine::ledger::Backend;
 use rtrb::Consumer;
 
 use crate::backend::{Stamp, TimedRx, TimedTx};
 
-/// DPDK's packets and pools, timed queues.
+/// A backend's packets and pools, timed queues.
 #[derive(Debug)]
-pub struct Live;
+pub struct Live<K>(PhantomData<K>);
 
-impl Backend for Live {
-    type Buf = Mbuf;
-    type Rx = TimedRx<GatedRx>;
-    type Tx = TimedTx<GatedTx>;
-    type Pool = DpdkPool;
+impl<K: Backend<Buf: Stamp>> Backend for Live<K> {
+    type Buf = K::Buf;
+    type Rx = TimedRx<GatedRx<K::Rx>>;
+    type Tx = TimedTx<GatedTx<K::Tx>>;
+    type Pool = K::Pool;
 }
 
-// An mbuf keeps no time here: latency over devices is what `rfc2544` measures from end to end.
-impl Stamp for Mbuf {}
+// Packets of devices keep no time here: latency over devices is what `rfc2544` measures from end to end.
+#[cfg(feature = "dpdk")]
+impl Stamp for marchproxy_dpdk::Mbuf {}
+impl Stamp for marchproxy_sockets::Frame {}
 
 /// Whether packets pass to and from devices. Written by the thread that prepares, before and after it measures.
 #[derive(Clone, Debug, Default)]
@@ -43,20 +45,20 @@ impl Gate {
 }
 
 /// A receive queue.
-pub struct GatedRx {
+pub struct GatedRx<Q: io::RxQueue> {
     /// The device's.
-    pub queue: RxQueue,
+    pub queue: Q,
     /// The harness's frames.
-    pub feed: Consumer<Mbuf>,
+    pub feed: Consumer<Q::Buf>,
     /// Which of them.
     pub gate: Gate,
 }
 
-impl io::RxQueue for GatedRx {
-    type Buf = Mbuf;
+impl<Q: io::RxQueue> io::RxQueue for GatedRx<Q> {
+    type Buf = Q::Buf;
 
     #[inline]
-    fn rx_burst(&mut self, into: &mut PacketVec<Mbuf>, room: usize) -> usize {
+    fn rx_burst(&mut self, into: &mut PacketVec<Q::Buf>, room: usize) -> usize {
         if self.gate.is_open() {
             return self.queue.rx_burst(into, room);
         }
@@ -70,18 +72,18 @@ impl io::RxQueue for GatedRx {
 }
 
 /// A transmit queue.
-pub struct GatedTx {
+pub struct GatedTx<Q> {
     /// The device's.
-    pub queue: TxQueue,
+    pub queue: Q,
     /// Whether it is used.
     pub gate: Gate,
 }
 
-impl io::TxQueue for GatedTx {
-    type Buf = Mbuf;
+impl<Q: io::TxQueue> io::TxQueue for GatedTx<Q> {
+    type Buf = Q::Buf;
 
     #[inline]
-    fn tx_burst(&mut self, packets: &mut PacketVec<Mbuf>) -> usize {
+    fn tx_burst(&mut self, packets: &mut PacketVec<Q::Buf>) -> usize {
         if self.gate.is_open() {
             return self.queue.tx_burst(packets);
         }

@@ -58,6 +58,7 @@ static __always_inline __u32 number_of(__u64 bit)
 	       (!!(bit & 0xcccccccccccccccc) << 1) | !!(bit & 0xaaaaaaaaaaaaaaaa);
 }
 
+/* Octets from the IP header on, as the engine counts its rules. */
 static __always_inline void count_rule(__u32 index, __u64 octets)
 {
 	struct count *count = bpf_map_lookup_elem(&rules, &index);
@@ -68,7 +69,7 @@ static __always_inline void count_rule(__u32 index, __u64 octets)
 }
 
 /* GO_ON: the rules permit it, the one in p->rule does. */
-static __always_inline int judge(const struct generation *g, __u32 *slot, struct packet *p, __u64 octets)
+static __always_inline int judge(const struct generation *g, __u32 *slot, struct packet *p)
 {
 	p->rule = NO_RULE;
 	if (g->flags & PERMITS_ALL)
@@ -87,6 +88,6 @@ static __always_inline int judge(const struct generation *g, __u32 *slot, struct
 	if (!table || flags_of(table, p->src) & (ADDRESS_INTERFACE | ADDRESS_BACKEND))
 		return LEAVE;
 	if (bits)
-		count_rule(index, octets);
+		count_rule(index, p->length);
 	return DROP_RULE_DENY;
 }

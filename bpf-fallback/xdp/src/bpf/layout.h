@@ -63,6 +63,8 @@ struct address {
 /* There are services or routes here. */
 #define BALANCES 256
 #define FORWARDS 512
+/* Somebody looks at packets: all of ours go to the engine, which can show them. */
+#define WATCHED 1024
 
 /* One set of tables, beside its maps. */
 struct generation {

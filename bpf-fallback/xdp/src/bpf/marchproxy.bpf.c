@@ -46,12 +46,11 @@ static __always_inline int goes_on(struct xdp_md *ctx, const struct frame *f, co
 	void *table = bpf_map_lookup_elem(&addresses, slot);
 	if (!table || flags_of(table, p->src) & (ADDRESS_INTERFACE | ADDRESS_BACKEND))
 		return 0;
-	__u64 octets = f->end - (void *)f->eth;
 	int sent = to_service ? balance(ctx, f, port, slot, p) : forward(ctx, f, port, slot, p);
 	if (sent == LEAVE)
 		return 0;
 	if (p->rule != NO_RULE)
-		count_rule(p->rule, octets);
+		count_rule(p->rule, p->length);
 	if (sent == (int)ROUTE_BLACKHOLE) {
 		*verdict = drop(ctx, DROP_ROUTE_BLACKHOLE);
 		return 1;
@@ -79,7 +78,7 @@ static __always_inline int handle(struct xdp_md *ctx)
 	enum owner owner = steer(&f, port_, table, &p);
 	if (owner == KERNEL)
 		return to_kernel(ctx);
-	if (owner == ENGINE_ALONE)
+	if (owner == ENGINE_ALONE || generation->flags & WATCHED)
 		return to_engine(ctx, port_);
 	int reason = check(&f, port_, &p);
 	/* Both ends are wrong: the source comes first. */
@@ -89,7 +88,7 @@ static __always_inline int handle(struct xdp_md *ctx)
 		return drop(ctx, reason);
 	if (reason == LEAVE || is_engines(&f, port_, &p))
 		return to_engine(ctx, port_);
-	reason = judge(generation, &slot, &p, f.end - (void *)f.eth);
+	reason = judge(generation, &slot, &p);
 	if (reason >= 0)
 		return drop(ctx, reason);
 	int verdict;

@@ -32,6 +32,7 @@ struct solicitation {
 };
 
 #define ICMPV6_SOLICITATION 135
+#define ICMPV6_ADVERTISEMENT 136
 
 static __always_inline int has_vlan(const __u64 vlans[64], __u16 vlan)
 {
@@ -77,7 +78,11 @@ static __always_inline enum owner steer_arp(const struct frame *f, void *table)
 	if ((void *)(arp + 1) > f->end)
 		return KERNEL;
 	map_v4(arp->target, key);
-	return flags_of(table, key) & ADDRESS_OURS ? ENGINE_ALONE : KERNEL;
+	__u32 flags = flags_of(table, key);
+	if (flags & ADDRESS_OURS)
+		return ENGINE_ALONE;
+	/* A station that says where it is now (RFC 5227, 3): a neighbour of ours may have moved. */
+	return arp->sender == arp->target && !(flags & ADDRESS_KERNEL) ? ENGINE_ALONE : KERNEL;
 }
 
 static __always_inline enum owner steer_v4(const struct frame *f, const struct port *port, void *table, struct packet *p)
@@ -101,7 +106,14 @@ static __always_inline enum owner steer_v6(const struct frame *f, const struct p
 	if (ip->daddr.s6_addr[0] == 0xff) {
 		/* Who has one of our addresses? Its solicited-node group may be the kernel's as well, so the target decides. */
 		struct solicitation *who = (void *)(ip + 1);
-		if (ip->nexthdr != IPPROTO_ICMPV6 || (void *)(who + 1) > f->end || who->type != ICMPV6_SOLICITATION)
+		if (ip->nexthdr != IPPROTO_ICMPV6 || (void *)(who + 1) > f->end)
+			return KERNEL;
+		/* A station that says where it is now (RFC 4861, 7.2.6): a neighbour of ours may have moved. */
+		if (who->type == ICMPV6_ADVERTISEMENT) {
+			copy_v6(who->target, key);
+			return flags_of(table, key) & ADDRESS_KERNEL ? KERNEL : ENGINE_ALONE;
+		}
+		if (who->type != ICMPV6_SOLICITATION)
 			return KERNEL;
 		copy_v6(who->target, key);
 		return flags_of(table, key) & ADDRESS_OURS || is_our_link_local(port, key) ? ENGINE_ALONE : KERNEL;

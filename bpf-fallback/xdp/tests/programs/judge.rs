@@ -188,3 +188,24 @@ fn whole_packets_and_fragments() {
         assert_eq!(steering.test_run(&frame, 1).unwrap().verdict == 1, verdict, "{fragment:?}");
     }
 }
+
+#[test]
+fn while_somebody_looks_nothing_ends_here() {
+    const DROP: u32 = 1;
+    let Some(xdp) = xdp() else { return };
+    let steering = node(&xdp, &ruled());
+    let verdict = |steering: &Steering| {
+        let telnet = v4("192.0.2.7", "203.0.113.10").tcp(1000, 23).flags(SYN).build();
+        steering.test_run(&telnet, 1).unwrap().verdict
+    };
+    assert_eq!(verdict(&steering), DROP);
+    xdp.watch(true).unwrap();
+    assert_ne!(verdict(&steering), DROP);
+    // A push meanwhile changes nothing about that.
+    let facts = PortFacts::new(&ruled(), 0, MAC, &[]);
+    publish(&xdp, &ruled(), &[], &[(0, &steering, &facts)]);
+    assert_ne!(verdict(&steering), DROP);
+    xdp.watch(false).unwrap();
+    assert_eq!(verdict(&steering), DROP);
+    assert_eq!(steering.drops().unwrap(), [(DropReason::RuleDeny, 2, 108)]);
+}

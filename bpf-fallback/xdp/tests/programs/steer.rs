@@ -24,6 +24,16 @@ fn solicit(to: &str, target: &str) -> Packet {
         .neighbour_solicitation(target.parse::<std::net::Ipv6Addr>().unwrap())
 }
 
+/// A station says where it is.
+fn gratuitous(address: [u8; 4]) -> Packet {
+    Packet::eth(PEER, ALL).arp_request(address, address)
+}
+
+fn advertise(to: &str, target: &str) -> Packet {
+    let [to, target]: [std::net::Ipv6Addr; 2] = [to, target].map(|text| text.parse().unwrap());
+    Packet::eth(PEER, [0x33, 0x33, 0, 0, 0, 1]).ipv6(target, to).ttl(255).neighbour_advertisement(target, 0x20)
+}
+
 fn v4(dst: [u8; 4]) -> Packet {
     Packet::eth(PEER, MAC).ipv4([198, 51, 100, 1], dst).udp(1000, 53)
 }
@@ -59,6 +69,12 @@ fn frames_go_to_whom_they_are_for() {
         ("ARP on our VLAN", arp([192, 0, 2, 1]).vlan(20).build(), REDIRECT),
         ("ARP on another VLAN", arp([192, 0, 2, 1]).vlan(21).build(), PASS),
         ("ARP with a priority tag", arp([192, 0, 2, 1]).vlan(0).build(), REDIRECT),
+        ("a neighbour's gratuitous ARP", gratuitous([192, 0, 2, 77]).build(), REDIRECT),
+        ("a neighbour's gratuitous ARP on our VLAN", gratuitous([10, 0, 20, 77]).vlan(20).build(), REDIRECT),
+        ("gratuitous ARP on another VLAN", gratuitous([10, 0, 21, 77]).vlan(21).build(), PASS),
+        ("gratuitous ARP about the kernel's address", gratuitous([192, 0, 2, 2]).build(), PASS),
+        ("a neighbour's advertisement to all nodes", advertise("ff02::1", "2001:db8::77").build(), REDIRECT),
+        ("an advertisement about the kernel's address", advertise("ff02::1", "2001:db8::2").build(), PASS),
         ("solicitation for us", solicit("ff02::1:ff00:1", "2001:db8::1").build(), REDIRECT),
         ("solicitation for our link-local", solicit("ff02::1:ff00:1", own_link_local).build(), REDIRECT),
         ("solicitation for the kernel", solicit("ff02::1:ff00:2", "2001:db8::2").build(), PASS),

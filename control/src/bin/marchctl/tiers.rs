@@ -1,6 +1,6 @@
 //! How packets come to the engine, and why.
 
-use marchproxy_proto::v1::{PortTier, TiersRequest, TiersResponse};
+use marchproxy_proto::v1::{PortTier, RuleTier, TiersRequest, TiersResponse};
 
 use crate::args::TierCommand;
 use crate::ask::Asked;
@@ -16,12 +16,15 @@ pub async fn tier(command: TierCommand, settings: &Effective, out: &mut Out) -> 
         TierCommand::List { node } => list(&ask(node, settings).await?, settings, out),
         TierCommand::Show { name, node } => {
             let answer = ask(node, settings).await?;
-            let Some(found) = answer.ports.iter().find(|port| port.port == name) else {
+            if let Some(port) = answer.ports.iter().find(|port| port.port == name) {
+                return show(port, &answer.backend, settings, out);
+            }
+            let Some(rule) = answer.rules.iter().find(|rule| rule.rule == name) else {
                 return Err(Failure::refused(format!(
-                    "tier: found {name:?}, allowed: a port of the node (marchctl tier list)"
+                    "tier: found {name:?}, allowed: a port or a rule of the node (marchctl tier list)"
                 )));
             };
-            show(found, &answer.backend, settings, out)
+            show_rule(rule, settings, out)
         }
     }
 }
@@ -58,6 +61,29 @@ fn list(answer: &TiersResponse, settings: &Effective, out: &mut Out) -> Result<(
         ]);
     }
     out.text(&table.render(out.paint()));
+    if !answer.rules.is_empty() {
+        let mut table = Table::new(&["RULE", "TIER", ">XDP PACKETS", "WHY"]);
+        for rule in &answer.rules {
+            table.row([rule.rule.clone(), rule.tier.clone(), thousands(rule.xdp_packets), rule.reason.clone()]);
+        }
+        out.line("");
+        out.text(&table.render(out.paint()));
+    }
+    Ok(())
+}
+
+fn show_rule(rule: &RuleTier, settings: &Effective, out: &mut Out) -> Result<(), Failure> {
+    if settings.json {
+        out.line(json::pretty("RuleTier", rule)?);
+        return Ok(());
+    }
+    let mut table = Table::new(&["FIELD", "VALUE"]);
+    table.row(["rule".to_owned(), rule.rule.clone()]);
+    table.row(["tier".to_owned(), rule.tier.clone()]);
+    table.row(["why".to_owned(), rule.reason.clone()]);
+    let (packets, octets) = (thousands(rule.xdp_packets), thousands(rule.xdp_bytes));
+    table.row(["decided in XDP".to_owned(), format!("{packets} packets, {octets} octets")]);
+    out.text(&table.render(out.paint()));
     Ok(())
 }
 
@@ -79,6 +105,13 @@ fn show(port: &PortTier, backend: &str, settings: &Effective, out: &mut Out) -> 
         format!("{} packets, {} octets", thousands(port.rx_packets), thousands(port.rx_bytes)),
     );
     plain(&mut table, "sent", format!("{} packets, {} octets", thousands(port.tx_packets), thousands(port.tx_bytes)));
+    let counts = [
+        ("ended in XDP", port.xdp_dropped_packets, port.xdp_dropped_bytes),
+        ("left to kernel", port.kernel_packets, port.kernel_bytes),
+    ];
+    for (field, packets, octets) in counts.into_iter().filter(|(_, packets, _)| *packets > 0) {
+        plain(&mut table, field, format!("{} packets, {} octets", thousands(packets), thousands(octets)));
+    }
     if !port.note.is_empty() {
         table.toned([("note".to_owned(), None), (port.note.clone(), Some(Tone::Warn))]);
     }

@@ -62,7 +62,7 @@ pub enum BackendChoice {
 }
 
 /// `[sockets]`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SocketsConfig {
     /// Microseconds for which AF_XDP's driver may be polled instead of waiting for interrupts; 0: not at all.
@@ -71,6 +71,14 @@ pub struct SocketsConfig {
     pub on_daemon_loss: OnDaemonLoss,
     /// Take interfaces with a default route or somebody logged in.
     pub force_management: bool,
+    /// Rules may be decided in the XDP program of AF_XDP ports.
+    pub xdp: bool,
+}
+
+impl Default for SocketsConfig {
+    fn default() -> Self {
+        Self { busy_poll_us: 0, on_daemon_loss: OnDaemonLoss::Pass, force_management: false, xdp: true }
+    }
 }
 
 /// What becomes of packets for the engine when there is no engine any more.

@@ -3,18 +3,20 @@
 mod device;
 #[cfg(feature = "dpdk")]
 mod dpdk;
+mod early;
 mod rungs;
 mod sockets;
 
 use marchproxy_engine::io::Mac;
 use marchproxy_engine::ledger::Backend;
-use marchproxy_engine::tables::PortSpec;
+use marchproxy_engine::tables::{PortSpec, RuleTables};
 
 #[cfg(test)]
 pub(crate) use device::ports;
 pub use device::{Device, DeviceError, Kind, checked_devices};
 #[cfg(feature = "dpdk")]
 pub use dpdk::DpdkDriver;
+pub use early::{EarlyCounts, EarlyPort, RulePlace};
 pub use rungs::{Choice, PassedOver, dpdk_rung};
 pub use sockets::SocketsDriver;
 
@@ -39,6 +41,25 @@ pub trait Driver: Send + Sync + 'static {
     }
     /// Opens a device with `queues` pairs of queues. The error names device and reason; nothing is left open then.
     fn open(&self, spec: &PortSpec, device: &Device, queues: u16) -> Result<Opened<Self>, String>;
+    /// Puts tables into force in front of the engine, on ports by name, where a driver has something there; without tables those of the last
+    /// time. On an error the ones before stay.
+    fn publish(&self, _: Option<&RuleTables>, _: &[(&str, &Self::Port)]) -> Result<(), String> {
+        Ok(())
+    }
+    /// Whether the host changed so that the tables of the last time have to be put into force once more.
+    fn is_stale(&self) -> bool {
+        false
+    }
+    /// Somebody looks at packets, or does no more: meanwhile the engine gets all of them.
+    fn watch(&self, _: bool) {}
+    /// What ended in front of the engine since the driver started.
+    fn early_counts(&self) -> EarlyCounts {
+        EarlyCounts::default()
+    }
+    /// Where rules are decided; none where the engine decides all.
+    fn rule_places(&self) -> Vec<RulePlace> {
+        Vec::new()
+    }
 }
 
 /// A device that was just opened.
@@ -58,6 +79,10 @@ pub trait OpenPort: Send + 'static {
     fn mac(&self) -> Mac;
     /// What it says of itself; may ask the hardware.
     fn health(&self) -> PortHealth;
+    /// What its packets met in front of the engine.
+    fn early(&self) -> EarlyPort {
+        EarlyPort::default()
+    }
     /// The way its packets come, and why no better one.
     fn choice(&self) -> Choice {
         Choice::default()

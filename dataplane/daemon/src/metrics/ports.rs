@@ -11,7 +11,7 @@ const NAMES: &[&str] = &["port", "device"];
 const QUEUE_NAMES: &[&str] = &["port", "worker"];
 const QUEUE: &Class =
     &Class { name: "port and worker, which has a pair of queues of its own there", bound: "64 per worker" };
-const TIER: &Class = &Class { name: "tier and direction", bound: "8" };
+const TIER: &Class = &Class { name: "tier and direction", bound: "10" };
 const WHEN: &str = "once tables with ports run";
 
 pub(super) const FAMILIES: &[Family<Observation>] = &[
@@ -51,8 +51,8 @@ pub(super) const FAMILIES: &[Family<Observation>] = &[
         "packets",
         TIER,
         &["tier", "direction"],
-        "Frames by the way they came or went, over the ports there are.",
-        |o| tiers(o, |p| [p.rx_packets, p.tx_packets]),
+        "Frames by the way they came or went, over the ports there are; `xdp`: those that ended in the XDP program.",
+        |o| tiers(o, |p| [p.rx_packets - p.xdp_dropped_packets, p.tx_packets], |p| p.xdp_dropped_packets),
     )
     .when(WHEN),
     family(
@@ -62,7 +62,7 @@ pub(super) const FAMILIES: &[Family<Observation>] = &[
         TIER,
         &["tier", "direction"],
         "Octets of frames by the way they came or went.",
-        |o| tiers(o, |p| [p.rx_bytes, p.tx_bytes]),
+        |o| tiers(o, |p| [p.rx_bytes - p.xdp_dropped_bytes, p.tx_bytes], |p| p.xdp_dropped_bytes),
     )
     .when(WHEN),
     family(
@@ -120,12 +120,19 @@ pub(super) const FAMILIES: &[Family<Observation>] = &[
 ];
 
 /// Received and transmitted, summed over the ports of each tier.
-fn tiers(o: &Observation, value: impl Fn(&v1::PortStats) -> [u64; 2]) -> Vec<Sample> {
+fn tiers(
+    o: &Observation,
+    value: impl Fn(&v1::PortStats) -> [u64; 2],
+    early: impl Fn(&v1::PortStats) -> u64,
+) -> Vec<Sample> {
     let mut sums: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
     for port in &o.stats.ports {
         let [rx, tx] = value(port);
         let sum = sums.entry(&port.tier).or_default();
         *sum = [sum[0] + rx, sum[1] + tx];
+        if port.tier.starts_with("af_xdp") {
+            sums.entry("xdp").or_default()[0] += early(port);
+        }
     }
     let both = |(tier, [rx, tx]): (&str, [u64; 2])| {
         [("receive", rx), ("transmit", tx)].map(|(way, count)| sample(vec![tier.to_owned(), way.into()], count))

@@ -104,6 +104,9 @@ impl<D: Driver> Builder<D> {
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     self.publisher.reclaim();
+                    if self.shared.driver.is_stale() {
+                        self.publish_again();
+                    }
                     self.staged.take_if(|staged| staged.since.elapsed() > STAGED);
                 }
                 Ok(Job::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
@@ -161,6 +164,9 @@ impl<D: Driver> Builder<D> {
         self.bring_up(&plan, fresh)?;
         self.builds += 1;
         self.shared.ports.shape(&snapshot, self.budget.queues)?;
+        // First in front of the engine: new addresses are steered here before anybody is told of them, what both deny both deny, and what the
+        // engine still denies for a moment it denies by the rules before. So a push that fails here has changed nothing.
+        self.shared.ports.publish(Some(tables))?;
         let objects = self.shared.objects.next(&snapshot, &self.shared.threads());
         self.down = self.shared.ports.down();
         snapshot.set_links_down(self.down);
@@ -283,7 +289,15 @@ impl<D: Driver> Builder<D> {
                 reason = format!("{reason}; and port {} could not be started again: {error}", place.spec.name);
             }
         }
+        self.publish_again();
         reason
+    }
+
+    /// For ports that are open once more, and after the kernel got or lost an address.
+    fn publish_again(&self) {
+        if let Err(error) = self.shared.ports.publish(None) {
+            tracing::error!("in front of the engine the tables are not what they should be: {error}");
+        }
     }
 
     /// Waits until every worker runs the generation.

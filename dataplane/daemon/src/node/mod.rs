@@ -36,7 +36,7 @@ use self::objects::Objects;
 use self::ports::Ports;
 use self::stats::BusyWindow;
 use self::worker::{SlowQuestion, StopSigns, WorkerShared};
-use crate::driver::Driver;
+use crate::driver::{Driver, EarlyCounts};
 use crate::runtime::{Applied, Outlet, Push, Running, Runtime, Stop};
 use crate::topology::Machine;
 
@@ -74,6 +74,8 @@ pub(crate) struct Shared<D: Driver> {
     slow_path: Mutex<mpsc::Sender<SlowQuestion>>,
     /// Held while somebody looks at packets: one at a time.
     watched: Mutex<()>,
+    /// What ended in front of the engine before this node: a driver may serve one after the other.
+    early_before: EarlyCounts,
     busy: BusyWindow,
     started: Instant,
 }
@@ -225,7 +227,11 @@ impl<D: Driver> Runtime for Node<D> {
     }
 
     fn tiers(&self) -> v1::TiersResponse {
-        v1::TiersResponse { backend: self.backend().into(), ports: self.shared.port_tiers() }
+        v1::TiersResponse {
+            backend: self.backend().into(),
+            ports: self.shared.port_tiers(),
+            rules: self.shared.rule_tiers(),
+        }
     }
 
     fn qos(&self, request: &v1::QosRequest) -> v1::QosResponse {

@@ -32,6 +32,22 @@ const SNAPLEN: u32 = 2048;
 /// Packets sent to the slow path whose end there a trace waits for.
 const OPEN_ENDS: usize = 1024;
 
+/// While this lives, the engine gets the packets too that would end in front of it.
+pub(super) struct Early<'a, D: Driver>(&'a D);
+
+impl<'a, D: Driver> Early<'a, D> {
+    pub(super) fn leave(driver: &'a D) -> Self {
+        driver.watch(true);
+        Self(driver)
+    }
+}
+
+impl<D: Driver> Drop for Early<'_, D> {
+    fn drop(&mut self) {
+        self.0.watch(false);
+    }
+}
+
 /// What was asked for, checked.
 struct Wanted {
     filter: Filter,
@@ -90,6 +106,7 @@ impl<D: Driver> Shared<D> {
                 );
             }
         };
+        let _all = Early::leave(&*self.driver);
         let watch = Watch::arm(self, wanted)?;
         watch.run(outlet)
     }

@@ -6,10 +6,11 @@ use marchproxy_engine::Snapshot;
 use marchproxy_engine::ledger::queue_owner;
 use marchproxy_engine::ports::{PortFacts, PortSlot};
 use marchproxy_engine::qos::{QueueCounters, Scheduler};
+use marchproxy_engine::tables::RuleTables;
 
 use super::line::Line;
 use super::plan::Place;
-use crate::driver::{Choice, Device, Driver, OpenPort, Opened, PortHealth};
+use crate::driver::{Choice, Device, Driver, EarlyPort, OpenPort, Opened, PortHealth};
 
 /// An open port.
 struct Entry<P> {
@@ -23,6 +24,7 @@ pub(super) struct Look {
     pub(super) mac: [u8; 6],
     pub(super) health: PortHealth,
     pub(super) choice: Choice,
+    pub(super) early: EarlyPort,
 }
 
 /// All of them.
@@ -56,6 +58,7 @@ impl<D: Driver> Ports<D> {
             mac: port.mac(),
             health: port.health(),
             choice: port.choice(),
+            early: port.early(),
         };
         self.entries().iter().map(look).collect()
     }
@@ -99,6 +102,13 @@ impl<D: Driver> Ports<D> {
             place.spec.mtu
         );
         Ok(())
+    }
+
+    /// Puts tables into force in front of the engine; without tables those of the last time.
+    pub(super) fn publish(&self, tables: Option<&RuleTables>) -> Result<(), String> {
+        let entries = self.entries();
+        let ports: Vec<_> = entries.iter().map(|entry| (entry.place.spec.name.as_str(), &entry.port)).collect();
+        self.driver.publish(tables, &ports)
     }
 
     /// Makes the queues of ports that are to be shaped, and gives each to the worker that owns it. Call before the generation that

@@ -19,6 +19,7 @@ use marchproxy_engine::why::{Answer, Decided, Live, Question, Verdict, why};
 use marchproxy_proto::v1;
 
 use super::Shared;
+use super::observe::Early;
 use super::query::{endpoint, protocol_name};
 use crate::driver::Driver;
 
@@ -117,6 +118,7 @@ impl<D: Driver> Shared<D> {
                 );
             }
         };
+        let _all = Early::leave(&*self.driver);
         let (deadline, mut tally) = (Instant::now() + span, Tally::default());
         let everything = language::parse("", None).map_err(|error| error.to_string())?;
         let lenses = Lenses { shared: self, filter: everything };

@@ -173,6 +173,7 @@ impl<D: Driver> Node<D> {
             observer: Mutex::new(observer),
             slow_path: Mutex::new(slow_path),
             watched: Mutex::new(()),
+            early_before: driver.early_counts(),
             started: Instant::now(),
         });
 

@@ -1,11 +1,12 @@
 //! What the node counts, put together for `stats` and the metrics.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use marchproxy_engine::flow::{Addr, to_ip};
 use marchproxy_engine::reason::{ConsumeReason, DropReason, LookupResult, PuntReason, SessionEnd};
+use marchproxy_engine::snapshot::ObjectKind;
 use marchproxy_engine::stats::{STAGES, ThreadStats, Totals};
 use marchproxy_engine::table::sessions::FIRST_PORT;
 use marchproxy_proto::v1;
@@ -13,7 +14,7 @@ use marchproxy_proto::v1;
 use super::Shared;
 use super::ports::{Look, format_mac};
 use super::worker::WorkerShared;
-use crate::driver::{Driver, PassedOver};
+use crate::driver::{Driver, EarlyCounts, PassedOver};
 use crate::groups::hex;
 
 /// Busy ratios are over at least this long, so that several askers do not shorten each other's windows.
@@ -59,6 +60,7 @@ impl<D: Driver> Shared<D> {
     /// Everything. `held` counts the packets inside rings between the node's threads.
     pub(super) fn stats(&self) -> v1::StatsResponse {
         let threads = self.threads();
+        let early = self.early();
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
         v1::StatsResponse {
             node: String::new(),
@@ -70,38 +72,36 @@ impl<D: Driver> Shared<D> {
             workers: self.worker_stats(),
             drops: counted(
                 DropReason::ALL,
-                &threads,
-                |stats, reason| stats.drops[reason.index()].value(),
+                |reason| {
+                    let early = early.drops.get(&reason).map_or(0, |(packets, _)| *packets);
+                    early + sum(&threads, |stats| stats.drops[reason.index()].value())
+                },
                 |reason| (reason.label(), reason.class().label(), reason.describe()),
             ),
             punts: counted(
                 PuntReason::ALL,
-                &threads,
-                |stats, reason| stats.punts[reason.index()].value(),
+                |reason| sum(&threads, |stats| stats.punts[reason.index()].value()),
                 |reason| (reason.label(), "", reason.describe()),
             ),
             consumed: counted(
                 ConsumeReason::ALL,
-                &threads,
-                |stats, reason| stats.consumed[reason.index()].value(),
+                |reason| sum(&threads, |stats| stats.consumed[reason.index()].value()),
                 |reason| (reason.label(), "", reason.describe()),
             ),
             session_lookups: counted(
                 LookupResult::ALL,
-                &threads,
-                |stats, result| stats.lookups[result.index()].value(),
+                |result| sum(&threads, |stats| stats.lookups[result.index()].value()),
                 |result| (result.label(), "", result.describe()),
             ),
             sessions_ended: counted(
                 SessionEnd::ALL,
-                &threads,
-                |stats, end| stats.sessions_ended[end.index()].value(),
+                |end| sum(&threads, |stats| stats.sessions_ended[end.index()].value()),
                 |end| (end.label(), "", end.describe()),
             ),
             sources_untracked: threads.iter().map(|stats| stats.sources_untracked.value()).sum(),
             policer_sources_placeless: threads.iter().map(|s| s.policer_sources_placeless.value()).sum(),
-            objects: self.object_counts(),
-            conservation: Some(self.conservation()),
+            objects: self.object_counts(&early),
+            conservation: Some(self.terms(&early)),
             nat_pools: self.nat_pools(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             icmp_errors_translated: threads.iter().map(|stats| stats.icmp_errors_translated.value()).sum(),
@@ -110,15 +110,36 @@ impl<D: Driver> Shared<D> {
         }
     }
 
+    /// What ended in front of the engine since this node runs.
+    fn early(&self) -> EarlyCounts {
+        let EarlyCounts { mut drops, mut rules } = self.driver.early_counts();
+        let less = |now: &mut (u64, u64), before: &(u64, u64)| {
+            *now = (now.0.saturating_sub(before.0), now.1.saturating_sub(before.1));
+        };
+        for (reason, before) in &self.early_before.drops {
+            drops.entry(*reason).and_modify(|now| less(now, before));
+        }
+        for (rule, before) in &self.early_before.rules {
+            rules.entry(rule.clone()).and_modify(|now| less(now, before));
+        }
+        EarlyCounts { drops, rules }
+    }
+
     /// The law's terms. Each thread's are read whole, so the residue is exact while packets move.
     pub(super) fn conservation(&self) -> v1::Conservation {
+        self.terms(&self.early())
+    }
+
+    /// What ends in front of the engine is received and dropped in one.
+    fn terms(&self, early: &EarlyCounts) -> v1::Conservation {
         let threads = self.threads();
+        let early: u64 = early.drops.values().map(|(packets, _)| packets).sum();
         let sum = threads.iter().fold(Totals::default(), |sum, stats| sum.plus(&stats.totals.read()));
         v1::Conservation {
-            rx: sum.rx,
+            rx: sum.rx + early,
             originated: sum.originated,
             tx: sum.tx,
-            drops: sum.dropped,
+            drops: sum.dropped + early,
             consumed: sum.consumed,
             held: (sum.held + sum.given).saturating_sub(sum.taken),
             residue: sum.residue(),
@@ -149,7 +170,7 @@ impl<D: Driver> Shared<D> {
     /// The way of every port's packets.
     pub(super) fn port_tiers(&self) -> Vec<v1::PortTier> {
         let of = |look: Look| {
-            let stats = self.one_port(&look);
+            let (stats, look_early) = (self.one_port(&look), look.early);
             let over = |over: PassedOver| v1::PassedOverTier { tier: over.tier.into(), reason: over.reason };
             v1::PortTier {
                 port: stats.name,
@@ -162,16 +183,39 @@ impl<D: Driver> Shared<D> {
                 rx_bytes: stats.rx_bytes,
                 tx_packets: stats.tx_packets,
                 tx_bytes: stats.tx_bytes,
+                xdp_dropped_packets: stats.xdp_dropped_packets,
+                xdp_dropped_bytes: stats.xdp_dropped_bytes,
+                kernel_packets: look_early.kernel.0,
+                kernel_bytes: look_early.kernel.1,
             }
         };
         self.ports.looks().into_iter().map(of).collect()
+    }
+
+    /// Where every rule is decided, and why.
+    pub(super) fn rule_tiers(&self) -> Vec<v1::RuleTier> {
+        let (places, early) = (self.driver.rule_places(), self.early());
+        let objects = self.objects.list();
+        let rules = objects.iter().filter(|object| object.kind == ObjectKind::Rule);
+        let of = |object: &super::objects::Object| {
+            let place = places.iter().find(|place| place.rule == object.name);
+            let (packets, bytes) = early.rules.get(&object.name).copied().unwrap_or_default();
+            v1::RuleTier {
+                rule: object.name.clone(),
+                tier: if place.is_some_and(|place| place.early) { "xdp" } else { "user_space" }.into(),
+                reason: place.map_or_else(|| "no port of this node has the XDP program".into(), |p| p.reason.clone()),
+                xdp_packets: packets,
+                xdp_bytes: bytes,
+            }
+        };
+        rules.map(of).collect()
     }
 
     fn port_stats(&self) -> Vec<v1::PortStats> {
         self.ports.looks().iter().map(|look| self.one_port(look)).collect()
     }
 
-    fn one_port(&self, Look { place, mac, health, choice }: &Look) -> v1::PortStats {
+    fn one_port(&self, Look { place, mac, health, choice, early }: &Look) -> v1::PortStats {
         let mut stats = v1::PortStats {
             name: place.spec.name.clone(),
             device: place.spec.device.clone(),
@@ -181,6 +225,10 @@ impl<D: Driver> Shared<D> {
             device_rx_errors: health.rx_errors,
             device_tx_errors: health.tx_errors,
             tier: choice.tier.into(),
+            rx_packets: early.dropped.0,
+            rx_bytes: early.dropped.1,
+            xdp_dropped_packets: early.dropped.0,
+            xdp_dropped_bytes: early.dropped.1,
             ..v1::PortStats::default()
         };
         for (number, worker) in self.workers.iter().enumerate() {
@@ -225,16 +273,18 @@ impl<D: Driver> Shared<D> {
         self.workers.iter().zip(ratios).enumerate().map(worker).collect()
     }
 
-    fn object_counts(&self) -> Vec<v1::ObjectCount> {
+    fn object_counts(&self, early: &EarlyCounts) -> Vec<v1::ObjectCount> {
         let threads: Vec<_> = self.workers.iter().map(|worker| worker.stats.clone()).collect();
         let count = |object: &super::objects::Object| {
             let counts = object.counts(&threads);
+            let early = early.rules.get(&object.name).filter(|_| object.kind == ObjectKind::Rule);
+            let (packets, bytes) = early.copied().unwrap_or_default();
             v1::ObjectCount {
                 kind: object.kind.label().into(),
                 name: object.name.clone(),
-                packets: counts.packets,
-                bytes: counts.bytes,
-                dropped: counts.dropped,
+                packets: counts.packets + packets,
+                bytes: counts.bytes + bytes,
+                dropped: counts.dropped + packets,
             }
         };
         self.objects.list().iter().map(count).collect()
@@ -256,19 +306,22 @@ fn stages(stats: &ThreadStats) -> Vec<v1::StageStats> {
     STAGES.iter().zip(&stats.stages).map(stage).collect()
 }
 
+fn sum(threads: &[Arc<ThreadStats>], count: impl Fn(&ThreadStats) -> u64) -> u64 {
+    threads.iter().map(|stats| count(stats)).sum()
+}
+
 /// The reasons that happened.
 fn counted<R: Copy>(
     all: &[R],
-    threads: &[std::sync::Arc<ThreadStats>],
-    count: impl Fn(&ThreadStats, R) -> u64,
+    count: impl Fn(R) -> u64,
     words: impl Fn(R) -> (&'static str, &'static str, &'static str),
 ) -> Vec<v1::ReasonCount> {
-    let sum = |&reason: &R| {
-        let packets = threads.iter().map(|stats| count(stats, reason)).sum();
+    let one = |&reason: &R| {
+        let packets = count(reason);
         let (label, class, description) = words(reason);
         let count =
             v1::ReasonCount { reason: label.into(), class: class.into(), packets, description: description.into() };
         (packets > 0).then_some(count)
     };
-    all.iter().filter_map(sum).collect()
+    all.iter().filter_map(one).collect()
 }
