@@ -18,9 +18,10 @@ const FILES: [&str; 6] = [
 ];
 
 /// Messages that people write. `ColourAction` is missing on purpose: its form is written by hand.
-const WRITTEN: [&str; 24] = [
+const WRITTEN: [&str; 25] = [
     "Document",
     "Node",
+    "Flows",
     "Port",
     "PortShaper",
     "Interface",
@@ -67,6 +68,7 @@ const FIELDS: &[(&str, &[&str])] = &[
             "Document.api_version",
             "Document.cluster",
             "Node.name",
+            "Flows.collector",
             "Port.name",
             "Port.device",
             "Interface.name",
@@ -113,7 +115,15 @@ const FIELDS: &[(&str, &[&str])] = &[
     (WORD_OR_NUMBER, &["Rule.mark", "Match.protocol", "Match.vlan", "Health.expect_status", "Priority.dscp"]),
     (
         WORDS,
-        &["Interface.addresses", "Match.src", "Match.dst", "Match.tcp_flags", "Service.address", "Service.source_pool"],
+        &[
+            "Interface.addresses",
+            "Match.src",
+            "Match.dst",
+            "Match.tcp_flags",
+            "Service.address",
+            "Service.source_pool",
+            "Flows.services",
+        ],
     ),
     (WORDS_OR_NUMBERS, &["Match.src_ports", "Match.dst_ports", "Match.dscp", "Service.ports"]),
     (
@@ -137,6 +147,13 @@ const FIELDS: &[(&str, &[&str])] = &[
     (
         MAYBE,
         &[
+            "Node.flows",
+            "Flows.domain",
+            "Flows.one_of",
+            "Flows.active_timeout_s",
+            "Flows.template_refresh_s",
+            "Flows.message_bytes",
+            "Flows.nat_events",
             "Port.mtu",
             "Port.shaper",
             "PortShaper.overhead_bytes",

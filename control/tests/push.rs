@@ -40,6 +40,113 @@ async fn a_document_is_stored_pushed_and_settled() {
     assert!(node.received - before < offer.groups.len(), "{} of {}", node.received - before, offer.groups.len());
 }
 
+/// One of many rules, for a prefix of its own.
+fn many(n: u32) -> v1::Rule {
+    let (name, dst) = (format!("many{n:04}"), vec![format!("10.{}.{}.0/24", n / 250, n % 250)]);
+    let r#match = Some(v1::Match { dst, ..v1::Match::default() });
+    v1::Rule { name, priority: 1000 + n, r#match, action: "deny".into(), ..v1::Rule::default() }
+}
+
+/// A change of a rule among many: the node is sent the groups it is in, and everything else is as if the whole document had come.
+#[tokio::test]
+async fn a_change_of_few_rules_among_many_costs_a_group() {
+    let rig = Rig::start().await;
+    let edge = rig.enrol("node", "edge-1").await;
+    let mut node = FakeNode::attach(&rig, &edge, fresh()).await.unwrap();
+    node.welcome().await;
+    let mut whole = document(&["edge-1"], 1);
+    whole.rules.extend((0..2500).map(many));
+    let (answer, _) = tokio::join!(rig.apply(whole.clone()), node.settle());
+    answer.unwrap();
+    for round in 0..3 {
+        let before = node.received;
+        let rule = v1::Rule { priority: 5000 + round, ..whole.rules[700].clone() };
+        let gone = whole.rules.remove(900);
+        whole.rules[700] = rule.clone();
+        let changes = v1::Changes {
+            upsert: Some(v1::Document { rules: vec![rule], ..v1::Document::default() }),
+            delete: vec![v1::ObjectRef { kind: "rule".into(), name: gone.name }],
+        };
+        let header = v1::ApplyHeader { request_id: format!("round {round}"), ..v1::ApplyHeader::default() };
+        let (answer, offer) = tokio::join!(rig.change(header.clone(), changes.clone()), node.settle());
+        let answer = answer.unwrap();
+        assert_eq!((answer.version, answer.nodes[0].outcome()), (2 + u64::from(round), NodeOutcome::Settled));
+        assert!((1..=4).contains(&(node.received - before)), "{} of {}", node.received - before, offer.groups.len());
+        let again = rig.change(header, changes).await.unwrap();
+        assert_eq!((again.version, &again.content_hash), (answer.version, &answer.content_hash));
+        let same = rig.apply(whole.clone()).await;
+        let same = same.unwrap();
+        assert!(same.unchanged, "the whole document is what the changes led to");
+        assert_eq!(same.content_hash, answer.content_hash);
+    }
+}
+
+/// Transactions hold for changes among many rules as for whole documents.
+#[tokio::test]
+async fn a_change_among_many_rules_waits_for_confirmation_and_for_its_group() {
+    let rig = Rig::start().await;
+    let edge = rig.enrol("node", "edge-1").await;
+    let mut node = FakeNode::attach(&rig, &edge, fresh()).await.unwrap();
+    node.welcome().await;
+    let mut whole = document(&["edge-1"], 1);
+    whole.rules.extend((0..2500).map(many));
+    let (first, first_offer) = tokio::join!(rig.apply(whole), node.settle());
+    let first = first.unwrap();
+    let put = |n: u32| v1::Changes {
+        upsert: Some(v1::Document { rules: vec![v1::Rule { priority: 7000, ..many(n) }], ..v1::Document::default() }),
+        ..v1::Changes::default()
+    };
+    let within = v1::ApplyHeader { confirm_within_s: 300, ..v1::ApplyHeader::default() };
+    let (second, offer) = tokio::join!(rig.change(within.clone(), put(3)), node.settle());
+    let second = second.unwrap();
+    assert!(second.confirm_by.is_some());
+    assert!((1..=300_000).contains(&offer.confirm_within_ms), "{}", offer.confirm_within_ms);
+    // While it waits nothing may follow, and what is refused is not prepared either.
+    let refused = rig.change(v1::ApplyHeader::default(), put(4)).await.unwrap_err();
+    assert!(refused.message().contains("version 2"), "{}", refused.message());
+    let content_hash = first_offer.content_hash.clone();
+    node.send(From::Reverted(v1::TablesReverted { version: 2, to_version: 1, content_hash, generation: 3 })).await;
+    let third = node.settle().await;
+    assert_eq!((third.version, &third.content_hash), (3, &first_offer.content_hash));
+    // A change of what came back, not of what was given up.
+    let (fourth, offer) = tokio::join!(rig.change(within, put(5)), node.settle());
+    assert_eq!((fourth.unwrap().version, offer.version), (4, 4));
+    rig.config().await.confirm(v1::ConfirmRequest { version: 4, ..Default::default() }).await.unwrap();
+    assert!(matches!(node.next().await.unwrap(), To::Confirmed(v1::TablesConfirmed { version: 4 })));
+    let rules = rig.config().await.get(v1::GetRequest::default()).await.unwrap().into_inner().document.unwrap().rules;
+    let moved: Vec<_> = rules.iter().filter(|rule| rule.priority == 7000).map(|rule| rule.name.as_str()).collect();
+    assert_eq!(moved, ["many0005"]);
+
+    // Two phases: ready first, then stored; or not stored at all, and told so.
+    let together = || v1::ApplyHeader { together: Some(v1::Together::default()), ..v1::ApplyHeader::default() };
+    let ready = async {
+        let staged = node.settle().await;
+        let offer = node.settle().await;
+        assert_eq!((staged.stage != 0, offer.version, offer.stage), (true, 5, 0));
+        assert_eq!(staged.content_hash, offer.content_hash);
+    };
+    let (fifth, ()) = tokio::join!(rig.change(together(), put(6)), ready);
+    assert_eq!(fifth.unwrap().nodes[0].outcome(), NodeOutcome::Settled);
+    let refuse = async {
+        let offer = node.offer().await;
+        let (stage, reason) = (offer.stage, "too many rules".into());
+        node.send(From::Nack(v1::TablesNack { stage, reason, ..v1::TablesNack::default() })).await;
+        assert!(matches!(node.next().await.unwrap(), To::Unstage(_)));
+    };
+    let (refused, ()) = tokio::join!(rig.change(together(), put(8)), refuse);
+    assert!(refused.unwrap_err().message().contains("node edge-1: too many rules"));
+    assert_eq!(rig.newest().await, 5);
+    // An expected version that is not there, and a request id for something else.
+    let header = v1::ApplyHeader { expected_version: Some(first.version), ..v1::ApplyHeader::default() };
+    assert!(rig.change(header, put(9)).await.unwrap_err().message().contains("found version 5"));
+    let once = || v1::ApplyHeader { request_id: "once".into(), ..v1::ApplyHeader::default() };
+    let (sixth, _) = tokio::join!(rig.change(once(), put(9)), node.settle());
+    assert_eq!(sixth.unwrap().version, 6);
+    let reused = rig.change(once(), put(10)).await.unwrap_err();
+    assert!(reused.message().contains("once"), "{}", reused.message());
+    assert_eq!(rig.newest().await, 6);
+}
+
 #[tokio::test]
 async fn a_node_that_refuses_makes_it_partly_and_is_offered_again() {
     let rig = Rig::start().await;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
 use marchproxy_cpu::{TscClock, tsc};
-use marchproxy_engine::burst::{BURST, Burst, Fate, NONE};
+use marchproxy_engine::burst::{BURST, Burst, Fate, Mask, NONE};
 use marchproxy_engine::memory::MemoryBuf;
 use marchproxy_engine::ports::{PortFacts, PortSlot};
 use marchproxy_engine::sampling::Sampling;
@@ -205,7 +205,16 @@ impl Line {
         }
         let sessions = &mut self.sessions;
         let sampling = &mut Sampling::new(None);
-        let context = balance::Context { snapshot, generation, sessions, sampling, stats, now, hits: [0; 2] };
+        let context = balance::Context {
+            snapshot,
+            generation,
+            sessions,
+            sampling,
+            stats,
+            now,
+            hits: [0; 2],
+            anew: Mask::default(),
+        };
         balance::process(burst, &mut { context });
         let ticks = timed(&mut || route::process(burst, snapshot, neighbours));
         if stage == Stage::Route {

@@ -147,3 +147,16 @@ pub fn parse<I: IntoIterator<Item = &'static str>>(arguments: I) -> Result<Run, 
     let command = Cli::try_parse_from(words).map_err(|error| error.to_string())?.command;
     if let Some(Command::Run(run)) = command { Ok(run) } else { Err("no run".into()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_manual_is_what_the_command_line_says() {
+        Cli::command().debug_assert();
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        marchproxy_manual::check(Cli::command(), &root).unwrap();
+    }
+}

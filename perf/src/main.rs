@@ -4,10 +4,14 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use marchproxy_perf::cli::Cli;
 
 fn main() -> ExitCode {
+    if let Some(page) = marchproxy_manual::asked(Cli::command, 1) {
+        print!("{page}");
+        return ExitCode::SUCCESS;
+    }
     match Cli::parse().run() {
         Ok(done) => {
             // Nothing to say is no empty line. A reader that has gone away (`| head`) is no failure of ours.

@@ -4,14 +4,17 @@
 //! change when an object elsewhere comes or goes. Where a group ends depends on its last object's key alone: a new object moves
 //! no border but its own, and a push costs the groups that really changed. Equal tables are equal groups, byte for byte.
 
+mod changes;
 mod decode;
 mod encode;
 
+pub use changes::{RuleGroups, changed_rules, holds_rules};
 pub use decode::from_groups;
 pub use encode::to_groups;
 
 use marchproxy_engine::tables::RuleTables;
 use prost::Message;
+use prost::bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::v1::{Group, group};
@@ -53,17 +56,23 @@ impl TableError {
 pub struct EncodedGroup {
     /// SHA-256 of `bytes`.
     pub hash: Hash,
-    /// The encoded [`Group`].
-    pub bytes: Vec<u8>,
+    /// The encoded [`Group`]; tables that share it share these.
+    pub bytes: Bytes,
     /// How many objects are in it.
     pub objects: u32,
+}
+
+impl AsRef<[u8]> for EncodedGroup {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl EncodedGroup {
     /// Encodes a group. The encoding is deterministic: no map, fields in order of their numbers.
     pub fn new(group: &Group) -> Self {
         let bytes = group.encode_to_vec();
-        Self { hash: sha256(&bytes), bytes, objects: objects(group) as u32 }
+        Self { hash: sha256(&bytes), bytes: bytes.into(), objects: objects(group) as u32 }
     }
 
     /// Decodes a group that came with this hash.
@@ -108,6 +117,7 @@ pub fn objects(group: &Group) -> usize {
         Some(group::Kind::Policers(group)) => group.policers.len(),
         Some(group::Kind::DscpMaps(group)) => group.dscp_maps.len(),
         Some(group::Kind::Shapers(group)) => group.shapers.len(),
+        Some(group::Kind::Flows(_)) => 1,
         None => 0,
     }
 }

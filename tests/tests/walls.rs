@@ -42,6 +42,7 @@ const ENGINE_MAY_USE: &[&str] = &[
 /// Direct dependencies on our own crates, by crate. What is not listed is not allowed.
 const OWN_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("marchproxy-cpu", &[]),
+    ("marchproxy-manual", &[]),
     ("marchproxy-rcu", &[]),
     ("marchproxy-metrics", &[]),
     ("marchproxy-dpdk-sys", &[]),
@@ -50,13 +51,14 @@ const OWN_DEPENDENCIES: &[(&str, &[&str])] = &[
     ("marchproxy-xdp", &["marchproxy-engine"]),
     ("marchproxy-sockets", &["marchproxy-engine"]),
     ("marchproxy-proto", &["marchproxy-engine"]),
-    ("marchproxy-control", &["marchproxy-engine", "marchproxy-metrics", "marchproxy-proto"]),
+    ("marchproxy-control", &["marchproxy-engine", "marchproxy-manual", "marchproxy-metrics", "marchproxy-proto"]),
     (
         "marchproxy-dataplane",
         &[
             "marchproxy-engine",
             "marchproxy-rcu",
             "marchproxy-cpu",
+            "marchproxy-manual",
             "marchproxy-metrics",
             "marchproxy-dpdk",
             "marchproxy-sockets",
@@ -70,6 +72,7 @@ const OWN_DEPENDENCIES: &[(&str, &[&str])] = &[
             "marchproxy-engine",
             "marchproxy-rcu",
             "marchproxy-cpu",
+            "marchproxy-manual",
             "marchproxy-dpdk",
             "marchproxy-sockets",
             "marchproxy-proto",

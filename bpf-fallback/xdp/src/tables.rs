@@ -89,7 +89,7 @@ impl Content {
 pub struct Made {
     tables: BTreeMap<&'static str, (Vec<u8>, MapHandle)>,
     /// How many were made under a name, and which of them each generation has.
-    counts: BTreeMap<&'static str, u64>,
+    numbers: BTreeMap<&'static str, u64>,
     there: BTreeMap<(&'static str, u32), u64>,
 }
 
@@ -98,7 +98,7 @@ impl Made {
     /// program sees the one before, so one that is there already is left there.
     pub fn install(&mut self, content: Content, outer: &MapHandle, slot: u32) -> Result<(), XdpError> {
         let name = content.name;
-        let number = self.counts.entry(name).or_default();
+        let number = self.numbers.entry(name).or_default();
         if self.tables.get(name).is_none_or(|(made, _)| *made != content.entries) {
             let map = content.make()?;
             *number += 1;

@@ -13,7 +13,7 @@ use super::auth::Caller;
 use super::dry_run::Checked;
 use super::meters::{ApplyResult, Meters};
 use super::state::{Control, base, check, now, timestamp};
-use super::{confirm, errors, together};
+use super::{change_rules, confirm, errors, together};
 use crate::model::{self, PortChange, PortRestart, Violation};
 use crate::store::{Committed, Ending, NewVersion, VersionRow};
 
@@ -185,6 +185,14 @@ async fn carry_through(control: &Control, change: Change) -> Result<v1::ApplyRes
         let answer = answer(control, cluster, row, attempt, change.received).await;
         return Ok(v1::ApplyResponse { unchanged, warnings, ..answer });
     }
+    if let Some(change_rules::Published { row, warnings, attempt, at }) =
+        change_rules::publish(control, &change, &fingerprint).await?
+    {
+        drop(held);
+        tracing::info!(cluster, version = row.version, author = change.caller.author(), "stored");
+        let answer = answer(control, cluster, row, attempt, at).await;
+        return Ok(v1::ApplyResponse { warnings, store_us: micros(at - change.received), ..answer });
+    }
     let ending = if matches!(change.wish, Wish::Version(_)) { Ending::Any } else { Ending::Nothing };
     let (document, rollback_of) = wished(control, cluster, change.wish).await?;
     let document = Arc::new(document);
@@ -225,7 +233,12 @@ async fn carry_through(control: &Control, change: Change) -> Result<v1::ApplyRes
     };
     let until = row.confirmation.as_ref().filter(|_| row.waits()).map(confirm::until);
     // Unchanged: nodes that refused this version, or never settled, are offered it again.
+    let repeated = attempt.is_some();
     let attempt = attempt.unwrap_or_else(|| control.hub.publish(cluster, row.version, checked.nodes, until));
+    // What a repeated call led to need not be what was checked now.
+    if !repeated {
+        control.keep(cluster, (row.version, &row.content_hash), checked.built);
+    }
     if let Some(until) = until.filter(|_| !unchanged) {
         confirm::arm(control, cluster, row.version, until);
     }

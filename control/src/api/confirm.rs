@@ -123,6 +123,7 @@ async fn revert(control: &Control, cluster: &str, version: u64, why: &str) -> Re
     match committed {
         Ok(Committed::New(row)) => {
             control.hub.publish(cluster, row.version, checked.nodes, None);
+            control.keep(cluster, (row.version, &row.content_hash), checked.built);
             tracing::warn!(cluster, version = row.version, message, "reverted");
             Ok(())
         }

@@ -2,6 +2,7 @@
 
 mod apply;
 mod auth;
+mod change_rules;
 mod config;
 mod confirm;
 mod dry_run;
@@ -15,6 +16,7 @@ mod node;
 mod operate;
 mod server;
 mod settings;
+mod standing;
 mod state;
 mod together;
 mod watch;
@@ -25,4 +27,5 @@ pub use errors::DOMAIN;
 pub use meters::{ApplyResult, Meters};
 pub use server::{KEEPALIVE, Listener, MESSAGE_MAX, serve};
 pub use settings::{DEFAULT_FILE, Settings, SettingsError, Timings};
+pub use standing::{Plan, Standing};
 pub use state::{Control, StartError};

@@ -147,7 +147,7 @@ impl v1::operate_service_server::OperateService for OperateApi {
                 &[],
             ));
         }
-        let groups = tables.groups.iter().map(|group| group.bytes.clone()).collect();
+        let groups = tables.groups.iter().map(|group| group.bytes.to_vec()).collect();
         let question = Question::Preview(v1::PreviewCall { groups, duration_ms });
         let takes = Duration::from_millis(duration_ms.into()) + PREVIEW_BUILD;
         let answer = self.control.hub.ask_for(&cluster, &node, question, takes).await?;

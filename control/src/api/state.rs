@@ -1,10 +1,11 @@
 //! What all services share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use marchproxy_proto::v1;
+use tokio::sync::OwnedMutexGuard;
 use tonic::Status;
 
 use super::auth::Caller;
@@ -12,6 +13,7 @@ use super::dry_run::{Checked, dry_run};
 use super::hub::Hub;
 use super::meters::Meters;
 use super::settings::Settings;
+use super::standing::{Built, Standing};
 use super::{confirm, errors};
 use crate::pki::{Authority, PkiError};
 use crate::store::{CertificateRow, ConfirmState, Store, StoreError, Stored, VersionRow};
@@ -32,7 +34,11 @@ pub struct Control {
     pub settings: Arc<Settings>,
     /// Held while a cluster's document changes, so that versions reach the hub in order.
     changing: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>,
+    standing: Arc<Mutex<HashMap<String, Kept>>>,
 }
+
+/// A cluster's [`Standing`], if it has one; held while the next one is made.
+type Kept = Arc<tokio::sync::Mutex<Option<Standing>>>;
 
 /// Why control does not start.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +90,7 @@ impl Control {
             meters: Meters::default(),
             settings: Arc::new(settings),
             changing: Arc::default(),
+            standing: Arc::default(),
         };
         // Not "the file is missing": whoever moves it to another machine wants no second one to appear.
         let known = control.store.certificates("default").await?;
@@ -123,6 +130,28 @@ impl Control {
         Arc::clone(locks.entry(cluster.to_owned()).or_default())
     }
 
+    /// What is kept of the cluster's newest version, or of an older one. Waits until it is ready; taken out, it is the caller's to put back.
+    pub async fn standing(&self, cluster: &str) -> OwnedMutexGuard<Option<Standing>> {
+        self.kept(cluster).lock_owned().await
+    }
+
+    fn kept(&self, cluster: &str) -> Kept {
+        let mut all = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(cluster.to_owned()).or_default())
+    }
+
+    /// Gets ready for changes of a version that went the way of whole documents; nobody waits for it.
+    pub fn keep(&self, cluster: &str, (version, hash): (u64, &str), built: BTreeMap<String, Built>) {
+        let (kept, document) = (self.kept(cluster), self.store.newest(cluster, version, hash));
+        let hash = hash.to_owned();
+        tokio::spawn(async move {
+            let mut standing = kept.lock_owned().await;
+            *standing = None;
+            let Some(document) = document.filter(|_| !built.is_empty()) else { return };
+            tokio::task::spawn_blocking(move || *standing = Standing::new(&document, version, &hash, built));
+        });
+    }
+
     /// The stored document: a version, or the newest for 0.
     pub async fn stored(&self, cluster: &str, version: u64) -> Result<Stored, Status> {
         let found = match version {
@@ -150,11 +179,12 @@ impl Control {
         if stored.version <= self.hub.version(cluster) {
             return Ok(());
         }
-        let version = stored.version;
+        let (version, hash) = (stored.version, stored.content_hash);
         let waits = self.newest(cluster).await?.filter(|row| row.version == version && row.waits());
         let until = waits.and_then(|row| row.confirmation).map(|waits| confirm::until(&waits));
         let checked = check(Arc::new(stored.document)).await?;
         self.hub.publish(cluster, version, checked.nodes, until);
+        self.keep(cluster, (version, &hash), checked.built);
         tracing::info!(cluster, version, "loaded the newest version");
         if let Some(until) = until {
             confirm::arm(self, cluster, version, until);

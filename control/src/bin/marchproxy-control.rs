@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use marchproxy_control::api::{Control, Listener, Settings, http, serve};
 use marchproxy_control::pki::{Identity, Role};
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,7 +13,13 @@ use tracing_subscriber::EnvFilter;
 
 /// MarchProxy's control plane: stores documents, compiles them, and keeps every node on the newest version.
 #[derive(Parser)]
-#[command(version, after_help = "Example:\n  marchproxy-control --config /etc/marchproxy/control.toml")]
+#[command(
+    name = "marchproxy-control",
+    version,
+    after_help = "Example:\n  marchproxy-control --config /etc/marchproxy/control.toml\n\n\
+                  Exit codes: 0 stopped by SIGTERM or SIGINT, 1 settings refused, 2 wrong usage, or the address or the state cannot be had (which \
+                  standard error says). Every setting is explained in deploy/examples/control.toml."
+)]
 struct Options {
     /// Settings; unset: /etc/marchproxy/control.toml where it exists
     #[arg(long, value_name = "FILE")]
@@ -61,6 +67,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(page) = marchproxy_manual::asked(Options::command, 8) {
+        print!("{page}");
+        return ExitCode::SUCCESS;
+    }
     let options = Options::parse();
     let command = options
         .command
@@ -173,4 +183,16 @@ async fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
     serve(control, listener, stop).await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manual_is_what_the_command_line_says() {
+        Options::command().debug_assert();
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        marchproxy_manual::check(Options::command(), &root).unwrap_or_else(|why| panic!("{why}"));
+    }
 }

@@ -16,15 +16,38 @@ mod tables;
 
 use std::collections::{BTreeSet, HashMap};
 
-use marchproxy_engine::tables::RuleTables;
+use marchproxy_engine::tables::{RuleSpec, RuleTables};
 
-use crate::model::{MAIN_TABLE, Model};
+use crate::model::{MAIN_TABLE, Model, Rule};
 
 /// The tables of the node with this name. A node that the document does not know gets empty ones: it drops everything.
 pub fn compile(model: &Model, node_name: &str) -> RuleTables {
     match model.nodes.iter().position(|node| node.name == node_name) {
         Some(node) => tables::compile(model, node, &table_ids(model)),
         None => RuleTables::default(),
+    }
+}
+
+/// What decides about a rule's form on a node, kept to compile others by.
+#[derive(Debug)]
+pub struct RuleContext {
+    here: tables::Here,
+    table_ids: HashMap<String, u32>,
+}
+
+impl RuleContext {
+    /// Of this node, one of the model's.
+    pub fn new(model: &Model, node_name: &str) -> Option<Self> {
+        let node = model.nodes.iter().position(|node| node.name == node_name)?;
+        let table_ids: HashMap<String, u32> =
+            table_ids(model).into_iter().map(|(name, number)| (name.to_owned(), number)).collect();
+        let here = tables::Here::new(model, node, |name| table_ids.get(name).copied().unwrap_or_default());
+        Some(Self { here, table_ids })
+    }
+
+    /// The rule as the node has it, if it has it.
+    pub(crate) fn rule(&self, rule: &Rule) -> Option<RuleSpec> {
+        self.here.rule(rule, |name| self.table_ids.get(name).copied().unwrap_or_default())
     }
 }
 

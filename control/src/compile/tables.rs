@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendSpec, InterfaceSpec, NextHopSpec, PortSpec, RouteAction as Action, RouteSpec, RuleAction, RuleMatch,
-    RuleSpec, RuleTables, RuleWay, ServiceSpec, ShaperSpec,
+    BackendSpec, FlowsSpec, InterfaceSpec, NextHopSpec, PortSpec, RouteAction as Action, RouteSpec, RuleAction,
+    RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceSpec, ShaperSpec,
 };
 
-use crate::model::{Model, RouteAction, Way};
+use crate::model::{Model, RouteAction, Rule, Way};
 
 /// Stands in for rules that all belong to other nodes: where a document has rules, what none permits is denied.
 const NO_RULE_HERE: &str = "no-rule-for-this-node";
@@ -16,17 +16,17 @@ const NO_RULE_HERE: &str = "no-rule-for-this-node";
 pub(super) fn compile(model: &Model, node: usize, table_ids: &HashMap<&str, u32>) -> RuleTables {
     let table = |name: &str| table_ids.get(name).copied().unwrap_or_default();
     let (ports, port_index) = ports(model, node);
-    let policer_index = policer_index(model);
     let shapers = shapers(model, node, &port_index);
-    let (interfaces, interface_index) = interfaces(model, node, &port_index, &policer_index, table);
+    let here = Here::new(model, node, table);
     let mut policers = model.policers.clone();
     policers.sort_by(|a, b| a.name.cmp(&b.name));
     RuleTables {
-        routes: routes(model, node, &interfaces, table),
-        rules: rules(model, &interfaces, &interface_index, &policer_index, table),
-        services: services(model, &policer_index),
+        flows: flows(model, node),
+        routes: routes(model, node, &here.interfaces, table),
+        rules: rules(model, &here, table),
+        services: services(model, &here.policer_index),
         ports,
-        interfaces,
+        interfaces: here.interfaces,
         policers,
         dscp_maps: model.dscp_maps.clone(),
         shapers,
@@ -132,6 +132,15 @@ impl Connected<'_> {
     }
 }
 
+/// Where the node tells of its sessions.
+fn flows(model: &Model, node: usize) -> Option<FlowsSpec> {
+    let flows = model.nodes[node].flows.as_ref()?;
+    let order = sorted(0..model.services.len(), |service| &model.services[*service].name);
+    let told = |(_, old): &(usize, &usize)| flows.services.contains(old);
+    let services = order.iter().enumerate().filter(told).map(|(new, _)| new).collect();
+    Some(FlowsSpec { services, ..flows.spec.clone() })
+}
+
 /// Where each policer of the model went.
 fn policer_index(model: &Model) -> Vec<usize> {
     let order = sorted(0..model.policers.len(), |policer| &model.policers[*policer].name);
@@ -142,47 +151,59 @@ fn policer_index(model: &Model) -> Vec<usize> {
     index
 }
 
-fn rules(
-    model: &Model,
-    interfaces: &[InterfaceSpec],
-    interface_index: &[Option<usize>],
-    policer_index: &[usize],
-    table: impl Fn(&str) -> u32,
-) -> Vec<RuleSpec> {
-    let connected = |address: IpAddr| {
-        interfaces.iter().position(|interface| interface.addresses.iter().any(|own| own.contains(address)))
-    };
-    let mut rules = Vec::with_capacity(model.rules.len());
-    for rule in &model.rules {
+/// What rules refer to on one node.
+#[derive(Debug)]
+pub(super) struct Here {
+    interfaces: Vec<InterfaceSpec>,
+    /// Where each interface and policer of the model went.
+    interface_index: Vec<Option<usize>>,
+    policer_index: Vec<usize>,
+}
+
+impl Here {
+    pub(super) fn new(model: &Model, node: usize, table: impl Fn(&str) -> u32) -> Self {
+        let (_, port_index) = ports(model, node);
+        let policer_index = policer_index(model);
+        let (interfaces, interface_index) = interfaces(model, node, &port_index, &policer_index, table);
+        Self { interfaces, interface_index, policer_index }
+    }
+
+    /// The interface that an address is connected to.
+    fn connected(&self, address: IpAddr) -> Option<usize> {
+        self.interfaces.iter().position(|interface| interface.addresses.iter().any(|own| own.contains(address)))
+    }
+
+    /// The rule as the node has it; `None` for one of other nodes.
+    pub(super) fn rule(&self, rule: &Rule, table: impl Fn(&str) -> u32) -> Option<RuleSpec> {
         let in_interface = match rule.matches.in_interface {
             None => None,
-            Some(interface) => match interface_index[interface] {
-                Some(here) => Some(here),
-                None => continue,
-            },
+            Some(interface) => Some(self.interface_index[interface]?),
         };
         let way = match &rule.way {
             None => None,
             Some(Way::Table(name)) => Some(RuleWay::Table(table(name))),
-            Some(Way::NextHop(address)) => match connected(*address) {
-                Some(interface) => Some(RuleWay::NextHop { address: *address, interface }),
-                None => continue,
-            },
+            Some(Way::NextHop(address)) => {
+                Some(RuleWay::NextHop { address: *address, interface: self.connected(*address)? })
+            }
         };
         let (src, dst) = (set_of(&rule.matches.src), set_of(&rule.matches.dst));
-        rules.push(RuleSpec {
+        Some(RuleSpec {
             name: rule.name.clone(),
             priority: rule.priority,
             matches: RuleMatch { src, dst, in_interface, ..rule.matches.clone() },
             action: rule.action,
             mark: rule.mark,
-            policer: rule.policer.map(|policer| policer_index[policer]),
+            policer: rule.policer.map(|policer| self.policer_index[policer]),
             way,
             log_sample: rule.log_sample,
             new_only: rule.new_only,
             class: rule.class,
-        });
+        })
     }
+}
+
+fn rules(model: &Model, here: &Here, table: impl Fn(&str) -> u32) -> Vec<RuleSpec> {
+    let mut rules: Vec<RuleSpec> = model.rules.iter().filter_map(|rule| here.rule(rule, &table)).collect();
     let decides = |action: RuleAction| action != RuleAction::Count;
     if model.rules.iter().any(|rule| decides(rule.action)) && !rules.iter().any(|rule| decides(rule.action)) {
         // No rule that decides at all would permit everything.

@@ -60,6 +60,21 @@ fn names<T>(list: &[T], name: impl Fn(&T) -> &String) -> Vec<&str> {
 }
 
 #[test]
+fn flows_name_services_by_their_new_places() {
+    // In the document: web, ping; by name: ping, web.
+    let flows = |fields: &str| {
+        let text = TWO_NODES.replacen("  - name: b\n", &format!("  - name: b\n    flows: {{{fields}}}\n"), 1);
+        assert_ne!(text, TWO_NODES);
+        assert_eq!(compiled(&text, "a").flows, None);
+        compiled(&text, "b").flows.unwrap()
+    };
+    let all = flows("collector: '192.0.2.50:4739'");
+    assert_eq!((all.services.len(), all.one_of, all.message_octets, all.active_timeout_s), (0, 1, 1232, 60));
+    assert_eq!(flows("collector: '192.0.2.50:4739', services: [web]").services, [1]);
+    assert_eq!(flows("collector: '192.0.2.50:4739', services: [web, ping]").services, [0, 1]);
+}
+
+#[test]
 fn ports_and_interfaces_of_the_node_in_order_of_names() {
     let tables = compiled(TWO_NODES, "b");
     assert_eq!(names(&tables.ports, |port| &port.name), ["lan", "wan"]);

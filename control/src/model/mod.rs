@@ -7,6 +7,7 @@
 //! [`Violation`]s, [`Warning`]s and the `BadRequest` details of gRPC; the object's name stands beside them.
 
 mod diff;
+mod index;
 mod merge;
 mod objects;
 mod report;
@@ -17,15 +18,16 @@ mod violation;
 pub mod words;
 
 pub use diff::{PortChange, PortRestart, diff, port_restarts};
+pub use index::Index;
 pub use merge::merge;
 pub use objects::{
     API_VERSION, DEFAULT_CLUSTER, DEFAULT_MTU, Kind, MAIN_TABLE, Object, UnknownKind, content_hash, hash_of_hashes,
-    hex, insert, objects, route_name, sort,
+    hex, insert, objects, route_name, sort, unhex,
 };
 pub use text::{ParseError, RenderError, parse, to_json, to_yaml};
 pub use types::Model;
-pub(crate) use types::{RouteAction, Way};
-pub use validate::validate;
+pub(crate) use types::{RouteAction, Rule, Way};
+pub use validate::{RuleContext, validate, validate_keeping};
 pub use violation::{Violation, Warning};
 
 #[cfg(test)]

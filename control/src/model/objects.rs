@@ -92,6 +92,11 @@ impl Object {
         Self { kind, name, body }
     }
 
+    /// A rule as an object.
+    pub fn rule(rule: &v1::Rule) -> Self {
+        Self::new(Kind::Rule, rule.name.clone(), rule)
+    }
+
     /// SHA-256 over kind, name and body.
     pub fn hash(&self) -> [u8; 32] {
         let mut hasher = Sha256::new();
@@ -157,6 +162,18 @@ pub fn hash_of_hashes(hashes: impl Iterator<Item = [u8; 32]>) -> String {
         hasher.update(hash);
     }
     hex(&hasher.finalize())
+}
+
+/// A hash from its hexadecimal form.
+pub fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
+    }
+    Some(bytes)
 }
 
 /// Lower-case hexadecimal.

@@ -1,8 +1,8 @@
 //! What must hold for any document, good or bad.
 
 use marchproxy_proto::v1::{
-    Backend, Bandwidth, Changes, ColourAction, Document, DscpMap, Health, Interface, Limits, Match, NextHop, Node,
-    ObjectRef, Policer, Port, PortShaper, Priority, Qos, Route, Rule, Service, SourceLimits, SourcePrefixes,
+    Backend, Bandwidth, Changes, ColourAction, Document, DscpMap, Flows, Health, Interface, Limits, Match, NextHop,
+    Node, ObjectRef, Policer, Port, PortShaper, Priority, Qos, Route, Rule, Service, SourceLimits, SourcePrefixes,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option::of;
@@ -71,8 +71,17 @@ fn nodes() -> impl Strategy<Value = Vec<Node>> {
         mtu,
         shaper,
     });
-    vec((word(), btree_map(word(), word(), 0..3), vec(port, 0..3)), 0..3)
-        .prop_map(|nodes| nodes.into_iter().map(|(name, labels, ports)| Node { name, labels, ports }).collect())
+    vec((word(), btree_map(word(), word(), 0..3), vec(port, 0..3), of(flows())), 0..3).prop_map(|nodes| {
+        nodes.into_iter().map(|(name, labels, ports, flows)| Node { name, labels, ports, flows }).collect()
+    })
+}
+
+fn flows() -> impl Strategy<Value = Flows> {
+    let numbers = (of(any::<u32>()), of(any::<u32>()), of(any::<u32>()), of(any::<u32>()), of(any::<u32>()));
+    (word(), numbers, of(any::<bool>()), vec(word(), 0..3)).prop_map(|(collector, numbers, nat_events, services)| {
+        let (domain, one_of, active_timeout_s, template_refresh_s, message_bytes) = numbers;
+        Flows { collector, domain, one_of, active_timeout_s, template_refresh_s, message_bytes, nat_events, services }
+    })
 }
 
 fn interfaces() -> impl Strategy<Value = Vec<Interface>> {

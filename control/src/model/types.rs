@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use marchproxy_engine::tables::{
-    BackendLoss, BackendState, Cidr, Class, DscpMapSpec, HealthSpec, PolicerSpec, PortRange, QueueSpec, RuleAction,
-    RuleMatch, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ShaperSpec, Urpf,
+    BackendLoss, BackendState, Cidr, Class, DscpMapSpec, FlowsSpec, HealthSpec, PolicerSpec, PortRange, QueueSpec,
+    RuleAction, RuleMatch, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ShaperSpec, Urpf,
 };
 
 /// A validated document.
@@ -38,6 +38,16 @@ impl Model {
 pub(crate) struct Node {
     pub name: String,
     pub ports: Vec<Port>,
+    pub flows: Option<Flows>,
+}
+
+/// A flow collector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Flows {
+    /// All of it but the services.
+    pub spec: FlowsSpec,
+    /// Indices into the model's services; empty: all.
+    pub services: Vec<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 //! One file per kind of object. Each reads its objects into the model's types, leaving holes where something is wrong, so that the
 //! checks of other kinds can go on without complaining a second time.
 
+mod flows;
 mod health;
 mod interfaces;
 mod limits;
@@ -15,11 +16,11 @@ mod routes;
 mod rules;
 mod services;
 
-use marchproxy_proto::v1::Document;
+use marchproxy_proto::v1::{self, Document};
 
 use super::objects::{API_VERSION, DEFAULT_CLUSTER};
 use super::report::{At, Names, Report, quoted};
-use super::types::Model;
+use super::types::{Model, Rule};
 use super::violation::{Violation, Warning};
 use super::words;
 use network::Network;
@@ -28,6 +29,7 @@ use network::Network;
 struct References<'a> {
     nodes: Names<'a>,
     interfaces: Names<'a>,
+    services: Names<'a>,
     policers: Names<'a>,
     qos: Names<'a>,
     maps: marks::Maps<'a>,
@@ -46,21 +48,50 @@ impl<'a> References<'a> {
         let qos = document.qos.iter().map(|it| it.name.as_str()).collect();
         let (nodes, interfaces) =
             (names(report, "node", "nodes", nodes), names(report, "interface", "interfaces", interfaces));
-        // Nothing refers to rules and services, but their names are names.
+        // Nothing refers to rules, but their names are names.
         names(report, "rule", "rules", rules);
-        names(report, "service", "services", services);
+        let services = names(report, "service", "services", services);
         let (policers, qos) = (names(report, "policer", "policers", policers), names(report, "qos", "qos", qos));
         let maps = marks::Maps::new(document, report);
-        Self { nodes, interfaces, policers, qos, maps }
+        Self { nodes, interfaces, services, policers, qos, maps }
     }
 }
 
 /// The document as a model with warnings, or all that is wrong with it.
 pub fn validate(document: &Document) -> Result<(Model, Vec<Warning>), Vec<Violation>> {
+    validate_keeping(document).map(|(model, warnings, _)| (model, warnings))
+}
+
+/// What rules of a valid document may refer to, kept to judge others by.
+#[derive(Debug)]
+pub struct RuleContext {
+    /// The document without rules, routes and services, which rules don't name.
+    scaffold: Document,
+    network: Network,
+}
+
+impl RuleContext {
+    /// These rules as rules of the model, in their order. `None` where there is anything to say about one of them: then the whole document
+    /// is validated, which says it. That names are there once is the caller's affair.
+    pub(crate) fn rules(&self, rules: Vec<v1::Rule>) -> Option<Vec<Rule>> {
+        if rules.iter().any(|rule| words::name(&rule.name).is_err()) {
+            return None;
+        }
+        let document = Document { rules, ..self.scaffold.clone() };
+        let mut report = Report::default();
+        let references = References::new(&document, &mut report);
+        let rules = rules::check(&document, &references, &self.network, &mut report);
+        let silent = report.violations.is_empty() && report.warnings.is_empty();
+        silent.then(|| rules.into_iter().flatten().collect())
+    }
+}
+
+/// The same with what other rules can be judged by.
+pub fn validate_keeping(document: &Document) -> Result<(Model, Vec<Warning>, RuleContext), Vec<Violation>> {
     let mut report = Report::default();
     header(document, &mut report);
     let references = References::new(document, &mut report);
-    let nodes = nodes::check(document, &mut report);
+    let nodes = nodes::check(document, &references, &mut report);
     let interfaces = interfaces::check(document, &nodes, &references, &mut report);
     let mut network = Network::new(document, &interfaces, services::addresses(document));
     let routes = routes::check(document, &references, &mut network, &mut report);
@@ -88,7 +119,15 @@ pub fn validate(document: &Document) -> Result<(Model, Vec<Warning>), Vec<Violat
         policers,
         dscp_maps,
     };
-    Ok((model, report.warnings))
+    let scaffold = Document {
+        nodes: document.nodes.clone(),
+        interfaces: document.interfaces.clone(),
+        policers: document.policers.clone(),
+        qos: document.qos.clone(),
+        dscp_maps: document.dscp_maps.clone(),
+        ..Document::default()
+    };
+    Ok((model, report.warnings, RuleContext { scaffold, network }))
 }
 
 fn header(document: &Document, report: &mut Report) {

@@ -4,6 +4,7 @@
 //! not at all. Contents are addressed by hash and stored once; a version costs rows for what it changes. Reading a version proves
 //! its content hash. Nothing crosses clusters.
 
+mod changes;
 mod confirmations;
 mod database;
 mod error;
@@ -19,8 +20,8 @@ use sqlx::SqliteConnection;
 use database::Database;
 pub use error::{Cause, StoreError};
 pub use types::{
-    CertificateRow, Committed, ConfirmState, Confirmation, Confirmed, Ending, NewToken, NewVersion, Revoke, Stored,
-    TokenRow, VersionRow,
+    CertificateRow, Committed, ConfirmState, Confirmation, Confirmed, Ending, NewRules, NewToken, NewVersion, Revoke,
+    Stored, TokenRow, VersionRow,
 };
 use versions::Newest;
 
@@ -50,6 +51,27 @@ impl Store {
     /// Stores a version: objects, version, audit and request id in one transaction. The document must have passed validation.
     pub async fn commit(&self, commit: NewVersion<'_>) -> Result<Committed, StoreError> {
         versions::commit(&self.db, &self.newest, commit).await
+    }
+
+    /// Stores a version that differs from `base` in these rules alone, at the price of the change. `None`: the newest version is another
+    /// one, or not in memory, or already says all this; then [`commit`](Self::commit) has to do it.
+    pub async fn commit_rules(
+        &self,
+        commit: NewVersion<'_>,
+        base: (u64, &str),
+        rules: NewRules,
+    ) -> Result<Option<Committed>, StoreError> {
+        changes::commit(&self.db, &self.newest, commit, base, rules).await
+    }
+
+    /// The document of a version in canonical order, if it is the newest that this process stored.
+    pub fn newest(
+        &self,
+        cluster: &str,
+        version: u64,
+        content_hash: &str,
+    ) -> Option<Arc<marchproxy_proto::v1::Document>> {
+        self.newest.document(cluster, version, content_hash)
     }
 
     /// What a request id led to, if it was seen before.

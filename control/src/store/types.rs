@@ -79,6 +79,15 @@ pub enum Ending {
     Version(u64),
 }
 
+/// How the rules of a version differ from those of the one before.
+#[derive(Clone, Debug, Default)]
+pub struct NewRules {
+    /// Rules that come, or replace the one of their name.
+    pub put: Vec<v1::Rule>,
+    /// Names of rules that go; they are there.
+    pub gone: Vec<String>,
+}
+
 /// What a commit did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Committed {

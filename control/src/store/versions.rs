@@ -11,7 +11,7 @@ use super::confirmations::{self, confirmation_columns};
 use super::database::Database;
 use super::error::StoreError;
 use super::types::{Committed, NewVersion, Stored, VersionRow};
-use crate::model::{self, Kind, Object};
+use crate::model::{self, Index, Kind, Object};
 
 /// Rows of one statement: far below SQLite's and PostgreSQL's limits on parameters, and large enough to make their cost disappear.
 const ROWS: usize = 500;
@@ -44,33 +44,18 @@ fn version_row(row: Row) -> VersionRow {
     }
 }
 
-/// An object of a version, without its content.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Entry {
-    kind: Kind,
-    name: String,
-    hash: String,
-}
-
-impl Entry {
-    fn key(&self) -> (Kind, &str) {
-        (self.kind, &self.name)
-    }
-}
-
 /// Each cluster's newest version as this process stored it, so that neither a commit nor a change to the document must read it again.
 /// It counts only if the database's newest version has the same number and content hash.
 #[derive(Debug, Default)]
 pub struct Newest(Mutex<HashMap<String, Seen>>);
 
 #[derive(Clone, Debug)]
-struct Seen {
-    version: u64,
-    content_hash: String,
-    /// Sorted.
-    entries: Arc<Vec<Entry>>,
+pub(super) struct Seen {
+    pub version: u64,
+    pub content_hash: String,
+    pub index: Arc<Index>,
     /// As [`load`] would read it.
-    document: Arc<Document>,
+    pub document: Arc<Document>,
 }
 
 impl Newest {
@@ -80,14 +65,30 @@ impl Newest {
         (seen.version == version && seen.content_hash == content_hash).then(|| seen.clone())
     }
 
-    fn put(&self, new: &NewVersion<'_>, row: &VersionRow, entries: Vec<Entry>) {
+    /// The version, and it is nobody else's any more: what changes it puts the next one in its place.
+    pub(super) fn take(&self, cluster: &str, version: u64, content_hash: &str) -> Option<Seen> {
+        let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = newest.get(cluster)?;
+        (seen.version == version && seen.content_hash == content_hash).then(|| newest.remove(cluster))?
+    }
+
+    /// Puts a version into its place.
+    pub(super) fn give(&self, cluster: &str, seen: Seen) {
+        let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        newest.insert(cluster.to_owned(), seen);
+    }
+
+    /// The newest version's document, if it is this one.
+    pub fn document(&self, cluster: &str, version: u64, content_hash: &str) -> Option<Arc<Document>> {
+        self.get(cluster, version, content_hash).map(|seen| seen.document)
+    }
+
+    fn put(&self, new: &NewVersion<'_>, row: &VersionRow, index: Index) {
         let mut document = new.document.clone();
         new.cluster.clone_into(&mut document.cluster);
         model::sort(&mut document);
         let (version, content_hash) = (row.version, row.content_hash.clone());
-        let seen = Seen { version, content_hash, entries: Arc::new(entries), document: Arc::new(document) };
-        let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        newest.insert(new.cluster.to_owned(), seen);
+        self.give(new.cluster, Seen { version, content_hash, index: Arc::new(index), document: Arc::new(document) });
     }
 }
 
@@ -193,14 +194,14 @@ pub async fn commit(db: &Database, newest: &Newest, new: NewVersion<'_>) -> Resu
     }
     super::cluster(&mut tx, new.cluster, new.now).await.map_err(failed)?;
 
-    let (committed, entries) = match current {
+    let (committed, index) = match current {
         Some(row) if row.content_hash == content_hash => (Committed::Unchanged(row), None),
         current => {
             let before = match &current {
                 None => Arc::default(),
                 Some(row) => match newest.get(new.cluster, row.version, &row.content_hash) {
-                    Some(seen) => seen.entries,
-                    None => Arc::new(current_entries(db, DOING, &mut tx, new.cluster).await?),
+                    Some(seen) => seen.index,
+                    None => Arc::new(current_index(db, DOING, &mut tx, new.cluster).await?),
                 },
             };
             let confirmation = confirmations::begin(db, DOING, &mut tx, &new, current.as_ref()).await?;
@@ -214,21 +215,20 @@ pub async fn commit(db: &Database, newest: &Newest, new: NewVersion<'_>) -> Resu
                 objects: objects.len() as u64,
                 confirmation,
             };
-            let after: Vec<Entry> = std::iter::zip(&objects, &hashes)
-                .map(|(object, hash)| Entry { kind: object.kind, name: object.name.clone(), hash: model::hex(hash) })
-                .collect();
-            insert_version(&mut tx, &new, &row).await.map_err(failed)?;
-            if let Some(confirmation) = &row.confirmation {
-                confirmations::insert(&mut tx, new.cluster, row.version, confirmation).await.map_err(failed)?;
-            }
-            write_changes(&mut tx, new.cluster, row.version, &before, &after, &objects).await.map_err(failed)?;
+            let after = Index::new(
+                std::iter::zip(&objects, &hashes).map(|(object, hash)| ((object.kind, object.name.clone()), *hash)),
+            );
+            insert_version(&mut tx, new.cluster, &new.document.api_version, &row).await.map_err(failed)?;
+            let (ended, begun) = changes(&before, &after);
+            let begun: Vec<_> = begun.into_iter().map(|at| (&objects[at], hashes[at])).collect();
+            write_changes(&mut tx, new.cluster, row.version, &ended, &begun).await.map_err(failed)?;
             (Committed::New(row), Some(after))
         }
     };
     record(&mut tx, &new, &committed).await.map_err(failed)?;
     tx.commit().await.map_err(failed)?;
-    if let Some(entries) = entries {
-        newest.put(&new, committed.row(), entries);
+    if let Some(index) = index {
+        newest.put(&new, committed.row(), index);
     }
     Ok(committed)
 }
@@ -242,7 +242,7 @@ pub async fn look_repeated(db: &Database, new: &NewVersion<'_>) -> Result<Option
 }
 
 /// What the request led to before, or that it was another request.
-async fn repeated(
+pub(super) async fn repeated(
     tx: &mut SqliteConnection,
     new: &NewVersion<'_>,
 ) -> Result<Option<Result<Committed, StoreError>>, sqlx::Error> {
@@ -287,12 +287,12 @@ pub async fn newest_row(tx: &mut SqliteConnection, cluster: &str) -> Result<Opti
     Ok(row.map(version_row))
 }
 
-async fn current_entries(
+async fn current_index(
     db: &Database,
     doing: &'static str,
     tx: &mut SqliteConnection,
     cluster: &str,
-) -> Result<Vec<Entry>, StoreError> {
+) -> Result<Index, StoreError> {
     let rows: Vec<(String, String, String)> =
         sqlx::query_as("SELECT kind, name, hash FROM version_objects WHERE cluster = $1 AND until IS NULL")
             .bind(cluster)
@@ -302,97 +302,105 @@ async fn current_entries(
     let mut entries = Vec::with_capacity(rows.len());
     for (kind, name, hash) in rows {
         let kind = kind.parse().map_err(|_| db.corrupt(doing, format!("object of unknown kind {kind}")))?;
-        entries.push(Entry { kind, name, hash });
+        let hash = model::unhex(&hash).ok_or_else(|| db.corrupt(doing, format!("{kind} {name} has hash {hash}")))?;
+        entries.push(((kind, name), hash));
     }
-    entries.sort_by(|a, b| a.key().cmp(&b.key()));
-    Ok(entries)
+    entries.sort();
+    Ok(Index::new(entries.into_iter()))
 }
 
-async fn insert_version(tx: &mut SqliteConnection, new: &NewVersion<'_>, row: &VersionRow) -> Result<(), sqlx::Error> {
+/// The version's row, and what it waits for.
+pub(super) async fn insert_version(
+    tx: &mut SqliteConnection,
+    cluster: &str,
+    api_version: &str,
+    row: &VersionRow,
+) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO versions (cluster, version, api_version, content_hash, author, message, at, rollback_of, objects) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
-    .bind(new.cluster)
+    .bind(cluster)
     .bind(row.version as i64)
-    .bind(&new.document.api_version)
+    .bind(api_version)
     .bind(&row.content_hash)
     .bind(&row.author)
     .bind(&row.message)
     .bind(row.at)
     .bind(row.rollback_of as i64)
     .bind(row.objects as i64)
-    .execute(tx)
+    .execute(&mut *tx)
     .await?;
-    Ok(())
+    match &row.confirmation {
+        Some(confirmation) => confirmations::insert(tx, cluster, row.version, confirmation).await,
+        None => Ok(()),
+    }
 }
 
-/// Ends the rows of objects that went or changed, begins rows for those that came or changed. `after` and `objects` go together.
-async fn write_changes(
+/// Ends the rows of objects that went or changed, begins rows for those that came or changed.
+pub(super) async fn write_changes(
     tx: &mut SqliteConnection,
     cluster: &str,
     version: u64,
-    before: &[Entry],
-    after: &[Entry],
-    objects: &[Object],
+    ended: &[(Kind, String)],
+    begun: &[(&Object, [u8; 32])],
 ) -> Result<(), sqlx::Error> {
-    let (ended, begun) = changes(before, after);
     for ended in ended.chunks(ROWS) {
         let mut query = QueryBuilder::<Sqlite>::new("UPDATE version_objects SET until = ");
         query.push_bind(version as i64 - 1).push(" WHERE cluster = ").push_bind(cluster);
         query.push(" AND until IS NULL AND (kind, name) IN (");
-        query.push_values(ended, |mut row, index| {
-            row.push_bind(before[*index].kind.as_str()).push_bind(&before[*index].name);
+        query.push_values(ended, |mut row, (kind, name)| {
+            row.push_bind(kind.as_str()).push_bind(name);
         });
         query.push(")").build().execute(&mut *tx).await?;
     }
     for begun in begun.chunks(ROWS) {
         let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO objects (cluster, hash, kind, name, body) ");
-        query.push_values(begun, |mut row, index| {
-            let object = &objects[*index];
-            row.push_bind(cluster).push_bind(&after[*index].hash);
+        query.push_values(begun, |mut row, (object, hash)| {
+            row.push_bind(cluster).push_bind(model::hex(hash));
             row.push_bind(object.kind.as_str()).push_bind(&object.name).push_bind(&object.body);
         });
         query.push(" ON CONFLICT (cluster, hash) DO NOTHING").build().execute(&mut *tx).await?;
 
         let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO version_objects (cluster, kind, name, since, hash) ");
-        query.push_values(begun, |mut row, index| {
-            let entry = &after[*index];
-            row.push_bind(cluster).push_bind(entry.kind.as_str()).push_bind(&entry.name);
-            row.push_bind(version as i64).push_bind(&entry.hash);
+        query.push_values(begun, |mut row, (object, hash)| {
+            row.push_bind(cluster).push_bind(object.kind.as_str()).push_bind(&object.name);
+            row.push_bind(version as i64).push_bind(model::hex(hash));
         });
         query.build().execute(&mut *tx).await?;
     }
     Ok(())
 }
 
-/// Indices of the objects that end in `before` and begin in `after`. Both are sorted.
-fn changes(before: &[Entry], after: &[Entry]) -> (Vec<usize>, Vec<usize>) {
+/// The objects that end in `before`, and the numbers of those that begin in `after`.
+fn changes(before: &Index, after: &Index) -> (Vec<(Kind, String)>, Vec<usize>) {
     let (mut ended, mut begun) = (Vec::new(), Vec::new());
-    let (mut old, mut new) = (0, 0);
-    while old < before.len() || new < after.len() {
-        let order = match (before.get(old), after.get(new)) {
-            (Some(old), Some(new)) => old.key().cmp(&new.key()),
+    let (mut old, mut new) = (before.iter().peekable(), after.iter().enumerate().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (Some(old), Some((_, new))) => old.0.cmp(new.0),
             (Some(_), None) => Ordering::Less,
-            (None, _) => Ordering::Greater,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return (ended, begun),
         };
-        match order {
-            Ordering::Less => ended.push(old),
-            Ordering::Greater => begun.push(new),
-            Ordering::Equal if before[old].hash != after[new].hash => {
-                ended.push(old);
-                begun.push(new);
-            }
-            Ordering::Equal => {}
+        let gone = if order == Ordering::Greater { None } else { old.next() };
+        let come = if order == Ordering::Less { None } else { new.next() };
+        if let (Some((_, before)), Some((_, (_, after)))) = (gone, come)
+            && before == after
+        {
+            continue;
         }
-        old += usize::from(order != Ordering::Greater);
-        new += usize::from(order != Ordering::Less);
+        ended.extend(gone.map(|(object, _)| object.clone()));
+        begun.extend(come.map(|(number, _)| number));
     }
-    (ended, begun)
 }
 
 /// The request's answer and the audit row.
-async fn record(tx: &mut SqliteConnection, new: &NewVersion<'_>, committed: &Committed) -> Result<(), sqlx::Error> {
+pub(super) async fn record(
+    tx: &mut SqliteConnection,
+    new: &NewVersion<'_>,
+    committed: &Committed,
+) -> Result<(), sqlx::Error> {
     let unchanged = matches!(committed, Committed::Unchanged(_));
     if !new.request_id.is_empty() {
         sqlx::query(

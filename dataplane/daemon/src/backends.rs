@@ -19,7 +19,7 @@ use crate::driver::DpdkDriver;
 use crate::driver::{Device, Kind, SocketsDriver, checked_devices, dpdk_rung};
 use crate::host::Host;
 use crate::node::{Node, Settings};
-use crate::runtime::{Applied, Outlet, Push, Running, Runtime, Stop};
+use crate::runtime::{self, Applied, Outlet, Push, Running, Runtime, Stop};
 
 /// What a push waits for.
 type Answer = oneshot::Sender<Result<Applied, String>>;
@@ -307,6 +307,11 @@ impl Runtime for Backends {
             Err(reason) => drop(sender.send(Err(reason))),
         }
         receiver
+    }
+
+    fn change(&self, change: runtime::Change) -> oneshot::Receiver<Result<Option<Applied>, String>> {
+        // Rules ask for no backend.
+        self.node().change(change)
     }
 
     fn stage(&self, push: Push) -> oneshot::Receiver<Result<u64, String>> {

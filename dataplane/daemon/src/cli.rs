@@ -11,7 +11,10 @@ Example, a lab node without certificates on two veth interfaces (its ports come 
   marchproxy-dataplane --node edge-1 --control 127.0.0.1:18000 --insecure --workers 1 --check
   marchproxy-dataplane --node edge-1 --control 127.0.0.1:18000 --insecure --workers 1
 
-Every field of the configuration file is explained in deploy/examples/dataplane.toml.";
+Every field of the configuration file is explained in deploy/examples/dataplane.toml.
+
+Exit codes: 0 stopped by SIGTERM or SIGINT, or --check found that the node would start; 1 refused, for the reason in the log; 2 wrong usage; 3 the stop took more \
+than 5 s, or was cut short by a second signal.";
 
 /// The MarchProxy data plane: forwards, balances, filters and polices packets by the tables that control pushes.
 #[derive(Debug, Parser)]
@@ -114,10 +117,12 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_consistent_and_has_an_example() {
+    fn the_manual_is_what_the_command_line_says() {
         Arguments::command().debug_assert();
         let help = Arguments::command().render_long_help().to_string();
         assert!(help.contains("Example") && help.contains("--eal-arg"), "{help}");
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        marchproxy_manual::check(Arguments::command(), &root).unwrap();
     }
 
     #[test]

@@ -1,21 +1,30 @@
 //! Table groups by hash: what the node has need not be sent again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use marchproxy_engine::tables::RuleTables;
-use marchproxy_proto::{tables, v1};
+use marchproxy_proto::tables::{self, EncodedGroup, Hash};
+use marchproxy_proto::v1;
 use prost::Message;
 use prost::bytes::Bytes;
 
 use crate::runtime::ContentHash;
 
 /// Length of a SHA-256.
-const HASH: usize = 32;
+const HASH: usize = size_of::<Hash>();
 
 /// SHA-256 of some bytes.
 pub fn sha256(bytes: &[u8]) -> Vec<u8> {
     digest(&SHA256, bytes).as_ref().to_vec()
+}
+
+/// A group as it came, with its hash.
+pub fn group(bytes: Bytes, objects: u32) -> EncodedGroup {
+    let mut hash = Hash::default();
+    hash.copy_from_slice(digest(&SHA256, &bytes).as_ref());
+    EncodedGroup { hash, bytes, objects }
 }
 
 /// SHA-256 over the groups' hashes in order.
@@ -42,23 +51,23 @@ impl Cache {
 
     /// The hashes of an offer that are not here, each once.
     pub fn missing(&self, offer: &v1::TablesOffer) -> Vec<Vec<u8>> {
-        let mut missing: Vec<Vec<u8>> = Vec::new();
-        for group in &offer.groups {
-            if !self.groups.contains_key(&group.hash) && !missing.contains(&group.hash) {
-                missing.push(group.hash.clone());
-            }
-        }
-        missing
+        let mut seen = HashSet::new();
+        let groups = offer.groups.iter().filter(|group| !self.groups.contains_key(&group.hash));
+        groups.filter(|group| seen.insert(&group.hash)).map(|group| group.hash.clone()).collect()
     }
 
     /// The groups of an offer in order; `None` while one is missing.
-    pub fn collect(&self, offer: &v1::TablesOffer) -> Option<Vec<Bytes>> {
-        offer.groups.iter().map(|group| self.groups.get(&group.hash).cloned()).collect()
+    pub fn collect(&self, offer: &v1::TablesOffer) -> Option<Arc<[EncodedGroup]>> {
+        let group = |group: &v1::GroupRef| {
+            let hash = group.hash.as_slice().try_into().ok()?;
+            Some(EncodedGroup { hash, bytes: self.groups.get(&group.hash)?.clone(), objects: group.objects })
+        };
+        offer.groups.iter().map(group).collect()
     }
 
     /// Keeps these groups and forgets all others.
-    pub fn keep<'a>(&mut self, groups: impl IntoIterator<Item = &'a Bytes>) {
-        self.groups = groups.into_iter().map(|encoded| (sha256(encoded), encoded.clone())).collect();
+    pub fn keep<'a>(&mut self, groups: impl IntoIterator<Item = &'a EncodedGroup>) {
+        self.groups = groups.into_iter().map(|group| (group.hash.to_vec(), group.bytes.clone())).collect();
     }
 }
 
@@ -74,10 +83,10 @@ pub fn check_offer(offer: &v1::TablesOffer) -> Result<(), String> {
 }
 
 /// The engine's tables from encoded groups; the error names object, field, found and allowed.
-pub fn decode(groups: &[Bytes]) -> Result<RuleTables, String> {
+pub fn decode<G: AsRef<[u8]>>(groups: &[G]) -> Result<RuleTables, String> {
     let groups: Vec<v1::Group> = groups
         .iter()
-        .map(|encoded| v1::Group::decode(encoded.clone()))
+        .map(|encoded| v1::Group::decode(encoded.as_ref()))
         .collect::<Result<_, _>>()
         .map_err(|error| format!("table group: {error}"))?;
     tables::from_groups(&groups).map_err(|error| error.to_string())
@@ -116,8 +125,9 @@ mod tests {
         assert_eq!(cache.missing(&both), [sha256(b"b")]);
         assert_eq!(cache.collect(&both), None);
         cache.insert(group(b"b")).unwrap();
-        assert_eq!(cache.collect(&both).unwrap(), [&b"a"[..], b"b", b"a"]);
-        cache.keep(&[Bytes::from_static(b"b")]);
+        let collected = cache.collect(&both).unwrap();
+        assert_eq!(collected.iter().map(|group| &*group.bytes).collect::<Vec<_>>(), [b"a", b"b", b"a"]);
+        cache.keep(&collected[1..2]);
         assert_eq!(cache.missing(&both), [sha256(b"a")]);
     }
 

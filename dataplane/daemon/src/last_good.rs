@@ -6,11 +6,13 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use marchproxy_proto::tables::EncodedGroup;
 use prost::Message;
 use prost::bytes::Bytes;
 
-use crate::groups::{content_hash, hex, sha256};
+use crate::groups::{content_hash, group, hex, sha256};
 use crate::runtime::ContentHash;
 
 const MAGIC: &[u8; 8] = b"MPTABLES";
@@ -25,7 +27,7 @@ pub struct LastGood {
     /// Hash over the groups.
     pub content_hash: ContentHash,
     /// Encoded groups in order.
-    pub groups: Vec<Bytes>,
+    pub groups: Arc<[EncodedGroup]>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -127,7 +129,7 @@ impl Store {
             node: self.node.clone(),
             version: tables.version,
             content_hash: tables.content_hash.clone(),
-            groups: tables.groups.clone(),
+            groups: tables.groups.iter().map(|group| group.bytes.clone()).collect(),
             software: env!("CARGO_PKG_VERSION").into(),
         }
         .encode_to_vec();
@@ -185,12 +187,13 @@ impl Store {
         if payload.node != self.node {
             return Err(content("node", format!("{:?}", payload.node), &format!("{:?}", self.node)));
         }
-        let hashes: Vec<Vec<u8>> = payload.groups.iter().map(|group| sha256(group)).collect();
-        let wanted = content_hash(hashes.iter().map(Vec::as_slice));
+        // How many objects are in a group is told by offers alone.
+        let groups: Arc<[EncodedGroup]> = payload.groups.into_iter().map(|encoded| group(encoded, 0)).collect();
+        let wanted = content_hash(groups.iter().map(|group| group.hash.as_slice()));
         if payload.content_hash != wanted {
             return Err(content("content_hash", hex(&payload.content_hash), &hex(&wanted)));
         }
-        Ok(LastGood { version: payload.version, content_hash: payload.content_hash, groups: payload.groups })
+        Ok(LastGood { version: payload.version, content_hash: payload.content_hash, groups })
     }
 }
 
@@ -221,9 +224,9 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn tables() -> LastGood {
-        let groups = vec![Bytes::from_static(b"ports"), Bytes::from_static(b"rules")];
-        let hashes: Vec<Vec<u8>> = groups.iter().map(|group| sha256(group)).collect();
-        LastGood { version: 7, content_hash: content_hash(hashes.iter().map(Vec::as_slice)), groups }
+        let groups: Arc<[EncodedGroup]> =
+            [&b"ports"[..], b"rules"].map(|encoded| group(Bytes::from_static(encoded), 0)).into();
+        LastGood { version: 7, content_hash: content_hash(groups.iter().map(|group| group.hash.as_slice())), groups }
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod config;
 pub mod daemon;
 pub mod doctor;
 pub mod driver;
+pub mod flows;
 pub mod groups;
 pub mod health;
 pub mod host;

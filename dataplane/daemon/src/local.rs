@@ -85,7 +85,7 @@ impl Operate {
             Some(Question::Sessions(request)) => self.runtime.sessions(&request).map(Answer::Sessions),
             Some(Question::Neighbours(request)) => self.runtime.neighbours(&request).map(Answer::Neighbours),
             Some(Question::Backends(request)) => self.runtime.backends(&request).map(Answer::Backends),
-            Some(Question::Preview(call)) => self.preview(call).map(Answer::Preview),
+            Some(Question::Preview(call)) => self.preview(&call).map(Answer::Preview),
             Some(Question::Tiers(_)) => Ok(Answer::Tiers(self.runtime.tiers())),
             Some(Question::Qos(request)) => Ok(Answer::Qos(self.runtime.qos(&request))),
             Some(Question::Trace(_) | Question::Capture(_)) => Err("its answer is a stream; please report this".into()),
@@ -94,9 +94,8 @@ impl Operate {
         answer.unwrap_or_else(Answer::Error)
     }
 
-    fn preview(&self, call: v1::PreviewCall) -> Result<v1::PreviewResponse, String> {
-        let groups: Vec<_> = call.groups.into_iter().map(Into::into).collect();
-        let tables = crate::groups::decode(&groups)?;
+    fn preview(&self, call: &v1::PreviewCall) -> Result<v1::PreviewResponse, String> {
+        let tables = crate::groups::decode(&call.groups)?;
         let answer = self.runtime.preview(tables, Duration::from_millis(call.duration_ms.into()))?;
         Ok(v1::PreviewResponse { node: self.node.to_string(), ..answer })
     }

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use marchproxy_dataplane::cli::Arguments;
 use marchproxy_dataplane::config::{Config, LogLevel};
 use marchproxy_dataplane::doctor::{self, Level};
@@ -14,6 +14,10 @@ use tracing::level_filters::LevelFilter;
 const REFUSED: u8 = 1;
 
 fn main() -> ExitCode {
+    if let Some(page) = marchproxy_manual::asked(Arguments::command, 8) {
+        print!("{page}");
+        return ExitCode::SUCCESS;
+    }
     let arguments = Arguments::parse();
     if arguments.metrics_dictionary {
         print!("{}", metrics::dictionary());

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use marchproxy_engine::tables::RuleTables;
+use marchproxy_engine::tables::{RuleChanges, RuleTables};
 use marchproxy_proto::v1;
 use tokio::sync::oneshot;
 
@@ -20,6 +20,21 @@ pub struct Push {
     pub tables: Option<RuleTables>,
     /// Whether ports may be stopped for it.
     pub allow_port_restart: bool,
+    /// When the offer came, for `settle_us`.
+    pub received: Instant,
+}
+
+/// The tables that run, with other rules.
+#[derive(Debug)]
+pub struct Change {
+    /// Control's number.
+    pub version: u64,
+    /// Of the tables after the change.
+    pub content_hash: ContentHash,
+    /// Of the tables it changes.
+    pub base: ContentHash,
+    /// What changes.
+    pub rules: RuleChanges,
     /// When the offer came, for `settle_us`.
     pub received: Instant,
 }
@@ -67,6 +82,9 @@ pub trait Runtime: Send + Sync + 'static {
     fn running(&self) -> Running;
     /// Queues a push; the answer comes when all workers run it, or with the reason why none does.
     fn apply(&self, push: Push) -> oneshot::Receiver<Result<Applied, String>>;
+    /// Queues a change of the tables that run, made for the price of what it changes. `None`: these tables are not changed in this way; push
+    /// them as a whole.
+    fn change(&self, change: Change) -> oneshot::Receiver<Result<Option<Applied>, String>>;
     /// Gets ready for a push, so that `apply` of the same content has nothing left that could take long or fail: builds, and opens new devices.
     /// Answers with the microseconds the build took. What was staged before is let go.
     fn stage(&self, push: Push) -> oneshot::Receiver<Result<u64, String>>;

@@ -12,7 +12,7 @@ use marchproxy_dataplane::agent::{Agent, LastGoodState, SharedState};
 use marchproxy_dataplane::last_good::Store;
 use marchproxy_dataplane::local::Operate;
 use marchproxy_dataplane::runtime::Runtime;
-use marchproxy_engine::tables::RuleTables;
+use marchproxy_engine::tables::{RuleSpec, RuleTables};
 use marchproxy_proto::v1::from_node::Message as FromNode;
 use marchproxy_proto::v1::to_node::Message as ToNode;
 use marchproxy_proto::v1::{self, operate_call, operate_reply};
@@ -260,6 +260,59 @@ async fn unconfirmed_tables_are_never_the_last_good_ones_and_end_by_the_nodes_ow
     assert_eq!((hello.version, hello.unconfirmed_version, hello.reverted_version), (2, 0, 5));
     assert_eq!(stream.push(6, &tables_with("wan")).await.len(), 0);
     assert_eq!(stream.ack().await.version, 6);
+    running.stop().await;
+}
+
+/// Whatever else is offered, confirmed or reverted: a change is one of the tables that run, and is kept when they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_rules_start_from_what_runs_and_wait_for_confirmation_like_all_tables() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_control, running, mut stream) = attached(dir.path()).await;
+    *running.node.changed.lock().unwrap() = Some(Vec::new());
+    let rule = |name: &str| RuleSpec { name: name.into(), priority: 1, ..RuleSpec::default() };
+    let with =
+        |names: &[&str]| RuleTables { rules: names.iter().map(|name| rule(name)).collect(), ..tables_with("lan") };
+    let counts =
+        || (running.node.pushed.lock().unwrap().len(), running.node.changed.lock().unwrap().iter().flatten().count());
+    let last = || {
+        let changed = running.node.changed.lock().unwrap();
+        let rules = &changed.as_ref().unwrap().last().unwrap().rules;
+        (rules.put.iter().map(|rule| rule.name.clone()).collect::<Vec<_>>(), rules.gone.clone())
+    };
+    stream.push(1, &with(&["a", "b"])).await;
+    stream.ack().await;
+    assert_eq!(counts(), (1, 0), "nothing ran that could be changed");
+    saved(dir.path(), 1).await;
+
+    // Kept only when it is confirmed.
+    stream.push_within(2, &with(&["a", "c"]), 600_000).await;
+    assert_eq!(stream.ack().await.version, 2);
+    assert_eq!((counts(), last()), ((1, 1), (vec!["c".into()], vec![(1, "b".into())])));
+    assert_eq!(running.state.read().unconfirmed, 2);
+    assert_eq!(store(dir.path()).load().unwrap().unwrap().version, 1);
+    stream.send(ToNode::Confirmed(v1::TablesConfirmed { version: 2 })).await;
+    saved(dir.path(), 2).await;
+
+    // One that is given up: the former tables come back as a whole, and the next change must not be one of what was given up.
+    stream.push_within(3, &with(&["a", "c", "d"]), 300).await;
+    assert_eq!(stream.ack().await.version, 3);
+    let FromNode::Reverted(reverted) = stream.next().await else { panic!("no revert") };
+    assert_eq!((reverted.version, reverted.to_version, counts()), (3, 2, (2, 2)));
+    assert_eq!(running.node.pushed.lock().unwrap()[1].tables, Some(with(&["a", "c"])));
+    stream.push(4, &with(&["a", "c", "e"])).await;
+    assert_eq!((stream.ack().await.version, counts()), (4, (3, 2)));
+    saved(dir.path(), 4).await;
+    stream.push(5, &with(&["c", "e"])).await;
+    assert_eq!((stream.ack().await.version, counts(), last()), (5, (3, 3), (vec![], vec![(1, "a".into())])));
+    saved(dir.path(), 5).await;
+
+    // Something else differs as well; and a node that leaves it to a build.
+    stream.push(6, &RuleTables { rules: vec![rule("c")], ..tables_with("wan") }).await;
+    assert_eq!((stream.ack().await.version, counts()), (6, (4, 3)));
+    *running.node.changed.lock().unwrap() = None;
+    stream.push(7, &tables_with("wan")).await;
+    assert_eq!((stream.ack().await.version, counts()), (7, (5, 0)));
+    saved(dir.path(), 7).await;
     running.stop().await;
 }
 

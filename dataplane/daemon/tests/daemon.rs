@@ -365,7 +365,7 @@ fn damaged_and_foreign_last_good_tables_are_refused_and_the_node_waits() {
     let stored = LastGood {
         version: 7,
         content_hash: tables::content_hash(encoded.iter().map(|group| &group.hash)).to_vec(),
-        groups: encoded.into_iter().map(|group| group.bytes.into()).collect(),
+        groups: encoded.into(),
     };
     let store = Store::new(&state, "default", "edge-1");
     store.save(&stored).unwrap();

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, its helpers too")]
 
+mod flows;
 mod looking;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,7 @@ use marchproxy_dataplane::driver::{Device, Driver, OpenPort, Opened, PortHealth,
 use marchproxy_dataplane::metrics::{DICTIONARY, Observation, render};
 use marchproxy_dataplane::node::{Node, Place, Settings, StartError};
 use marchproxy_dataplane::pulse::Pulse;
-use marchproxy_dataplane::runtime::{Applied, Push, Runtime};
+use marchproxy_dataplane::runtime::{Applied, Change, Push, Runtime};
 use marchproxy_dataplane::topology::WorkerCore;
 use marchproxy_engine::Budget;
 use marchproxy_engine::io::{Mac, PacketBuf};
@@ -22,7 +23,7 @@ use marchproxy_engine::memory::{Memory, MemoryBuf, MemoryPool, Wire};
 use marchproxy_engine::packet::Packet;
 use marchproxy_engine::tables::{
     BackendSpec, Cidr, HealthKind, HealthSpec, InterfaceSpec, NextHopSpec, PortRange, PortSpec, RouteAction, RouteSpec,
-    RuleAction, RuleMatch, RuleSpec, RuleTables, ServiceProtocol, ServiceSpec, ShaperSpec,
+    RuleAction, RuleChanges, RuleMatch, RuleSpec, RuleTables, ServiceProtocol, ServiceSpec, ShaperSpec,
 };
 use marchproxy_metrics::Format;
 use marchproxy_proto::v1;
@@ -591,6 +592,55 @@ fn ports_come_go_and_restart_when_they_may() {
     rig.world.broken.lock().unwrap().clear();
     rig.push_with(&moved, true).unwrap();
     assert_eq!(rig.open(), ["vdev:net_null0", "vdev:net_null9"]);
+    rig.end();
+}
+
+/// A change of some rules of a long list: made in the second copy of the tables, and the packets show it.
+#[test]
+fn a_change_of_rules_runs_without_a_build() {
+    let world = Arc::new(World::default());
+    let settings = Settings { budget: Budget::default(), ..settings(1) };
+    let mut rig = Rig { node: Arc::new(Node::start(Wires(world.clone()), &settings).unwrap()), world, version: 0 };
+    let rule = |name: u32| RuleSpec {
+        matches: RuleMatch {
+            dst: vec![cidr(&format!("10.{}.{}.0/24", name / 250, name % 250))],
+            ..RuleMatch::default()
+        },
+        priority: 10 + name,
+        ..deny_all(&format!("r{name:04}"))
+    };
+    let permit = RuleSpec { priority: 100_000, action: RuleAction::Permit, ..deny_all("rest") };
+    let rules: Vec<_> = (0..2500).map(rule).chain([permit]).collect();
+    let tables = RuleTables { rules, ..tables() };
+    rig.push(&tables).unwrap();
+    introduce(&rig);
+    let udp = Packet::eth(THEIRS, OURS).ipv4([198, 18, 1, 9], [198, 18, 2, 2]).udp(1, 2).build();
+    let change = |rig: &Rig, base: u64, rules: RuleChanges| {
+        let (version, received) = (base + 1, Instant::now());
+        let change = Change { version, content_hash: vec![version as u8], base: vec![base as u8], rules, received };
+        rig.node.change(change).blocking_recv().unwrap().unwrap()
+    };
+    let all = RuleSpec { priority: 3, ..deny_all("all") };
+    for round in 0..3 {
+        rig.put("vdev:net_null0", &udp);
+        assert_eq!(rig.take("vdev:net_null1")[..6], THEIRS, "permitted");
+        let deny = RuleChanges { put: vec![all.clone()], ..RuleChanges::default() };
+        let applied = change(&rig, 1 + 2 * round, deny).expect("a plain change");
+        assert_eq!((applied.generation, rig.node.running().version), (3 + 2 * round, 2 + 2 * round));
+        rig.put("vdev:net_null0", &udp);
+        rig.eventually("denied", |stats| {
+            let counts = stats.objects.iter().any(|object| object.name == "all" && object.dropped == 1);
+            counts && stats.drops.iter().any(|drop| drop.reason == "rule_deny" && drop.packets == round + 1)
+        });
+        let permit = RuleChanges { gone: vec![(3, "all".into())], ..RuleChanges::default() };
+        assert!(change(&rig, 2 + 2 * round, permit).is_some());
+        assert!(rig.node.stats().objects.iter().all(|object| object.name != "all"));
+    }
+    assert!(change(&rig, 3, RuleChanges::default()).is_none(), "these tables do not run");
+    let counting = RuleSpec { action: RuleAction::Count, ..all };
+    let counting = RuleChanges { put: vec![counting], ..RuleChanges::default() };
+    assert!(change(&rig, 7, counting).is_none(), "left to a build");
+    assert_eq!(rig.node.running().version, 7, "and nothing changed");
     rig.end();
 }
 

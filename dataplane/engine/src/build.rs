@@ -5,8 +5,10 @@ mod qos;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::burst::{Egress, NONE};
+use crate::change::serial;
 use crate::flow::{Addr, from_ip};
 use crate::hash::ECMP_SLOTS;
 use crate::ports::{PortSlot, UNTAGGED};
@@ -16,18 +18,19 @@ use crate::snapshot::{Detour, Exit, Interface, PortInterfaces, Route, Snapshot};
 use crate::stats::MAX_PORTS;
 use crate::table::fib::Fib;
 use crate::table::filter::AddressFilter;
-use crate::table::hops::Hop;
+use crate::table::hops::{Hop, Hops};
 use crate::table::maps::Maps;
 use crate::table::neighbours::NeighbourKey;
 use crate::table::rules::{Limits, Refused, Rules};
 use crate::table::services::{Service, Services};
-use crate::table::sessions::{Limits as SessionLimits, MOST_POOLS, MOST_SERVICES, ServiceLimits};
+use crate::table::sessions::{FlowSettings, Limits as SessionLimits, MOST_POOLS, MOST_SERVICES, ServiceLimits};
 use crate::tables::{
-    LimitsSpec, RouteAction, RuleMatch, RuleTables, RuleWay, ServiceMode, ServiceProtocol, ServiceSpec, Urpf,
+    LimitsSpec, RouteAction, RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceMode, ServiceProtocol, ServiceSpec, Urpf,
 };
 use crate::wire::TCP;
 
-use qos::{WORSE, marks, names_classes, policer, policers, shapers, shaping};
+pub(crate) use qos::classes_beside_rules;
+use qos::{WORSE, known_mark, marks, policer, policers, shapers, shaping, unknown_mark};
 
 /// What a snapshot may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,13 @@ impl Default for Budget {
             queues: (1 << 14) - 1,
             workers: 1,
         }
+    }
+}
+
+impl Budget {
+    /// What rules may cost.
+    pub(crate) fn of_rules(&self) -> Limits {
+        Limits { bytes: self.bytes, lines: self.rule_lines }
     }
 }
 
@@ -96,6 +106,7 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
     let previous = previous.unwrap_or(&empty);
     check(tables)?;
     let mut snapshot = Snapshot {
+        serial: serial(),
         port_slots: previous.port_slots.next_generation(),
         counter_slots: previous.counter_slots.next_generation(),
         policer_slots: previous.policer_slots.next_generation(),
@@ -108,8 +119,8 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
     routes(tables, &mut snapshot);
     snapshot.detours = detours(tables, &snapshot);
     let mut counters = Counters::new(tables, &mut snapshot.counter_slots, budget)?;
-    let room = Limits { bytes: budget.bytes, lines: budget.rule_lines };
-    snapshot.rules = Rules::build(&tables.rules, room, |r| counters.get("rule", &r.name))
+    let room = budget.of_rules();
+    snapshot.rules = Rules::build_for_change(&tables.rules, room, |r| counters.get("rule", &r.name))
         .map_err(|refused| rules_over_budget(tables, refused))?;
     let limits = limits(tables, &mut snapshot.limit_slots, budget)?;
     let services = tables
@@ -126,15 +137,22 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
             }
             service.with_limits(limits)
         })
+        .enumerate()
+        .map(|(index, service)| service.with_flows(tells(tables, index)))
         .collect();
-    snapshot.services = Services::build(&tables.services, services);
+    snapshot.services = Arc::new(Services::build(&tables.services, services));
+    snapshot.flows = tables.flows.as_ref().map(|spec| FlowSettings {
+        one_of: spec.one_of.max(1),
+        active_timeout: u64::from(spec.active_timeout_s.max(1)) * 1_000_000_000,
+        nat_events: spec.nat_events,
+    });
     snapshot.backends =
         with_past(snapshot.services.iter().flat_map(Service::backends).map(|b| b.address), &previous.backends);
     let pools = tables.services.iter().flat_map(|spec| &spec.source_pool).map(|ip| from_ip(*ip));
     snapshot.pools = with_past(pools, &previous.pools);
     snapshot.policers = policers(tables, &mut snapshot.policer_slots, &previous.policers, &mut counters, budget)?;
     snapshot.maps = Maps::new(&tables.dscp_maps);
-    snapshot.classes = names_classes(tables) || !tables.shapers.is_empty();
+    snapshot.classes = classes_beside_rules(tables) || tables.rules.iter().any(|rule| rule.class.is_some());
     snapshot.policer_names = tables.policers.iter().map(|p| p.name.clone()).collect();
     // Sessions of services that are gone may still be another worker's, and a route may cover an address of ours.
     snapshot.only_ways = snapshot.only_routes()
@@ -148,6 +166,11 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
     snapshot.shaping = shaping(tables, &mut snapshot, budget)?;
     within_budget(&snapshot, tables, budget)?;
     Ok(snapshot)
+}
+
+/// Whether the sessions of a service are told to a flow collector.
+fn tells(tables: &RuleTables, service: usize) -> bool {
+    tables.flows.as_ref().is_some_and(|flows| flows.services.is_empty() || flows.services.contains(&service))
 }
 
 /// By service. A service keeps its place over pushes; another one gets it only when there is none left, and then counts the old one's sessions
@@ -221,9 +244,7 @@ fn rules_over_budget(tables: &RuleTables, refused: Refused) -> BuildError {
 
 /// References stay inside their vectors, so that later steps need not ask.
 fn check(tables: &RuleTables) -> Result<(), BuildError> {
-    let invalid = |object: String, field, found: usize, len: usize| {
-        Err(BuildError::Invalid { object, field, found: found.to_string(), allowed: format!("an index below {len}") })
-    };
+    let invalid = |object, field, found, len| Err(outside(object, field, found, len));
     for i in &tables.interfaces {
         if i.port >= tables.ports.len() {
             return invalid(format!("interface {}", i.name), "port", i.port, tables.ports.len());
@@ -245,21 +266,9 @@ fn check(tables: &RuleTables) -> Result<(), BuildError> {
             }
         }
     }
-    for r in &tables.rules {
-        let object = || format!("rule {}", r.name);
-        if let Some(i) = r.matches.in_interface.filter(|&i| i >= interfaces) {
-            return invalid(object(), "match.in", i, interfaces);
-        }
-        if let Some(p) = r.policer.filter(|&p| p >= tables.policers.len()) {
-            return invalid(object(), "policer", p, tables.policers.len());
-        }
-        if let Some(RuleWay::NextHop { interface, .. }) = r.way
-            && interface >= interfaces
-        {
-            return invalid(object(), "next_hop.interface", interface, interfaces);
-        }
-    }
-    rules(tables)?;
+    let named = Named::of(tables);
+    tables.rules.iter().try_for_each(|rule| check_rule(rule, &named))?;
+    samples(tables)?;
     shapers(tables)?;
     for s in &tables.services {
         if let Some(p) = s.policer.filter(|&p| p >= tables.policers.len()) {
@@ -273,6 +282,10 @@ fn check(tables: &RuleTables) -> Result<(), BuildError> {
                 allowed: "at most 65534, weights from 1".into(),
             });
         }
+    }
+    if let Some(service) = tables.flows.iter().flat_map(|flows| &flows.services).find(|&&s| s >= tables.services.len())
+    {
+        return invalid("flows".into(), "services", *service, tables.services.len());
     }
     tables.services.iter().try_for_each(mode)?;
     let pools: HashSet<&IpAddr> = tables.services.iter().flat_map(|service| &service.source_pool).collect();
@@ -296,28 +309,66 @@ fn check(tables: &RuleTables) -> Result<(), BuildError> {
     marks(tables)
 }
 
-/// What rules may say.
-fn rules(tables: &RuleTables) -> Result<(), BuildError> {
-    for r in &tables.rules {
-        let invalid = |field, found: String, allowed: &str| {
-            Err(BuildError::Invalid { object: format!("rule {}", r.name), field, found, allowed: allowed.into() })
-        };
-        let RuleMatch { tcp_flags, protocol, dscp, vlan, .. } = &r.matches;
-        if let Some(flags) = tcp_flags {
-            if *protocol != Some(TCP) {
-                return invalid("match.tcp_flags", format!("with protocol {protocol:?}"), "with protocol 6 only");
-            }
-            if flags.value & !flags.mask != 0 {
-                return invalid("match.tcp_flags", format!("{flags:?}"), "no value outside of the mask");
-            }
+/// A reference that leads nowhere.
+fn outside(object: String, field: &'static str, found: usize, len: usize) -> BuildError {
+    BuildError::Invalid { object, field, found: found.to_string(), allowed: format!("an index below {len}") }
+}
+
+/// How much there is of what rules name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Named {
+    interfaces: usize,
+    policers: usize,
+    maps: usize,
+}
+
+impl Named {
+    pub(crate) fn of(tables: &RuleTables) -> Self {
+        Self { interfaces: tables.interfaces.len(), policers: tables.policers.len(), maps: tables.dscp_maps.len() }
+    }
+}
+
+/// What a rule may say.
+pub(crate) fn check_rule(r: &RuleSpec, named: &Named) -> Result<(), BuildError> {
+    let Named { interfaces, policers, maps } = *named;
+    let object = || format!("rule {}", r.name);
+    if let Some(i) = r.matches.in_interface.filter(|&i| i >= interfaces) {
+        return Err(outside(object(), "match.in", i, interfaces));
+    }
+    if let Some(p) = r.policer.filter(|&p| p >= policers) {
+        return Err(outside(object(), "policer", p, policers));
+    }
+    if let Some(RuleWay::NextHop { interface, .. }) = r.way
+        && interface >= interfaces
+    {
+        return Err(outside(object(), "next_hop.interface", interface, interfaces));
+    }
+    if let Some(mark) = r.mark.filter(|&mark| !known_mark(mark, maps)) {
+        return Err(unknown_mark(object(), mark, maps));
+    }
+    let invalid = |field, found: String, allowed: &str| {
+        Err(BuildError::Invalid { object: object(), field, found, allowed: allowed.into() })
+    };
+    let RuleMatch { tcp_flags, protocol, dscp, vlan, .. } = &r.matches;
+    if let Some(flags) = tcp_flags {
+        if *protocol != Some(TCP) {
+            return invalid("match.tcp_flags", format!("with protocol {protocol:?}"), "with protocol 6 only");
         }
-        if let Some(dscp) = dscp.iter().find(|&&dscp| dscp > 63) {
-            return invalid("match.dscp", dscp.to_string(), "0 to 63");
-        }
-        if let Some(vlan) = vlan.filter(|&vlan| vlan > 4094) {
-            return invalid("match.vlan", vlan.to_string(), "0 to 4094");
+        if flags.value & !flags.mask != 0 {
+            return invalid("match.tcp_flags", format!("{flags:?}"), "no value outside of the mask");
         }
     }
+    if let Some(dscp) = dscp.iter().find(|&&dscp| dscp > 63) {
+        return invalid("match.dscp", dscp.to_string(), "0 to 63");
+    }
+    if let Some(vlan) = vlan.filter(|&vlan| vlan > 4094) {
+        return invalid("match.vlan", vlan.to_string(), "0 to 4094");
+    }
+    Ok(())
+}
+
+/// How many rules take samples.
+fn samples(tables: &RuleTables) -> Result<(), BuildError> {
     let sampling = tables.rules.iter().filter(|r| r.log_sample > 0);
     match sampling.clone().nth(sampling::MOST) {
         Some(r) => Err(BuildError::OverBudget {
@@ -459,11 +510,12 @@ fn routes(tables: &RuleTables, snapshot: &mut Snapshot) {
     // Routes that do the same share one entry: few gateways serve many prefixes, and their entries stay in the cache.
     // Default routes have their own: reverse path checks tell them apart.
     let mut same: HashMap<(bool, &RouteAction), u32> = HashMap::new();
+    let mut hops = Hops::default();
     for spec in &tables.routes {
         let key = (from_ip(spec.prefix.network().addr), spec.prefix.len);
         let is_default = spec.prefix.len == 0;
         let index = *same.entry((is_default, &spec.action)).or_insert_with(|| {
-            let route = route(&spec.action, snapshot);
+            let route = route(&spec.action, &snapshot.interfaces, &mut hops);
             snapshot.routes.push(route);
             snapshot.routes.len() as u32 - 1
         });
@@ -472,6 +524,7 @@ fn routes(tables: &RuleTables, snapshot: &mut Snapshot) {
         }
         prefixes.entry(spec.table).or_default().insert(key, index);
     }
+    snapshot.hops = Arc::new(hops);
     let nowhere = Egress { interface: NONE, ..Egress::default() };
     snapshot.ways = snapshot
         .routes
@@ -500,25 +553,22 @@ fn exit(way: &Egress, snapshot: &Snapshot) -> Exit {
     Exit { neighbour, hash: way.neighbour_hash, interface: way.interface, mtu: way.mtu }
 }
 
-/// The entry of an action; its next hops go into the snapshot.
-fn route(action: &RouteAction, snapshot: &mut Snapshot) -> Route {
+/// The entry of an action; its next hops go to the others.
+fn route(action: &RouteAction, interfaces: &[Interface], all: &mut Hops) -> Route {
     match action {
         RouteAction::Blackhole => Route::Blackhole,
         RouteAction::Reject => Route::Reject,
-        RouteAction::Via(hops) => {
-            let interfaces = &snapshot.interfaces;
-            Route::Via(snapshot.hops.add(hops.iter().map(|hop| {
-                let address = from_ip(hop.address);
-                let neighbour = interfaces[hop.interface].neighbour(address);
-                Hop {
-                    address,
-                    interface: hop.interface as u32,
-                    port: neighbour.port,
-                    weight: hop.weight,
-                    neighbour_hash: neighbour.hash(),
-                }
-            })))
-        }
+        RouteAction::Via(hops) => Route::Via(all.add(hops.iter().map(|hop| {
+            let address = from_ip(hop.address);
+            let neighbour = interfaces[hop.interface].neighbour(address);
+            Hop {
+                address,
+                interface: hop.interface as u32,
+                port: neighbour.port,
+                weight: hop.weight,
+                neighbour_hash: neighbour.hash(),
+            }
+        }))),
     }
 }
 

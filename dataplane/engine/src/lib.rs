@@ -8,6 +8,7 @@
 
 pub mod build;
 pub mod burst;
+pub mod change;
 pub mod class;
 pub mod flow;
 pub mod hash;
@@ -36,4 +37,5 @@ pub mod wire;
 pub mod worker;
 
 pub use build::{Budget, BuildError, build};
+pub use change::Successor;
 pub use snapshot::Snapshot;

@@ -77,6 +77,35 @@ impl Slots {
         }
     }
 
+    /// Goes on to the generation in which the names `gone` go, those of `come` come and all others stay: what
+    /// [`next_generation`](Self::next_generation), [`make_room`](Self::make_room) and [`take`](Self::take) of every name would
+    /// lead to, for the price of the difference.
+    pub fn renew(&mut self, gone: &[String], come: &[String], limit: u32) {
+        self.retired.extend(self.previous.drain());
+        for name in gone {
+            self.retired.extend(self.live.remove_entry(name));
+        }
+        let known = |name: &String| self.live.contains_key(name) || self.retired.contains_key(name);
+        let new = come.iter().filter(|&name| !known(name)).count();
+        let available = limit.saturating_sub(self.next) as usize + self.free.len();
+        if new > available {
+            let come: HashSet<&String> = come.iter().collect();
+            let mut given_up: Vec<_> = self.retired.keys().filter(|&name| !come.contains(name)).cloned().collect();
+            given_up.sort_unstable();
+            for name in given_up.into_iter().take(new - available) {
+                self.free.extend(self.retired.remove(&name).map(|slot| slot.index));
+            }
+        }
+        for name in come {
+            self.take(name, limit);
+        }
+    }
+
+    /// The slot of a name in use.
+    pub fn get(&self, name: &str) -> Option<Slot> {
+        self.live.get(name).copied()
+    }
+
     /// Names in use.
     pub fn len(&self) -> usize {
         self.live.len()
@@ -110,6 +139,31 @@ mod tests {
         let back = third.take("a", 8).unwrap();
         assert_eq!(back.index, a.index);
         assert_ne!(back.incarnation, a.incarnation, "it was away for a generation");
+    }
+
+    #[test]
+    fn renewing_is_a_generation_with_all_names() {
+        let mut state = 1u64;
+        let mut below = |n: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % n
+        };
+        let limit = 12;
+        let (mut whole, mut renewed) = (Slots::default(), Slots::default());
+        let mut used: BTreeSet<String> = BTreeSet::new();
+        for _ in 0..2000 {
+            let next: BTreeSet<String> =
+                (0..20).filter(|_| below(2) == 0).map(|n| format!("n{n}")).take(limit as usize).collect();
+            let list: Vec<String> = next.iter().cloned().collect();
+            whole = whole.next_generation();
+            whole.make_room(&list, limit);
+            let expected: Vec<_> = list.iter().map(|name| whole.take(name, limit)).collect();
+            let (gone, come): (Vec<_>, Vec<_>) =
+                (used.difference(&next).cloned().collect(), next.difference(&used).cloned().collect());
+            renewed.renew(&gone, &come, limit);
+            assert_eq!(list.iter().map(|name| renewed.get(name)).collect::<Vec<_>>(), expected);
+            used = next;
+        }
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! One generation of everything the workers look up: immutable, built off the workers, swapped whole.
 
+use std::sync::Arc;
+
 use crate::burst::{Egress, NONE};
+use crate::change::counter_name;
 use crate::flow::Addr;
 use crate::ports::PortSlot;
 use crate::qos::Shaping;
@@ -14,11 +17,14 @@ use crate::table::neighbours::NeighbourKey;
 use crate::table::policer::{Colour, PolicerTable};
 use crate::table::rules::Rules;
 use crate::table::services::Services;
+use crate::table::sessions::FlowSettings;
 use crate::tables::{PortSpec, Urpf};
 
 /// One generation. Made by [`build`](crate::build::build); `Default` is the empty configuration.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Snapshot {
+    /// Which one it is; its copies have the same.
+    pub(crate) serial: u64,
     pub(crate) ports: Vec<(PortSlot, PortSpec)>,
     pub(crate) interfaces: Vec<Interface>,
     /// Whether every interface keeps the DSCP of what it receives.
@@ -31,7 +37,8 @@ pub struct Snapshot {
     pub(crate) by_port: PortInterfaces,
     pub(crate) fibs: Vec<Fib>,
     pub(crate) routes: Vec<Route>,
-    pub(crate) hops: Hops,
+    /// Copies of a generation share them, and with them what links say.
+    pub(crate) hops: Arc<Hops>,
     /// Routes of prefixes of length 0, a few.
     pub(crate) default_routes: Vec<u32>,
     /// By route: its next hop where there is but one and never another; otherwise of interface [`NONE`].
@@ -52,8 +59,10 @@ pub struct Snapshot {
     pub rules: Rules,
     /// Ways that rules set, in the order of the rules.
     pub(crate) detours: Vec<Detour>,
-    /// The services.
-    pub services: Services,
+    /// The services; copies of a generation share them, and with them what checks say of backends.
+    pub services: Arc<Services>,
+    /// Which sessions are told to a flow collector; `None`: none.
+    pub flows: Option<FlowSettings>,
     /// Whether some interface has a policer.
     pub(crate) polices_interfaces: bool,
     /// Whether somebody wants to know the classes of packets.
@@ -73,7 +82,7 @@ pub struct Snapshot {
 }
 
 /// Interfaces by port slot and VLAN.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct PortInterfaces([Vec<(u16, u32)>; MAX_PORTS]);
 
 impl Default for PortInterfaces {
@@ -372,6 +381,11 @@ impl Snapshot {
     /// The links of these ports are down, a bit by port slot, and no others: see [`Hops::set_down`].
     pub fn set_links_down(&self, ports: u64) {
         self.hops.set_down(ports);
+    }
+
+    /// The counter of a rule.
+    pub fn rule_counter(&self, name: &str) -> Option<u32> {
+        self.counter_slots.get(&counter_name(name)).map(|slot| slot.index)
     }
 
     /// Objects that have counters: kind, name, slot.

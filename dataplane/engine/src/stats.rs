@@ -220,6 +220,14 @@ pub struct ThreadStats {
     pub samples: Counter,
     /// Packets that were to be recorded when the ring for it was full.
     pub samples_lost: Counter,
+    /// Sessions that are told to a flow collector.
+    pub flows_selected: Counter,
+    /// Sessions that would be told if they were one of N.
+    pub flows_passed_over: Counter,
+    /// Records about sessions for a flow collector.
+    pub flow_records: Counter,
+    /// Those for which the ring to the exporter had no room.
+    pub flow_records_lost: Counter,
     /// Packets of which fragments came and others may still come.
     pub fragmented: Counter,
     /// Fragments that wait for their first one.
@@ -259,6 +267,10 @@ impl ThreadStats {
             handed_off: Counter::default(),
             samples: Counter::default(),
             samples_lost: Counter::default(),
+            flows_selected: Counter::default(),
+            flows_passed_over: Counter::default(),
+            flow_records: Counter::default(),
+            flow_records_lost: Counter::default(),
             fragmented: Counter::default(),
             fragments_held: Counter::default(),
             fragments_released: Counter::default(),

@@ -6,7 +6,7 @@
 
 mod qos;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 pub use qos::*;
 
@@ -31,6 +31,29 @@ pub struct RuleTables {
     pub dscp_maps: Vec<DscpMapSpec>,
     /// Sorted by port, at most one for each.
     pub shapers: Vec<ShaperSpec>,
+    /// Where and how sessions are told of; `None`: nowhere.
+    pub flows: Option<FlowsSpec>,
+}
+
+/// A flow collector and what it is told (IPFIX).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowsSpec {
+    /// Where messages go, over UDP and the host's own network.
+    pub collector: SocketAddr,
+    /// Observation domain; 0: none in particular.
+    pub domain: u32,
+    /// Of so many sessions one is told of, from 1.
+    pub one_of: u32,
+    /// After so long a session that goes on is told of again, from 1.
+    pub active_timeout_s: u32,
+    /// Templates are sent again after this time, from 1.
+    pub template_refresh_s: u32,
+    /// Octets of a message at most, 512..=8952.
+    pub message_octets: u16,
+    /// Whether beginnings and ends of NAT44 sessions are told as events, too (RFC 8158).
+    pub nat_events: bool,
+    /// Indices into [`RuleTables::services`], ascending; empty: all services.
+    pub services: Vec<usize>,
 }
 
 /// A port: one device that the node's backend drives.
@@ -181,6 +204,27 @@ pub struct RuleSpec {
     pub new_only: bool,
     /// Class of packets it permits, in the place of what their DSCP says.
     pub class: Option<Class>,
+}
+
+/// Changes to the rules of tables of which nothing else changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleChanges {
+    /// Priority and name of rules that go.
+    pub gone: Vec<(u32, String)>,
+    /// Rules that come, or replace the one of their priority and name. A rule that gets another priority goes with the old one.
+    pub put: Vec<RuleSpec>,
+}
+
+impl RuleChanges {
+    /// How many rules it is about.
+    pub fn len(&self) -> usize {
+        self.gone.len() + self.put.len()
+    }
+
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// A way that a rule sets.

@@ -437,6 +437,7 @@ fn new_flow<'a>(snapshot: &'a Snapshot, question: &Question, step: Steps<'_>) ->
     };
     let details = service_details(snapshot, service, rule);
     step("service", format!("service {}", service.name), details);
+    told(snapshot, service, step);
     let Some(backend) = service.pick(key) else {
         let family = if is_v4(key.dst) { "IPv4" } else { "IPv6" };
         step("service", format!("service {}", service.name), format!("no {family} backend is up"));
@@ -463,6 +464,14 @@ fn new_flow<'a>(snapshot: &'a Snapshot, question: &Question, step: Steps<'_>) ->
 /// The rule's, else the service's.
 fn policer_of(service: &Service, rule: Option<&Rule>) -> u32 {
     rule.map(|rule| rule.policer).filter(|&policer| policer != NONE).or(service.policer).unwrap_or(NONE)
+}
+
+/// Whether a flow collector hears of the sessions of a service.
+fn told(snapshot: &Snapshot, service: &Service, step: Steps<'_>) {
+    if let Some(flows) = snapshot.flows.filter(|_| service.flows && !service.stateless) {
+        let share = format!("one of {} sessions is told to the flow collector", flows.one_of);
+        step("flows", format!("service {}", service.name), share);
+    }
 }
 
 fn service_details(snapshot: &Snapshot, service: &Service, rule: Option<&Rule>) -> String {

@@ -18,7 +18,7 @@ use crate::snapshot::Snapshot;
 use crate::stage::fragment::Arrival;
 use crate::stats::{MAX_PORTS, ThreadStats};
 use crate::table::fragments::{Fragments, Known};
-use crate::table::sessions::{Decision, Origin, Session, Sessions, Source};
+use crate::table::sessions::{Decision, Flows, Origin, Session, Sessions, Source};
 
 /// Packets taken from the inject ring in one turn.
 const INJECTS_PER_TURN: usize = 64;
@@ -45,6 +45,8 @@ pub enum Command<K: Backend> {
     Observe(Option<Box<Lens>>),
     /// Own the queues of this port, or no more; those before come back.
     Queues(PortSlot, Option<Box<Scheduler<K::Buf>>>),
+    /// Tell of sessions by this, or no more; the one before comes back.
+    Flows(Option<Box<Flows>>),
 }
 
 /// A worker's answer.
@@ -57,6 +59,8 @@ pub enum Reply<K: Backend> {
     Observed(Option<Box<Lens>>),
     /// The queues that a port had until now, empty.
     Queues(Option<Box<Scheduler<K::Buf>>>),
+    /// What was used to tell of sessions until now.
+    Flows(Option<Box<Flows>>),
 }
 
 /// A page of the session list; the asker provides the memory.
@@ -219,6 +223,8 @@ impl<K: Backend> Worker<K> {
                 self.ledger.drop(handed.packet, DropReason::Shutdown);
             }
         }
+        self.pipeline.sessions.tell_all();
+        self.pipeline.show_flows();
         self.fragments.release(&mut |packet, reason| self.ledger.drop(packet, reason));
         self.ledger.release();
         let queues = self.ports.drain(..).map(|(port, rx)| (port, rx, self.ledger.detach(port))).collect();
@@ -370,6 +376,11 @@ impl<K: Backend> Worker<K> {
             Ok(Command::Queues(port, queues)) => {
                 let before = self.ledger.exchange_queues(port, queues);
                 let _ = self.replies.push(Reply::Queues(before));
+            }
+            Ok(Command::Flows(flows)) => {
+                let before = self.pipeline.sessions.exchange_flows(flows);
+                self.pipeline.show_flows();
+                let _ = self.replies.push(Reply::Flows(before));
             }
             Err(_) => {}
         }

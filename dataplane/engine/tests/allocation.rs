@@ -7,8 +7,10 @@ use common::{CLIENT, SERVER, introduce_everybody, ip, tables};
 use marchproxy_engine::memory::MemoryBuf;
 use marchproxy_engine::observe::{Lens, Order, Point, language};
 use marchproxy_engine::packet::Packet;
+use marchproxy_engine::table::sessions::{FlowSettings, Flows};
 use marchproxy_engine::tables::{
-    FlagMatch, FragmentMatch, PortRange, QueueSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay, ShaperSpec,
+    FlagMatch, FlowsSpec, FragmentMatch, PortRange, QueueSpec, RuleAction, RuleMatch, RuleSpec, RuleTables, RuleWay,
+    ShaperSpec,
 };
 use marchproxy_engine::testkit::{Node, port_mac};
 use marchproxy_engine::worker::{Command, Reply};
@@ -110,6 +112,31 @@ fn nor_does_one_that_is_looked_at() {
             node.replies.pop().unwrap();
         });
     }
+}
+
+#[test]
+fn nor_does_one_that_tells_of_sessions() {
+    let spec = FlowsSpec {
+        collector: "192.0.2.50:4739".parse().unwrap(),
+        domain: 0,
+        one_of: 2,
+        active_timeout_s: 1,
+        template_refresh_s: 60,
+        message_octets: 1232,
+        nat_events: true,
+        services: vec![],
+    };
+    let mut node = Node::new(&RuleTables { flows: Some(spec), ..tables() }).unwrap();
+    introduce_everybody(&mut node, 1);
+    // Room for some records only: those that are lost cost nothing either.
+    let (records, ring) = rtrb::RingBuffer::new(8);
+    let settings = FlowSettings { one_of: 2, active_timeout: 1, nat_events: true };
+    node.commands.push(Command::Flows(Some(Flows::new(4096, settings, records)))).unwrap();
+    node.worker.turn(2);
+    node.replies.pop().unwrap();
+    two_rounds(&mut node, |_| {});
+    assert_eq!(ring.slots(), 8);
+    assert!(node.worker.stats().flow_records_lost.value() > 0);
 }
 
 fn two_rounds(node: &mut Node, after: impl Fn(&mut Node)) {

@@ -17,8 +17,10 @@ use marchproxy_engine::packet::{SYN, describe};
 use marchproxy_engine::reason::{ConsumeReason, DropReason, SessionEnd};
 use marchproxy_engine::reference::{Arrival, Choices, Outcome, Reference, Tuple};
 use marchproxy_engine::snapshot::ObjectKind;
+use marchproxy_engine::table::sessions::{FlowSettings, Flows};
 use marchproxy_engine::tables::{RuleAction, ServiceMode};
 use marchproxy_engine::testkit::{Node, Size, port_mac};
+use marchproxy_engine::worker::Command;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::strategy::ValueTree;
@@ -69,6 +71,13 @@ impl Twins {
         let mut node = Node::with_size(&tables, Size { announcing: true, ..size }).unwrap();
         let macs = (0..PORTS.len()).map(port_mac).collect();
         let reference = Reference::new(tables, macs).announcing();
+        // Half of the nodes tell of their sessions, most of which find no room: nobody may notice.
+        if node.publisher.current().services.iter().count().is_multiple_of(2) {
+            let settings = FlowSettings { one_of: 1, active_timeout: 1_000_000_000, nat_events: true };
+            let (records, _) = rtrb::RingBuffer::new(4);
+            let flows = Flows::new(node.worker.pipeline().sessions.capacity(), settings, records);
+            node.commands.push(Command::Flows(Some(flows))).unwrap();
+        }
         // Takes up the ports, of which there are fewer than turns.
         for _ in PORTS {
             node.worker.turn(0);

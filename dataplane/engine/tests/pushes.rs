@@ -164,6 +164,7 @@ fn a_torn_swap_would_be_noticed() {
         stats: &stats,
         now: 1,
         hits: [0; 2],
+        anew: marchproxy_engine::burst::Mask::default(),
     };
     balance::process(&mut burst, &mut context);
     route::process(&mut burst, &new, &neighbours);

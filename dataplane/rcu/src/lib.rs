@@ -118,8 +118,20 @@ impl<T> Publisher<T> {
 
     /// Drops the values no reader can reach any more, here and now; returns how many are still waiting.
     pub fn reclaim(&mut self) -> usize {
+        self.reclaim_into(drop)
+    }
+
+    /// Hands out the values no reader can reach any more, oldest first; returns how many are still waiting.
+    pub fn reclaim_into(&mut self, mut take: impl FnMut(T)) -> usize {
         let oldest = self.seen().min().unwrap_or(u64::MAX);
-        self.retired.retain(|(replaced_by, _)| *replaced_by > oldest);
+        let waiting = self.retired.iter().position(|(replaced_by, _)| *replaced_by > oldest);
+        let free = waiting.unwrap_or(self.retired.len());
+        for (_, value) in self.retired.drain(..free) {
+            // A value that was published again is not the last one of its kind.
+            if let Ok(value) = Arc::try_unwrap(value) {
+                take(value);
+            }
+        }
         self.retired.len()
     }
 }
@@ -213,6 +225,18 @@ mod tests {
         assert!(readers[0].refresh());
         publisher.reclaim();
         assert_eq!(freed.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn what_nobody_reads_can_be_used_again() {
+        let (mut publisher, mut readers) = channel(String::from("first"), 1);
+        publisher.publish(String::from("second"));
+        publisher.republish();
+        let mut back = Vec::new();
+        assert_eq!((publisher.reclaim_into(|value| back.push(value)), back.len()), (2, 0));
+        assert!(readers[0].refresh());
+        assert_eq!(publisher.reclaim_into(|value| back.push(value)), 0);
+        assert_eq!(back, ["first"], "the second runs on under another number");
     }
 
     #[test]

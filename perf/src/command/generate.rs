@@ -29,6 +29,7 @@ pub struct Generate {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Rules, as a document that control takes
+    #[command(after_help = "Example:\n  marchproxy-perf gen rules --profile fw --count 5000 --seed 7 -o rules.yaml")]
     Rules {
         /// Kind of list
         #[arg(long, value_enum, default_value_t = Profile::Acl)]
@@ -40,6 +41,7 @@ enum What {
         text: Text,
     },
     /// Routes, as a document that control takes: with the node, the interfaces and the gateways they lead to
+    #[command(after_help = "Example:\n  marchproxy-perf gen routes --count 500000 --json -o routes.json")]
     Routes {
         /// How many, half of each family
         #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
@@ -51,6 +53,7 @@ enum What {
         text: Text,
     },
     /// Flows of a scenario, as comma-separated values or JSON lines
+    #[command(after_help = "Example:\n  marchproxy-perf gen flows balance --sessions 1000 --count 20")]
     Flows {
         #[command(flatten)]
         traffic: Traffic,
@@ -64,6 +67,7 @@ enum What {
         to: To,
     },
     /// Packets of a scenario, as a capture file: what `run` on a net_pcap replays
+    #[command(after_help = "Example:\n  marchproxy-perf gen pcap full --packet imix -o full.pcap")]
     Pcap {
         #[command(flatten)]
         traffic: Traffic,

@@ -1,10 +1,12 @@
 //! Pushes under load, and what they did.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::{Duration, Instant};
 
 use marchproxy_cpu::TscClock;
 use marchproxy_engine::build;
+use marchproxy_engine::change::Successor;
 use marchproxy_engine::slow::SlowPath;
 use marchproxy_engine::snapshot::Snapshot;
 use marchproxy_rcu::Publisher;
@@ -12,7 +14,7 @@ use rtrb::{Consumer, RingBuffer};
 use serde::Serialize;
 
 use super::line::{Line, Shared, Taken};
-use super::source::Source;
+use super::source::{Format, Pushed, Source, Stages, Wish, timed};
 use crate::Error;
 use crate::backend::Timed;
 use crate::machine::{Machine, Watch, switches};
@@ -49,6 +51,8 @@ pub struct Wanted {
     pub rate: Option<f64>,
     /// Core of the worker.
     pub core: usize,
+    /// Whether the document as a whole is pushed from its text, too.
+    pub documents: bool,
 }
 
 /// What came out.
@@ -58,6 +62,8 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// Whether a push went through validation, store and dry run; else it began at the node.
     pub store: bool,
+    /// Megabytes that one copy of the node's tables takes.
+    pub tables_mb: f64,
     /// Packets per second that arrived.
     pub rate_pps: f64,
     /// Microseconds of a turn without a push: the 99.9th percentile.
@@ -79,6 +85,9 @@ pub struct Report {
 pub struct Row {
     /// Rules that each push changed.
     pub changed: usize,
+    /// The text that each push began with, where it was the whole document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub document: Option<Format>,
     /// Packets lost in all pushes of the row: those that found their ring full while nobody had interrupted the worker, and drops by the node.
     pub packets_lost: u64,
     /// The worst push: time of the worker's turn that took the tables and of the seven after it, each above the 99.9th percentile of
@@ -92,6 +101,8 @@ pub struct Row {
     pub settle_ms_max: f64,
     /// Most memory this process had during the row, in megabytes.
     pub memory_mb: f64,
+    /// What it had when the row was done.
+    pub steady_mb: f64,
     /// Pushes.
     pub pushes: usize,
     /// Of these, pushes whose window had an interruption of the worker; they count for none of the above but settle and memory.
@@ -100,12 +111,17 @@ pub struct Row {
     pub packets_lost_preempted: u64,
     /// Packets that arrived meanwhile.
     pub packets: u64,
+    /// Of these pushes, those that built the node's tables as a whole.
+    pub whole: usize,
+    /// Where the time went, in milliseconds: the median of each part, over the pushes that had it.
+    pub stages_ms: BTreeMap<&'static str, f64>,
 }
 
 /// The pushing side.
 struct Push<'a> {
     publisher: Publisher<Snapshot>,
     slow: SlowPath<Timed>,
+    successor: Successor,
     budget: marchproxy_engine::Budget,
     shared: &'a Shared,
     taken: Consumer<Taken>,
@@ -139,7 +155,9 @@ pub fn run(
         taken: taken_in,
     };
     let shared = &Shared::default();
-    let mut push = Push { publisher: node.publisher, slow: node.slow, budget: node.budget, shared, taken, now, hz };
+    let successor = Successor::default();
+    let mut push =
+        Push { publisher: node.publisher, slow: node.slow, successor, budget: node.budget, shared, taken, now, hz };
     // First alone, to know what is usual; then under pushes.
     progress.phase("what turns take without a push", 0);
     let mut line = std::thread::scope(|scope| {
@@ -165,10 +183,13 @@ pub fn run(
     }
     shared.stop.store(false, Relaxed);
     shared.calm.store(false, Relaxed);
-    let sizes = sizes(params.rules);
-    progress.phase("pushing", (sizes.len() * wanted.pushes) as u64);
+    let mut wishes: Vec<Wish> = sizes(params.rules).into_iter().map(Wish::Rules).collect();
+    if wanted.documents {
+        wishes.extend([Format::Yaml, Format::Json].map(Wish::Document));
+    }
+    progress.phase("pushing", (wishes.len() * wanted.pushes) as u64);
     let mut watch = Watch::over(vec![wanted.core]);
-    let (rows, switches) = std::thread::scope(|scope| {
+    let (rows, switches, tables_mb) = std::thread::scope(|scope| {
         let worker = scope.spawn(move || {
             process::pin(Some(wanted.core))?;
             // The kernel counts for each thread, and this one is new.
@@ -176,10 +197,11 @@ pub fn run(
             line.run(shared);
             Ok::<_, Error>(switches() - before)
         });
-        let rows = push.rows(&sizes, source, wanted.pushes, progress);
+        let rows = push.rows(&wishes, params.rules, source, wanted.pushes, progress);
         shared.stop.store(true, Relaxed);
         let switches = worker.join().map_err(|_| Error::Harness("the worker's thread ended early"))??;
-        rows.map(|rows| (rows, switches))
+        let tables_mb = push.publisher.current().bytes() as f64 / 1e6;
+        rows.map(|rows| (rows, switches, tables_mb))
     })?;
     watch.interrupted(switches);
     progress.finish();
@@ -190,6 +212,7 @@ pub fn run(
     Ok(Report {
         rows,
         store: cfg!(feature = "control"),
+        tables_mb,
         rate_pps: rate,
         no_push_p999_us,
         parameters: params,
@@ -215,14 +238,19 @@ impl Push<'_> {
     /// Rows as far as nobody interrupts.
     fn rows(
         &mut self,
-        sizes: &[usize],
+        wishes: &[Wish],
+        rules: usize,
         source: &mut dyn Source,
         pushes: usize,
         progress: &Progress,
     ) -> Result<Vec<Row>, Error> {
         let mut rows = Vec::new();
-        for &changed in sizes {
-            let row = self.row(changed, source, pushes, progress)?;
+        for &wish in wishes {
+            let row = match wish {
+                Wish::Rules(changed) => Row { changed, ..Row::default() },
+                Wish::Document(format) => Row { changed: rules, document: Some(format), ..Row::default() },
+            };
+            let row = self.row(row, wish, source, pushes, progress)?;
             rows.extend(Some(row).filter(|row| row.pushes > 0));
         }
         Ok(rows)
@@ -230,13 +258,14 @@ impl Push<'_> {
 
     fn row(
         &mut self,
-        changed: usize,
+        mut row: Row,
+        wish: Wish,
         source: &mut dyn Source,
         pushes: usize,
         progress: &Progress,
     ) -> Result<Row, Error> {
-        let mut row = Row { changed, ..Row::default() };
         let (mut settle, mut excess) = (Vec::new(), Vec::new());
+        let mut stage_times: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
         forget_peak();
         self.windows_pass(2)?;
         let before = self.counts();
@@ -244,13 +273,34 @@ impl Push<'_> {
             if progress.stopped() {
                 break;
             }
-            source.wish(changed)?;
+            source.wish(wish)?;
+            let mut stages = Stages::new();
             let received = Instant::now();
-            let snapshot = build(source.apply()?, Some(self.publisher.current()), &self.budget)?;
-            let generation = self.publisher.publish(snapshot);
+            let next = match source.apply(&mut stages)? {
+                Pushed::Rules(changes) => timed(&mut stages, "build", || self.successor.next(&changes)),
+                Pushed::Whole => None,
+            };
+            let (next, whole) = if let Some(next) = next {
+                (next, None)
+            } else {
+                let tables = timed(&mut stages, "decode", || source.tables())?;
+                let previous = Some(self.publisher.current());
+                (timed(&mut stages, "build whole", || build(&tables, previous, &self.budget))?, Some(tables))
+            };
+            let published = Instant::now();
+            let generation = self.publisher.publish(next);
             self.settle(generation)?;
+            stages.push(("settle", published.elapsed().as_secs_f64() * 1e3));
             settle.push(received.elapsed().as_secs_f64() * 1e3);
-            self.publisher.reclaim();
+            for (name, ms) in stages {
+                stage_times.entry(name).or_default().push(ms);
+            }
+            let successor = &mut self.successor;
+            self.publisher.reclaim_into(|old| successor.give_back(old));
+            if let Some(tables) = whole {
+                self.successor.prepare(&tables, self.publisher.current(), &self.budget);
+                row.whole += 1;
+            }
             // The worker says how it took them at the end of its window.
             self.windows_pass(2)?;
             while let Ok(taken) = self.taken.pop() {
@@ -272,7 +322,12 @@ impl Push<'_> {
         let at = |share: f64| settle.get(((settle.len() as f64 * share) as usize).min(settle.len().saturating_sub(1)));
         let at = |share| at(share).copied().unwrap_or(0.0);
         (row.settle_ms_p50, row.settle_ms_p99, row.settle_ms_max) = (at(0.5), at(0.99), at(1.0));
-        row.memory_mb = peak_mb();
+        (row.memory_mb, row.steady_mb) = (memory_mb("VmHWM:"), memory_mb("VmRSS:"));
+        let median = |mut times: Vec<f64>| {
+            times.sort_unstable_by(f64::total_cmp);
+            times.get(times.len() / 2).copied().unwrap_or(0.0)
+        };
+        row.stages_ms = stage_times.into_iter().map(|(name, times)| (name, median(times))).collect();
         Ok(row)
     }
 
@@ -322,10 +377,10 @@ fn forget_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// The largest size since then.
-fn peak_mb() -> f64 {
+/// `VmRSS:` the size of this process, `VmHWM:` the largest since then.
+fn memory_mb(what: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(what));
     line.and_then(|line| line.trim().split(' ').next()?.parse::<f64>().ok()).unwrap_or(0.0) * 1024.0 / 1e6
 }
 
@@ -348,6 +403,6 @@ mod tests {
 
     #[test]
     fn the_kernel_says_how_large_we_are() {
-        assert!(peak_mb() > 0.1);
+        assert!(memory_mb("VmHWM:") >= memory_mb("VmRSS:") && memory_mb("VmRSS:") > 0.1);
     }
 }

@@ -1,18 +1,19 @@
 //! Groups to `RuleTables`. What comes over the wire is judged here: nothing is believed that the engine's types promise.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use marchproxy_engine::tables::{
-    BackendLoss, BackendSpec, BackendState, Cidr, Class, DscpMapSpec, FlagMatch, FragmentMatch, HealthKind, HealthSpec,
-    InterfaceSpec, LimitsSpec, MARK_KEEP, MARK_MAP, MOST_DSCP_MAPS, NextHopSpec, PolicerAction, PolicerKind,
-    PolicerSpec, PolicerUnit, PortRange, PortSpec, QueueSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec,
-    RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec, ShaperSpec, SourcesSpec, Urpf,
+    BackendLoss, BackendSpec, BackendState, Cidr, Class, DscpMapSpec, FlagMatch, FlowsSpec, FragmentMatch, HealthKind,
+    HealthSpec, InterfaceSpec, LimitsSpec, MARK_KEEP, MARK_MAP, MOST_DSCP_MAPS, NextHopSpec, PolicerAction,
+    PolicerKind, PolicerSpec, PolicerUnit, PortRange, PortSpec, QueueSpec, RouteAction, RouteSpec, RuleAction,
+    RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec, ShaperSpec,
+    SourcesSpec, Urpf,
 };
 
 use super::TableError;
 use crate::v1::{
-    Group, TableBackend, TableColour, TableDscpMap, TableHealth, TableInterface, TableLimits, TableNextHop,
+    FlowsGroup, Group, TableBackend, TableColour, TableDscpMap, TableHealth, TableInterface, TableLimits, TableNextHop,
     TablePolicer, TablePort, TablePortRange, TablePrefix, TableQueue, TableRoute, TableRule, TableService,
     TableServiceLimits, TableShaper, group::Kind, table_backend, table_colour, table_health, table_interface,
     table_policer, table_rule, table_service,
@@ -75,6 +76,15 @@ pub fn from_groups(groups: &[Group]) -> Result<RuleTables> {
         |shaper| shaper.port,
         |shaper| format!("shaper of port {}", tables.ports[shaper.port].name),
     )?;
+    let services = Names::new("service", tables.services.iter().map(|service| &service.name));
+    for kind in groups.iter().filter_map(|group| group.kind.as_ref()) {
+        if let Kind::Flows(group) = kind {
+            if tables.flows.is_some() {
+                return Err(TableError::new("flows", "position", "there twice", "once"));
+            }
+            tables.flows = Some(flows(group, &services)?);
+        }
+    }
     Ok(tables)
 }
 
@@ -111,13 +121,13 @@ fn unique<'a>(names: impl Iterator<Item = &'a String>) -> Result<()> {
 }
 
 /// Names of one kind and their indices.
-struct Names {
+pub(super) struct Names {
     kind: &'static str,
     index: HashMap<String, usize>,
 }
 
 impl Names {
-    fn new<'a>(kind: &'static str, names: impl Iterator<Item = &'a String>) -> Self {
+    pub(super) fn new<'a>(kind: &'static str, names: impl Iterator<Item = &'a String>) -> Self {
         Self { kind, index: names.cloned().enumerate().map(|(index, name)| (name, index)).collect() }
     }
 
@@ -131,6 +141,26 @@ impl Names {
             TableError::new(object, field, format!("\"{name}\""), allowed)
         })
     }
+}
+
+fn flows(wire: &FlowsGroup, services: &Names) -> Result<FlowsSpec> {
+    let object = "flows";
+    let found: Vec<usize> =
+        wire.services.iter().map(|name| services.find(name, object, "services")).collect::<Result<_>>()?;
+    if !found.is_sorted_by(|a, b| a < b) {
+        return Err(TableError::new(object, "services", "out of order", "ascending order, each service once"));
+    }
+    let port = within(wire.collector_port, 1, u32::from(u16::MAX), object, "collector_port")? as u16;
+    Ok(FlowsSpec {
+        collector: SocketAddr::new(address(&wire.collector, object, "collector")?, port),
+        domain: wire.domain,
+        one_of: within(wire.one_of, 1, u32::MAX, object, "one_of")?,
+        active_timeout_s: within(wire.active_timeout_s, 1, u32::MAX, object, "active_timeout_s")?,
+        template_refresh_s: within(wire.template_refresh_s, 1, u32::MAX, object, "template_refresh_s")?,
+        message_octets: within(wire.message_octets, 512, 8952, object, "message_octets")? as u16,
+        nat_events: wire.nat_events,
+        services: found,
+    })
 }
 
 fn port(wire: &TablePort) -> Result<PortSpec> {
@@ -201,7 +231,7 @@ fn next_hop(wire: &TableNextHop, prefix: Cidr, object: &str, interfaces: &Names)
 /// TCP is the one protocol with flags.
 const TCP: u32 = 6;
 
-fn rule(wire: &TableRule, interfaces: &Names, policers: &Names) -> Result<RuleSpec> {
+pub(super) fn rule(wire: &TableRule, interfaces: &Names, policers: &Names) -> Result<RuleSpec> {
     let object = named("rule", &wire.name)?;
     let in_interface = match wire.in_interface.as_str() {
         "" => None,

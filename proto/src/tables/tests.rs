@@ -1,11 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use marchproxy_engine::tables::{
-    BackendLoss, BackendSpec, BackendState, Cidr, Class, DscpMapSpec, FlagMatch, FragmentMatch, HealthKind, HealthSpec,
-    InterfaceSpec, LimitsSpec, MARK_KEEP, MARK_MAP, MOST_DSCP_MAPS, NextHopSpec, PolicerAction, PolicerKind,
-    PolicerSpec, PolicerUnit, PortRange, PortSpec, QueueSpec, RouteAction, RouteSpec, RuleAction, RuleMatch, RuleSpec,
-    RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol, ServiceSpec, ShaperSpec, SourcesSpec, Urpf,
+    BackendLoss, BackendSpec, BackendState, Cidr, Class, DscpMapSpec, FlagMatch, FlowsSpec, FragmentMatch, HealthKind,
+    HealthSpec, InterfaceSpec, LimitsSpec, MARK_KEEP, MARK_MAP, MOST_DSCP_MAPS, NextHopSpec, PolicerAction,
+    PolicerKind, PolicerSpec, PolicerUnit, PortRange, PortSpec, QueueSpec, RouteAction, RouteSpec, RuleAction,
+    RuleChanges, RuleMatch, RuleSpec, RuleTables, RuleWay, ServiceLimitsSpec, ServiceMode, ServiceProtocol,
+    ServiceSpec, ShaperSpec, SourcesSpec, Urpf,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
@@ -338,6 +339,28 @@ fn health() -> impl Strategy<Value = Option<HealthSpec>> {
     proptest::option::of(spec)
 }
 
+/// Where flows go, and the service from which on they are told of.
+fn flows() -> impl Strategy<Value = Option<(FlowsSpec, usize)>> {
+    let numbers = (any::<u32>(), 1..=u32::MAX, 1..=u32::MAX, 1..=u32::MAX, 512..=8952_u16);
+    let values = (any::<bool>().prop_flat_map(ip), 1..=u16::MAX, numbers, any::<bool>(), 0..5_usize);
+    proptest::option::of(values.prop_map(|(address, port, numbers, nat_events, first)| {
+        let (domain, one_of, active_timeout_s, template_refresh_s, message_octets) = numbers;
+        let collector = SocketAddr::new(address, port);
+        let services = Vec::new();
+        let spec = FlowsSpec {
+            collector,
+            domain,
+            one_of,
+            active_timeout_s,
+            template_refresh_s,
+            message_octets,
+            nat_events,
+            services,
+        };
+        (spec, first)
+    }))
+}
+
 fn tables() -> impl Strategy<Value = RuleTables> {
     (ports(), policers()).prop_flat_map(|(ports, policers)| {
         let interfaces = interfaces(ports.len(), policers.len());
@@ -346,6 +369,7 @@ fn tables() -> impl Strategy<Value = RuleTables> {
                 map.into_iter().map(|(name, service)| ServiceSpec { name, ..service }).collect::<Vec<_>>()
             });
             (
+                flows(),
                 routes(interfaces.len()),
                 rules(interfaces.len(), policers.len()),
                 services,
@@ -354,7 +378,9 @@ fn tables() -> impl Strategy<Value = RuleTables> {
                 dscp_maps(),
             )
                 .prop_map(
-                    |(routes, rules, services, shapers, (ports, interfaces, policers), dscp_maps)| RuleTables {
+                    |(flows, routes, rules, services, shapers, (ports, interfaces, policers), dscp_maps)| RuleTables {
+                        flows: flows
+                            .map(|(spec, first)| FlowsSpec { services: (first..services.len()).collect(), ..spec }),
                         ports,
                         interfaces,
                         routes,
@@ -379,12 +405,13 @@ proptest! {
 
     #[test]
     fn damaged_bytes_are_refused_or_harmless(tables in tables(), at in any::<prop::sample::Index>(), flip in 1..=255_u8) {
-        for mut group in encode(&tables).unwrap() {
-            let at = at.index(group.bytes.len());
-            group.bytes[at] ^= flip;
-            prop_assert!(EncodedGroup::decode(&group.hash, &group.bytes).is_err());
+        for group in encode(&tables).unwrap() {
+            let mut bytes = group.bytes.to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+            prop_assert!(EncodedGroup::decode(&group.hash, &bytes).is_err());
             // Even with a hash that fits: judged, never believed.
-            if let Ok(decoded) = Group::decode(&*group.bytes) {
+            if let Ok(decoded) = Group::decode(&*bytes) {
                 let _ = from_groups(&[decoded]);
             }
         }
@@ -505,6 +532,16 @@ fn sample() -> Vec<Group> {
             ..Default::default()
         }],
         dscp_maps: Vec::new(),
+        flows: Some(FlowsSpec {
+            collector: "192.0.2.50:4739".parse().unwrap(),
+            domain: 7,
+            one_of: 10,
+            active_timeout_s: 60,
+            template_refresh_s: 60,
+            message_octets: 1232,
+            nat_events: true,
+            services: vec![0],
+        }),
     };
     to_groups(&tables).unwrap()
 }
@@ -561,6 +598,13 @@ fn what_comes_over_the_wire_is_judged() {
         }),
         ("rule in: mark is 64; allowed: 0..=63, 128, or a map from 129 on", |g| {
             kind!(g, Rules).rules[0].mark = Some(64);
+        }),
+        ("flows: collector_port is 0; allowed: 1..=65535", |g| kind!(g, Flows).collector_port = 0),
+        ("flows: message_octets is 9000; allowed: 512..=8952", |g| kind!(g, Flows).message_octets = 9000),
+        ("flows: services is \"x\"; allowed: a known service", |g| kind!(g, Flows).services[0] = "x".to_owned()),
+        ("flows: position is there twice; allowed: once", |g| {
+            let again = kind!(g, Flows).clone();
+            g.push(Group { kind: Some(group::Kind::Flows(again)) });
         }),
         ("rule in: protocol is 256; allowed: 0..=255", |g| kind!(g, Rules).rules[0].protocol = Some(256)),
         ("rule in: policer is \"fast\"; allowed: a known policer", |g| {
@@ -620,4 +664,60 @@ fn what_comes_over_the_wire_is_judged() {
     }
     assert!(from_groups(&sample()).is_ok());
     assert_eq!(from_groups(&[]).unwrap(), RuleTables::default());
+}
+
+/// Groups kept over changes are those of the whole list, and a node that sees groups go and come finds the same changes.
+#[test]
+fn changes_of_rules_lead_to_the_groups_of_the_whole_list() {
+    let mut state = 5u64;
+    let mut below = |n: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) % n
+    };
+    let spec = |priority: u32, name: u64, mark: u64| RuleSpec {
+        name: format!("r{name}"),
+        priority,
+        mark: Some(mark as u8),
+        ..RuleSpec::default()
+    };
+    let mut rules: BTreeMap<(u32, String), RuleSpec> = BTreeMap::new();
+    let put = |rules: &mut BTreeMap<_, _>, spec: RuleSpec| rules.insert((spec.priority, spec.name.clone()), spec);
+    (0..3000).for_each(|name| drop(put(&mut rules, spec(below(500) as u32, name, 0))));
+    let all = |rules: &BTreeMap<_, RuleSpec>| RuleTables {
+        rules: rules.values().cloned().collect(),
+        ..RuleTables::default()
+    };
+    let mut kept = RuleGroups::of(&encode(&all(&rules)).unwrap()).unwrap();
+    for round in 0..60u64 {
+        let mut changes = RuleChanges::default();
+        // A few, or hundreds in a row; in the end none is left.
+        let (count, from) = (1 + below(5) + u64::from(round % 7 == 0) * 300, below(rules.len().max(1) as u64));
+        let some: Vec<_> = rules.keys().skip(from as usize).take(count as usize).cloned().collect();
+        for (nth, key) in some.into_iter().enumerate() {
+            match if round > 50 { 0 } else { below(4) } {
+                0 => {
+                    rules.remove(&key);
+                    changes.gone.push(key);
+                }
+                1 => changes.put.push(spec(below(600) as u32, 10_000 + round * 1000 + nth as u64, 1)),
+                _ => changes.put.push(RuleSpec { mark: Some(below(60) as u8), ..rules[&key].clone() }),
+            }
+        }
+        if round > 50 {
+            changes.gone.extend(std::mem::take(&mut rules).into_keys());
+        }
+        changes.put.iter().for_each(|spec| drop(put(&mut rules, spec.clone())));
+        let before: Vec<_> = kept.groups().cloned().collect();
+        kept.change(&RuleTables::default(), &changes).unwrap();
+        let whole = encode(&all(&rules)).unwrap();
+        assert!(kept.groups().eq(&whole), "round {round}");
+
+        let found = changed_rules(&RuleTables::default(), &before, &whole).unwrap().unwrap();
+        changes.gone.sort();
+        assert_eq!(found.gone, changes.gone);
+        assert!(found.put.iter().all(|rule| changes.put.contains(rule)));
+    }
+    assert_eq!(kept.groups().count(), 0);
+    let other = encode(&blackholes(0..3)).unwrap();
+    assert!(changed_rules(&RuleTables::default(), &other, &encode(&blackholes(0..4)).unwrap()).is_none());
 }

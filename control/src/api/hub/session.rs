@@ -465,7 +465,7 @@ impl Item {
             Item::Message(message) => message,
             Item::Group(tables, place) => {
                 let group = &tables.groups[place];
-                To::Group(v1::TableGroup { hash: group.hash.to_vec(), encoded: group.bytes.clone() })
+                To::Group(v1::TableGroup { hash: group.hash.to_vec(), encoded: group.bytes.to_vec() })
             }
         };
         v1::ToNode { message: Some(message) }

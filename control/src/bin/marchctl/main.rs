@@ -33,6 +33,10 @@ use crate::failure::Failure;
 use crate::out::Out;
 
 fn main() -> ExitCode {
+    if let Some(page) = marchproxy_manual::asked(Cli::command, 1) {
+        print!("{page}");
+        return ExitCode::SUCCESS;
+    }
     ExitCode::from(run(std::env::args_os()))
 }
 

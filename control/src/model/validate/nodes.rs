@@ -7,7 +7,7 @@ use marchproxy_proto::v1::{self, Document};
 use super::super::objects::DEFAULT_MTU;
 use super::super::report::{At, Names, Report};
 use super::super::types::{Node, Port};
-use super::qos;
+use super::{References, flows, qos};
 
 /// Octets of L3: RFC 791's smallest reassembly buffer to what jumbo frames carry.
 const MTU: std::ops::RangeInclusive<u32> = 576..=9216;
@@ -18,14 +18,16 @@ pub(super) const MAX_MBPS: u64 = 400_000;
 /// Linux' limit, without the final zero.
 const MAX_IFNAME: usize = 15;
 
-pub(super) fn check(document: &Document, report: &mut Report) -> Vec<Node> {
+pub(super) fn check(document: &Document, references: &References<'_>, report: &mut Report) -> Vec<Node> {
     document
         .nodes
         .iter()
         .enumerate()
         .map(|(index, node)| {
             let at = At::new("nodes", index, "node", &node.name);
-            Node { name: node.name.clone(), ports: ports(node, &at, report) }
+            let ports = ports(node, &at, report);
+            let flows = node.flows.as_ref().and_then(|flows| flows::check(flows, &at, references, report));
+            Node { name: node.name.clone(), ports, flows }
         })
         .collect()
 }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use marchproxy_engine::tables::RuleTables;
+use marchproxy_proto::tables::EncodedGroup;
 use marchproxy_proto::v1;
-use prost::bytes::Bytes;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::AbortHandle;
 
@@ -55,7 +55,7 @@ impl Drop for Waiting {
 
 impl Held {
     /// The encoded groups of the tables that run, if these are they.
-    pub(super) fn groups_of(&self, content_hash: &[u8]) -> Option<Vec<Bytes>> {
+    pub(super) fn groups_of(&self, content_hash: &[u8]) -> Option<Arc<[EncodedGroup]>> {
         self.current.as_ref().filter(|tables| tables.content_hash == content_hash).map(|tables| tables.groups.clone())
     }
 }

@@ -3,20 +3,20 @@
 //! A push that is being applied outlives the stream it came over: when control is killed in the middle, the node either runs
 //! the new tables (and has saved them) or still the old ones, and says which with its next hello.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use marchproxy_engine::tables::RuleTables;
+use marchproxy_engine::tables::{RuleChanges, RuleTables};
+use marchproxy_proto::tables::{EncodedGroup, changed_rules};
 use marchproxy_proto::v1;
 use marchproxy_proto::v1::from_node::Message as From;
-use prost::bytes::Bytes;
 use tokio::sync::{Mutex, oneshot, watch};
 
 use super::confirm::Confirming;
 use super::status::{LastGoodState, SharedState};
 use crate::groups::{Cache, check_offer, hex};
 use crate::last_good::{LastGood, Store};
-use crate::runtime::{Applied, Push, Runtime};
+use crate::runtime::{Applied, Change, Push, Runtime};
 
 /// An offer whose groups are not all here.
 #[derive(Debug)]
@@ -30,7 +30,23 @@ struct Pending {
 struct Applying {
     version: u64,
     content_hash: Vec<u8>,
-    outcome: oneshot::Receiver<Result<Applied, String>>,
+    outcome: oneshot::Receiver<Result<(Applied, Option<Known>), String>>,
+}
+
+/// Tables that were applied, as far as changes of rules can be told from them. Whether they still run is asked before they are used.
+#[derive(Clone, Debug)]
+struct Known {
+    content_hash: Vec<u8>,
+    groups: Arc<[EncodedGroup]>,
+    /// Interfaces and policers.
+    named: Arc<RuleTables>,
+}
+
+/// The last good tables on their way to the disk: the newest ones, whoever writes them.
+#[derive(Clone, Debug)]
+struct Disk {
+    store: Arc<Mutex<Store>>,
+    unsaved: Arc<std::sync::Mutex<Option<LastGood>>>,
 }
 
 /// Tables that the builder gets ready.
@@ -44,12 +60,13 @@ struct Staging {
 #[derive(Debug)]
 pub(super) struct Pusher {
     runtime: Arc<dyn Runtime>,
-    store: Arc<Mutex<Store>>,
+    disk: Disk,
     state: SharedState,
     confirming: Confirming,
     cache: Cache,
     /// The groups of the last tables that need no confirmation: what a revert brings back.
-    former: Vec<Bytes>,
+    former: Arc<[EncodedGroup]>,
+    known: Option<Known>,
     pending: Option<Pending>,
     applying: Option<Applying>,
     staging: Option<Staging>,
@@ -57,15 +74,16 @@ pub(super) struct Pusher {
 
 impl Pusher {
     pub(super) fn new(runtime: Arc<dyn Runtime>, store: Store, state: SharedState) -> Self {
-        let store = Arc::new(Mutex::new(store));
+        let disk = Disk { store: Arc::new(Mutex::new(store)), unsaved: Arc::default() };
         let confirming = Confirming::new(runtime.clone(), state.clone());
         Self {
             runtime,
-            store,
+            disk,
             state,
             confirming,
             cache: Cache::default(),
-            former: Vec::new(),
+            former: Arc::default(),
+            known: None,
             pending: None,
             applying: None,
             staging: None,
@@ -75,13 +93,14 @@ impl Pusher {
     /// Runs the tables that were on disk.
     pub(super) async fn restore(&mut self, tables: LastGood) {
         self.keep(&tables.groups, false);
-        let (version, content_hash) = (tables.version, tables.content_hash.clone());
-        let push = |tables| Push { version, content_hash, tables, allow_port_restart: true, received: Instant::now() };
+        let version = tables.version;
         let mut held = self.confirming.hold().await;
-        let outcome = apply(self.runtime.clone(), tables.groups.clone(), push).await;
-        if outcome.is_ok() {
+        let outcome = apply(&self.runtime, None, &tables, true, Instant::now()).await;
+        let outcome = outcome.map(|(applied, known)| {
             self.confirming.settled(&mut held, tables, None);
-        }
+            self.known = known;
+            applied
+        });
         self.state.update(|state| {
             state.last_good = match outcome {
                 Ok(applied) => {
@@ -152,12 +171,12 @@ impl Pusher {
     /// Control said that a version stays: from now on it is the last good one.
     pub(super) fn confirmed(&self, version: u64) {
         let confirmed = self.confirming.confirmed(version);
-        let (store, state) = (self.store.clone(), self.state.clone());
+        let (disk, state) = (self.disk.clone(), self.state.clone());
         tokio::spawn(async move {
             let Some((tables, held)) = confirmed.await else { return };
-            let store = store.lock().await;
+            disk.note(tables);
             drop(held);
-            save(&store, tables, &state).await;
+            disk.save(&state).await;
         });
     }
 
@@ -168,7 +187,7 @@ impl Pusher {
 
     /// Waits until what control heard of is on disk, too.
     pub(super) async fn saved(&self) {
-        drop(self.store.lock().await);
+        self.disk.save(&self.state).await;
     }
 
     /// Hands the pending offer to the builder, if it is complete and the builder is free.
@@ -191,45 +210,39 @@ impl Pusher {
         }
         let (version, content_hash) = (offer.version, offer.content_hash.clone());
         let deadline = waits.then(|| received + Duration::from_millis(offer.confirm_within_ms));
-        let (runtime, store, state) = (self.runtime.clone(), self.store.clone(), self.state.clone());
-        let confirming = self.confirming.clone();
+        let (runtime, disk, state) = (self.runtime.clone(), self.disk.clone(), self.state.clone());
+        let (confirming, known) = (self.confirming.clone(), self.known.clone());
         let (sender, outcome) = oneshot::channel();
         tokio::spawn(async move {
             let mut held = confirming.hold().await;
             // The content that runs already needs no groups: only its number changes.
-            let same = runtime.running().content_hash == offer.content_hash;
             let Some(groups) = groups.or_else(|| held.groups_of(&offer.content_hash)) else {
                 let _ = sender.send(Err("the node returned to other tables meanwhile; offer them again".to_owned()));
                 return;
             };
-            let tables = LastGood { version, content_hash: offer.content_hash.clone(), groups };
-            let push = move |tables: Option<RuleTables>| Push {
-                version,
-                content_hash: offer.content_hash,
-                tables: tables.filter(|_| !same),
-                allow_port_restart: offer.allow_port_restart,
-                received,
-            };
-            let result = apply(runtime, tables.groups.clone(), push).await;
+            let tables = LastGood { version, content_hash: offer.content_hash, groups };
+            let result = apply(&runtime, known, &tables, offer.allow_port_restart, received).await;
             let settled = result.is_ok();
             if settled {
                 confirming.settled(&mut held, tables.clone(), deadline);
+                if deadline.is_none() {
+                    // Before anybody hears of it and while nobody else applies tables: a stop writes it, too, and a newer version
+                    // takes its place.
+                    disk.note(tables);
+                }
             }
-            // Taken before anybody hears of it and held until it is written: a newer version waits, so that it is also the later one
-            // on disk, and so does a stop.
-            let store = store.lock().await;
             drop(held);
             // Control hears first; the disk can take a moment.
             let _ = sender.send(result);
             if settled && deadline.is_none() {
-                save(&store, tables, &state).await;
+                disk.save(&state).await;
             }
         });
         self.applying = Some(Applying { version, content_hash, outcome });
     }
 
     /// Has the builder get ready. Nothing of what runs changes, so nobody waits for it.
-    fn stage(&mut self, offer: v1::TablesOffer, groups: Option<Vec<Bytes>>, received: Instant) {
+    fn stage(&mut self, offer: v1::TablesOffer, groups: Option<Arc<[EncodedGroup]>>, received: Instant) {
         let (sender, outcome) = oneshot::channel();
         self.staging = Some(Staging { stage: offer.stage, outcome });
         let runtime = self.runtime.clone();
@@ -254,12 +267,12 @@ impl Pusher {
     }
 
     /// Keeps the groups of tables that are applied now, and those that may come back.
-    fn keep(&mut self, groups: &[Bytes], waits: bool) {
+    fn keep(&mut self, groups: &Arc<[EncodedGroup]>, waits: bool) {
         if waits {
-            self.cache.keep(groups.iter().chain(&self.former));
+            self.cache.keep(groups.iter().chain(&*self.former));
         } else {
-            self.cache.keep(groups);
-            self.former = groups.to_vec();
+            self.cache.keep(&**groups);
+            self.former = groups.clone();
         }
     }
 
@@ -275,7 +288,8 @@ impl Pusher {
         let (version, content_hash) = (applying.version, std::mem::take(&mut applying.content_hash));
         self.applying = None;
         let answer = match result {
-            Ok(applied) => {
+            Ok((applied, known)) => {
+                self.known = known.or(self.known.take());
                 self.state.update(|state| state.accepted += 1);
                 self.state.applied(&applied);
                 let Applied { generation, build_us, settle_us } = applied;
@@ -320,34 +334,78 @@ async fn answered<T>(outcome: Option<&mut oneshot::Receiver<Result<T, String>>>)
     }
 }
 
-/// Decodes, then lets the builder work.
+/// Has the builder run these tables: as a change of the rules that run where they are one, else as a whole. What they are known by, unless they
+/// ran already.
 async fn apply(
-    runtime: Arc<dyn Runtime>,
-    groups: Vec<Bytes>,
-    push: impl FnOnce(Option<RuleTables>) -> Push + Send,
-) -> Result<Applied, String> {
-    let tables = decode(groups).await?;
-    runtime.apply(push(Some(tables))).await.unwrap_or_else(|_| Err("the node is stopping".into()))
+    runtime: &Arc<dyn Runtime>,
+    known: Option<Known>,
+    tables: &LastGood,
+    allow_port_restart: bool,
+    received: Instant,
+) -> Result<(Applied, Option<Known>), String> {
+    let LastGood { version, ref content_hash, ref groups } = *tables;
+    let stopping = |_| "the node is stopping".to_owned();
+    let runs = runtime.running().content_hash;
+    let push = |tables| Push { version, content_hash: content_hash.clone(), tables, allow_port_restart, received };
+    if runs == *content_hash {
+        let applied = runtime.apply(push(None)).await.map_err(stopping)??;
+        return Ok((applied, None));
+    }
+    let known_as = |named| Some(Known { content_hash: content_hash.clone(), groups: groups.clone(), named });
+    if let Some(known) = known.filter(|known| known.content_hash == runs)
+        && let Some(rules) = changed(&known, groups.clone()).await
+    {
+        let change = Change { version, content_hash: content_hash.clone(), base: runs, rules, received };
+        if let Some(applied) = runtime.change(change).await.map_err(stopping)?? {
+            return Ok((applied, known_as(known.named)));
+        }
+    }
+    let tables = decode(groups.clone()).await?;
+    let named = RuleTables {
+        interfaces: tables.interfaces.clone(),
+        policers: tables.policers.clone(),
+        ..RuleTables::default()
+    };
+    let applied = runtime.apply(push(Some(tables))).await.map_err(stopping)??;
+    Ok((applied, known_as(Arc::new(named))))
+}
+
+/// What changes from tables to others, if it is rules alone. Off the async thread: it may be all of them. What can't be decoded is for
+/// [`decode`] to say.
+async fn changed(known: &Known, groups: Arc<[EncodedGroup]>) -> Option<RuleChanges> {
+    let (named, before) = (known.named.clone(), known.groups.clone());
+    let changed = tokio::task::spawn_blocking(move || changed_rules(&named, &before, &groups)).await;
+    changed.ok()??.ok()
 }
 
 /// Decodes off the async thread.
-pub(super) async fn decode(groups: Vec<Bytes>) -> Result<RuleTables, String> {
+pub(super) async fn decode(groups: Arc<[EncodedGroup]>) -> Result<RuleTables, String> {
     let decoded = tokio::task::spawn_blocking(move || crate::groups::decode(&groups)).await;
     decoded.map_err(|_| "the tables could not be decoded".to_owned())?
 }
 
-async fn save(store: &Store, tables: LastGood, state: &SharedState) {
-    let (copy, version, hash) = (store.clone(), tables.version, hex(&tables.content_hash));
-    let saved = tokio::task::spawn_blocking(move || copy.save(&tables)).await;
-    let error = match saved {
-        Ok(Ok(())) => String::new(),
-        Ok(Err(error)) => format!("{}: {error}", store.path().display()),
-        Err(_) => "the task that writes the last good tables died".to_owned(),
-    };
-    if error.is_empty() {
-        tracing::debug!("version {version} ({hash}) is the last good one");
-    } else {
-        tracing::error!("version {version} runs but was not kept as last good: {error}");
+impl Disk {
+    /// These are the ones to be written next; what waited before is out of date. Never tables that wait for confirmation.
+    fn note(&self, tables: LastGood) {
+        *self.unsaved.lock().unwrap_or_else(PoisonError::into_inner) = Some(tables);
     }
-    state.update(|state| state.save_error = error);
+
+    /// Writes what waits, after what is being written.
+    async fn save(&self, state: &SharedState) {
+        let store = self.store.lock().await;
+        let unsaved = self.unsaved.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(tables) = unsaved else { return };
+        let (copy, version, hash) = (store.clone(), tables.version, hex(&tables.content_hash));
+        let error = match tokio::task::spawn_blocking(move || copy.save(&tables)).await {
+            Ok(Ok(())) => String::new(),
+            Ok(Err(error)) => format!("{}: {error}", store.path().display()),
+            Err(_) => "the task that writes the last good tables died".to_owned(),
+        };
+        if error.is_empty() {
+            tracing::debug!("version {version} ({hash}) is the last good one");
+        } else {
+            tracing::error!("version {version} runs but was not kept as last good: {error}");
+        }
+        state.update(|state| state.save_error = error);
+    }
 }

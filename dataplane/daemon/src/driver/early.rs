@@ -125,6 +125,11 @@ impl Early {
         Ok(())
     }
 
+    /// Whether the program is on some port.
+    pub fn is_open(&self) -> bool {
+        !self.state().open.is_empty()
+    }
+
     /// Whether the kernel has other addresses than were published.
     pub fn is_stale(&self) -> bool {
         let state = self.state();

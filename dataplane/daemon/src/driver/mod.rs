@@ -46,6 +46,10 @@ pub trait Driver: Send + Sync + 'static {
     fn publish(&self, _: Option<&RuleTables>, _: &[(&str, &Self::Port)]) -> Result<(), String> {
         Ok(())
     }
+    /// Whether rules are decided in front of the engine, too: a change of them is then made there as well, from whole tables.
+    fn decides_early(&self) -> bool {
+        false
+    }
     /// Whether the host changed so that the tables of the last time have to be put into force once more.
     fn is_stale(&self) -> bool {
         false

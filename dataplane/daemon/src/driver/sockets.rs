@@ -206,6 +206,10 @@ impl Driver for SocketsDriver {
         early.publish(tables, &ports).map_err(|error| error.to_string())
     }
 
+    fn decides_early(&self) -> bool {
+        self.loaded().is_some_and(|early| early.is_open())
+    }
+
     fn is_stale(&self) -> bool {
         self.loaded().is_some_and(|early| early.is_stale())
     }

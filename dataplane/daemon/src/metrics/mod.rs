@@ -3,6 +3,7 @@
 //! A scrape reads counters that their threads write anyway. It asks no worker anything, takes no lock a worker takes, and makes its
 //! text on a thread of its own.
 
+mod flows;
 mod memory;
 mod node;
 mod packets;
@@ -74,6 +75,7 @@ pub const DICTIONARY: Dictionary<Observation> = &[
     workers::FAMILIES,
     packets::FAMILIES,
     sessions::FAMILIES,
+    flows::FAMILIES,
     services::FAMILIES,
 ];
 
@@ -145,6 +147,7 @@ mod tests {
                 in_use: 8,
                 capacity: 10,
             }],
+            flows: Some(v1::FlowStats { sessions_selected: 6, unsent_records: 2, ..Default::default() }),
             ..Default::default()
         };
         let running = Running { version: 7, generation: 2, settled: true, ..Default::default() };
@@ -204,6 +207,8 @@ mod tests {
             "marchproxy_qos_wait_seconds_bucket{le=\"0.001\",port=\"wan\",service=\"web\",class=\"P1\"} 1",
             "marchproxy_qos_wait_seconds_bucket{le=\"+Inf\",port=\"wan\",service=\"web\",class=\"P1\"} 3",
             "marchproxy_qos_wait_seconds_sum{port=\"wan\",service=\"web\",class=\"P1\"} 0.5",
+            "marchproxy_flow_sessions_total{selected=\"yes\"} 6",
+            "marchproxy_flow_export_records_total{result=\"unsent\"} 2",
             "marchproxy_nat_ports_in_use{address=\"192.0.2.9\",protocol=\"tcp\"} 8",
             "marchproxy_hugepages_free{numa_node=\"0\",size_bytes=\"2097152\"} 1",
         ] {

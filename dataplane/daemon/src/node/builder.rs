@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use marchproxy_engine::tables::RuleTables;
-use marchproxy_engine::{Budget, Snapshot, build};
+use marchproxy_engine::{Budget, Snapshot, Successor, build};
 use marchproxy_rcu::Publisher;
 use tokio::sync::oneshot;
 
@@ -16,7 +16,7 @@ use super::Shared;
 use super::plan::{Place, Plan, plan};
 use crate::driver::{Device, Driver, Opened, checked_devices};
 use crate::kernel::check_addresses;
-use crate::runtime::{Applied, ContentHash, Push};
+use crate::runtime::{Applied, Change, ContentHash, Push};
 use crate::topology::node_of_device;
 
 /// Workers look at the generation every turn, and sleep 100 us at most.
@@ -33,6 +33,8 @@ const LINKS: Duration = Duration::from_millis(100);
 pub(super) enum Job {
     /// Run these tables.
     Push(Box<Push>, oneshot::Sender<Result<Applied, String>>),
+    /// Change the tables that run, if that is possible.
+    Change(Box<Change>, oneshot::Sender<Result<Option<Applied>, String>>),
     /// Get ready for these tables.
     Stage(Box<Push>, oneshot::Sender<Result<u64, String>>),
     /// Let go what was made ready.
@@ -72,6 +74,7 @@ pub(super) struct Builder<D: Driver> {
     pub(super) budget: Budget,
     /// Ports whose link is down, a bit by slot.
     pub(super) down: u64,
+    pub(super) successor: Successor,
 }
 
 impl<D: Driver> Builder<D> {
@@ -81,9 +84,26 @@ impl<D: Driver> Builder<D> {
             self.look_at_links();
             match jobs.recv_timeout(LINKS) {
                 Ok(Job::Push(push, answer)) => {
+                    let builds = self.builds;
                     let result = self.push(&push);
+                    let runs = result.is_ok();
                     if answer.send(result).is_err() {
                         tracing::debug!("nobody waits for the answer to version {}", push.version);
+                    }
+                    self.reclaim();
+                    // What was refused left the successor of what runs as it was, and so did another number for it.
+                    match push.tables {
+                        Some(tables) if runs && !self.shared.driver.decides_early() => {
+                            self.successor.prepare(&tables, self.publisher.current(), &self.budget);
+                        }
+                        _ if self.builds != builds => self.successor.forget(),
+                        _ => {}
+                    }
+                }
+                Ok(Job::Change(change, answer)) => {
+                    let result = self.change(&change);
+                    if answer.send(result).is_err() {
+                        tracing::debug!("nobody waits for the answer to version {}", change.version);
                     }
                     self.reclaim();
                 }
@@ -103,7 +123,7 @@ impl<D: Driver> Builder<D> {
                     let _ = answer.send(self.candidate(&tables));
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    self.publisher.reclaim();
+                    self.give_back();
                     if self.shared.driver.is_stale() {
                         self.publish_again();
                     }
@@ -147,7 +167,7 @@ impl<D: Driver> Builder<D> {
 
     fn push(&mut self, push: &Push) -> Result<Applied, String> {
         let Some(tables) = &push.tables else {
-            self.note(push, self.publisher.generation(), true);
+            self.note(push.version, &push.content_hash, self.publisher.generation(), true);
             return Ok(Applied {
                 generation: self.publisher.generation(),
                 build_us: 0,
@@ -172,13 +192,14 @@ impl<D: Driver> Builder<D> {
         snapshot.set_links_down(self.down);
         let generation = self.publisher.publish(snapshot);
         self.shared.objects.replace(objects);
-        self.note(push, generation, false);
+        self.note(push.version, &push.content_hash, generation, false);
         self.settle(generation)?;
         let settle_us = micros(push.received.elapsed());
-        self.note(push, generation, true);
+        self.note(push.version, &push.content_hash, generation, true);
         if let Err(error) = self.shared.ports.unshape(self.publisher.current()) {
             tracing::error!("queues: {error}");
         }
+        self.shared.export_flows(tables.flows.as_ref());
         for place in &plan.close {
             // The push happened; a device that does not close is no reason to call it refused.
             if let Err(error) = self.shared.ports.close(place) {
@@ -186,6 +207,33 @@ impl<D: Driver> Builder<D> {
             }
         }
         Ok(Applied { generation, build_us, settle_us })
+    }
+
+    /// The next generation, at the price of what changes. Ports and queues stay as they are.
+    fn change(&mut self, change: &Change) -> Result<Option<Applied>, String> {
+        let runs = {
+            let running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.settled && running.content_hash == change.base
+        };
+        // The generation before may have had its last reader only now.
+        self.give_back();
+        if !runs || !self.successor.is_ready() || self.shared.driver.decides_early() {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        let Some(snapshot) = self.successor.next(&change.rules) else { return Ok(None) };
+        let build_us = micros(start.elapsed());
+        // From here on nothing fails before the snapshot is published, as the successor takes for granted. What was made ready was made from
+        // what runs no longer.
+        self.builds += 1;
+        self.staged = None;
+        self.shared.objects.change(&snapshot, self.successor.newest(), &self.shared.threads());
+        let generation = self.publisher.publish(snapshot);
+        self.note(change.version, &change.content_hash, generation, false);
+        self.settle(generation)?;
+        let settle_us = micros(change.received.elapsed());
+        self.note(change.version, &change.content_hash, generation, true);
+        Ok(Some(Applied { generation, build_us, settle_us }))
     }
 
     /// Everything about a push that can be done while the old tables run.
@@ -324,10 +372,10 @@ impl<D: Driver> Builder<D> {
         seen.filter(|(_, seen)| *seen < generation).map(|(number, _)| number).collect()
     }
 
-    fn note(&self, push: &Push, generation: u64, settled: bool) {
+    fn note(&self, version: u64, content_hash: &ContentHash, generation: u64, settled: bool) {
         let mut running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.version = push.version;
-        running.content_hash.clone_from(&push.content_hash);
+        running.version = version;
+        running.content_hash.clone_from(content_hash);
         running.generation = generation;
         running.settled = settled;
     }
@@ -338,14 +386,17 @@ impl<D: Driver> Builder<D> {
         running.settled = settled;
     }
 
-    /// Frees old generations here, never on a worker.
+    /// Takes back the generations that nobody reads any more; how many are still read.
+    fn give_back(&mut self) -> usize {
+        self.shared.observer.lock().unwrap_or_else(PoisonError::into_inner).refresh();
+        let successor = &mut self.successor;
+        self.publisher.reclaim_into(|old| successor.give_back(old))
+    }
+
+    /// Frees old generations here, or keeps one for the next change; never on a worker.
     fn reclaim(&mut self) {
         let start = Instant::now();
-        loop {
-            self.shared.observer.lock().unwrap_or_else(PoisonError::into_inner).refresh();
-            if self.publisher.reclaim() == 0 || start.elapsed() > RECLAIM {
-                return;
-            }
+        while self.give_back() != 0 && start.elapsed() <= RECLAIM {
             std::thread::sleep(Duration::from_micros(100));
         }
     }

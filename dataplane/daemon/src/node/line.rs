@@ -7,6 +7,7 @@ use marchproxy_engine::ledger::Backend;
 use marchproxy_engine::observe::Lens;
 use marchproxy_engine::ports::PortSlot;
 use marchproxy_engine::qos::Scheduler;
+use marchproxy_engine::table::sessions::Flows;
 use marchproxy_engine::worker::{Command, Reply, SessionPage};
 use rtrb::{Consumer, Producer};
 
@@ -58,7 +59,7 @@ impl<K: Backend> Line<K> {
         send(&mut ends.commands, Command::Sessions(page))?;
         answer(&mut ends.replies, |reply| match reply {
             Reply::Sessions(page) => Some(page),
-            Reply::Port(..) | Reply::Observed(_) | Reply::Queues(_) => None,
+            Reply::Port(..) | Reply::Observed(_) | Reply::Queues(_) | Reply::Flows(_) => None,
         })
     }
 
@@ -68,7 +69,7 @@ impl<K: Backend> Line<K> {
         send(&mut ends.commands, Command::Observe(lens))?;
         answer(&mut ends.replies, |reply| match reply {
             Reply::Observed(before) => Some(before),
-            Reply::Port(..) | Reply::Sessions(_) | Reply::Queues(_) => None,
+            Reply::Port(..) | Reply::Sessions(_) | Reply::Queues(_) | Reply::Flows(_) => None,
         })
     }
 
@@ -81,7 +82,17 @@ impl<K: Backend> Line<K> {
                 drop(before);
                 Some(())
             }
-            Reply::Port(..) | Reply::Sessions(_) | Reply::Observed(_) => None,
+            Reply::Port(..) | Reply::Sessions(_) | Reply::Observed(_) | Reply::Flows(_) => None,
+        })
+    }
+
+    /// Has the worker tell of sessions by this, or no more; returns what it used before.
+    pub(super) fn flows(&self, flows: Option<Box<Flows>>) -> Result<Option<Box<Flows>>, Silent> {
+        let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        send(&mut ends.commands, Command::Flows(flows))?;
+        answer(&mut ends.replies, |reply| match reply {
+            Reply::Flows(before) => Some(before),
+            Reply::Queues(_) | Reply::Port(..) | Reply::Sessions(_) | Reply::Observed(_) => None,
         })
     }
 }

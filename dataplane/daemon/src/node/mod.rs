@@ -2,6 +2,7 @@
 
 mod backends;
 mod builder;
+mod export;
 mod idle;
 mod line;
 mod objects;
@@ -37,7 +38,7 @@ use self::ports::Ports;
 use self::stats::BusyWindow;
 use self::worker::{SlowQuestion, StopSigns, WorkerShared};
 use crate::driver::{Driver, EarlyCounts};
-use crate::runtime::{Applied, Outlet, Push, Running, Runtime, Stop};
+use crate::runtime::{Applied, Change, Outlet, Push, Running, Runtime, Stop};
 use crate::topology::Machine;
 
 pub use start::{Settings, StartError};
@@ -67,6 +68,8 @@ pub(crate) struct Shared<D: Driver> {
     objects: Objects,
     /// What rules sampled, by worker.
     samples: Mutex<Vec<Consumer<Sample>>>,
+    /// Flows on their way to a collector.
+    flows: export::Flows,
     /// Written by the builder.
     running: Mutex<Running>,
     /// A reader for questions; the builder moves it on, so that it never keeps an old generation alive.
@@ -91,6 +94,7 @@ struct Threads {
     workers: Vec<JoinHandle<()>>,
     slow_path: JoinHandle<()>,
     builder: JoinHandle<()>,
+    flows: JoinHandle<()>,
     released: mpsc::Receiver<()>,
 }
 
@@ -138,6 +142,9 @@ impl<D: Driver> Node<D> {
         for worker in threads.workers {
             join(worker, "worker");
         }
+        // Behind the workers: their last records are in the rings.
+        self.shared.flows.stop();
+        join(threads.flows, "flows");
     }
 }
 
@@ -175,6 +182,12 @@ impl<D: Driver> Runtime for Node<D> {
     fn stage(&self, push: Push) -> oneshot::Receiver<Result<u64, String>> {
         let (sender, receiver) = oneshot::channel();
         self.ask_builder(Job::Stage(Box::new(push), sender));
+        receiver
+    }
+
+    fn change(&self, change: Change) -> oneshot::Receiver<Result<Option<Applied>, String>> {
+        let (sender, receiver) = oneshot::channel();
+        self.ask_builder(Job::Change(Box::new(change), sender));
         receiver
     }
 

@@ -1,9 +1,10 @@
 //! Counters of named objects. The engine counts by slot, and a slot may pass to another name; each name begins at zero.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use marchproxy_engine::Snapshot;
+use marchproxy_engine::change::Change;
 use marchproxy_engine::snapshot::ObjectKind;
 use marchproxy_engine::stats::ThreadStats;
 
@@ -42,6 +43,24 @@ impl Objects {
             Object { kind, name, slot, before }
         };
         snapshot.objects().map(object).collect()
+    }
+
+    /// The same for a change that is about to be published: what comes is counted from here on, all others as before.
+    pub(super) fn change(&self, snapshot: &Snapshot, change: Option<&Change>, threads: &[Arc<ThreadStats>]) {
+        let Some(change) = change.filter(|change| change.gone().len() + change.come().len() > 0) else { return };
+        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = Arc::make_mut(&mut list);
+        let gone: HashSet<&str> = change.gone().iter().map(String::as_str).collect();
+        if !gone.is_empty() {
+            list.retain(|object| object.kind != ObjectKind::Rule || !gone.contains(object.name.as_str()));
+        }
+        let come = change.come().iter().filter_map(|name| {
+            let slot = snapshot.rule_counter(name)?;
+            Some(Object { kind: ObjectKind::Rule, name: name.clone(), slot, before: sum(slot, threads) })
+        });
+        // Rules stand first.
+        let rules = list.iter().take_while(|object| object.kind == ObjectKind::Rule).count();
+        list.splice(rules..rules, come);
     }
 
     /// The generation was published.

@@ -14,7 +14,7 @@ use marchproxy_engine::stats::{MAX_PORTS, ThreadStats};
 use marchproxy_engine::table::neighbours::NeighbourTable;
 use marchproxy_engine::table::sessions::{Sessions, Slabs};
 use marchproxy_engine::worker::Worker;
-use marchproxy_engine::{Budget, Snapshot};
+use marchproxy_engine::{Budget, Snapshot, Successor};
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use super::builder::{Builder, Job};
@@ -23,7 +23,7 @@ use super::objects::Objects;
 use super::ports::Ports;
 use super::stats::BusyWindow;
 use super::worker::{Orders, StopSigns, WorkerShared, start_slow_path, start_worker};
-use super::{Node, Place, Shared, Threads, samples};
+use super::{Node, Place, Shared, Threads, export, samples};
 use crate::config::{HugepageMode, Idle};
 use crate::driver::Driver;
 use crate::runtime::Running;
@@ -158,6 +158,8 @@ impl<D: Driver> Node<D> {
             .with_checks(secret()?)
             .announcing();
         let lines: Arc<[Line<D::Backend>]> = lines.into();
+        let clock = TscClock::calibrate();
+        let (flows, exporter) = export::Flows::new(entries(settings), settings.hugepages != HugepageMode::Off);
         let (slow_path, questions) = mpsc::channel();
         let shared = Arc::new(Shared {
             ports: Ports::new(driver.clone(), facts, lines.clone()),
@@ -169,6 +171,7 @@ impl<D: Driver> Node<D> {
             lines,
             objects: Objects::default(),
             samples: Mutex::new(samples),
+            flows,
             running: Mutex::new(Running { generation: 1, ..Running::default() }),
             observer: Mutex::new(observer),
             slow_path: Mutex::new(slow_path),
@@ -180,12 +183,15 @@ impl<D: Driver> Node<D> {
         let (jobs, inbox) = mpsc::channel();
         let loss: mpsc::Sender<Job> = jobs.clone();
         let budget = Budget { workers: count, ..settings.budget };
-        let builder = Builder { staged: None, builds: 0, publisher, shared: shared.clone(), budget, down: 0 };
+        let successor = Successor::default();
+        let builder =
+            Builder { staged: None, builds: 0, publisher, shared: shared.clone(), budget, down: 0, successor };
         let builder = spawn("builder", move || builder.run(&inbox))?;
+        let exporting = exporter.totals(shared.workers.iter().map(|worker| worker.stats.clone()).collect());
+        let flows = spawn("flows", move || exporting.run(clock))?;
         let (up, came_up) = mpsc::channel();
         let (released, releases) = mpsc::channel();
         let signs = Arc::new(StopSigns::default());
-        let clock = TscClock::calibrate();
         let orders = Orders { driver, clock, idle: settings.idle, signs: signs.clone(), up, released };
         let failed = |thread: &str, source| StartError::Thread { thread: thread.into(), source };
         // A builder that is gone has nothing to decide any more.
@@ -198,7 +204,7 @@ impl<D: Driver> Node<D> {
             handles.push(handle.map_err(|error| failed(&format!("worker {number}"), error))?);
         }
         drop(orders);
-        let threads = Threads { workers: handles, slow_path, builder, released: releases };
+        let threads = Threads { workers: handles, slow_path, builder, flows, released: releases };
         let node = Self { shared, jobs: Mutex::new(jobs), signs, threads: Mutex::new(Some(threads)) };
         for _ in 0..=count {
             let up = came_up.recv_timeout(COME_UP);

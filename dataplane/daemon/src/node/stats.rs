@@ -107,6 +107,7 @@ impl<D: Driver> Shared<D> {
             icmp_errors_translated: threads.iter().map(|stats| stats.icmp_errors_translated.value()).sum(),
             icmp_errors_limited: threads.iter().map(|stats| stats.icmp_rate_limited.value()).sum(),
             originate_failed: threads.iter().map(|stats| stats.originate_failed.value()).sum(),
+            flows: self.flow_stats(),
         }
     }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use marchproxy_dataplane::config::{Config, File, Overrides};
-use marchproxy_dataplane::runtime::{Applied, Outlet, Push, Running, Runtime};
+use marchproxy_dataplane::runtime::{Applied, Change, Outlet, Push, Running, Runtime};
 use marchproxy_engine::tables::{PortSpec, RuleTables};
 use marchproxy_proto::v1::from_node::Message as FromNode;
 use marchproxy_proto::v1::node_service_server::{NodeService, NodeServiceServer};
@@ -31,6 +31,8 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub struct FakeNode {
     pub running: Mutex<Running>,
     pub pushed: Mutex<Vec<Push>>,
+    /// Changes of rules that it made; `None`: it makes none.
+    pub changed: Mutex<Option<Vec<Change>>>,
     pub refusals: Mutex<VecDeque<String>>,
     /// Pushes wait for this long before they are answered.
     pub delay: Mutex<Duration>,
@@ -67,6 +69,20 @@ impl Runtime for FakeNode {
         );
         self.pushed.lock().unwrap().push(push);
         sender.send(answer).unwrap();
+        receiver
+    }
+    fn change(&self, change: Change) -> oneshot::Receiver<Result<Option<Applied>, String>> {
+        let (sender, receiver) = oneshot::channel();
+        let answer = self.changed.lock().unwrap().as_mut().map(|changed| {
+            let mut running = self.running.lock().unwrap();
+            assert_eq!(running.content_hash, change.base, "a change of what runs");
+            running.version = change.version;
+            running.content_hash.clone_from(&change.content_hash);
+            running.generation += 1;
+            changed.push(change);
+            Applied { generation: running.generation, build_us: 1, settle_us: 2 }
+        });
+        sender.send(Ok(answer)).unwrap();
         receiver
     }
     fn stage(&self, push: Push) -> oneshot::Receiver<Result<u64, String>> {
@@ -162,7 +178,7 @@ pub fn offer(version: u64, rules: &RuleTables) -> (v1::TablesOffer, Vec<v1::Tabl
     let encoded = tables::encode(rules).unwrap();
     let content_hash = tables::content_hash(encoded.iter().map(|group| &group.hash)).to_vec();
     let groups = encoded.iter().map(|g| v1::GroupRef { hash: g.hash.to_vec(), objects: g.objects }).collect();
-    let parts = encoded.iter().map(|g| v1::TableGroup { hash: g.hash.to_vec(), encoded: g.bytes.clone() }).collect();
+    let parts = encoded.iter().map(|g| v1::TableGroup { hash: g.hash.to_vec(), encoded: g.bytes.to_vec() }).collect();
     (v1::TablesOffer { version, content_hash, groups, ..v1::TablesOffer::default() }, parts)
 }
 

@@ -120,12 +120,12 @@ pub(super) fn policers(
     tables.policers.iter().zip(&names).map(one).collect()
 }
 
-/// Whether anything but the codepoint decides about a class.
-pub(super) fn names_classes(tables: &RuleTables) -> bool {
+/// Whether somebody wants to know classes, or decides about them, whatever the rules say.
+pub(crate) fn classes_beside_rules(tables: &RuleTables) -> bool {
     let lowers = |p: &PolicerSpec| {
         [p.on_green, p.on_yellow, p.on_red].iter().any(|action| matches!(action, PolicerAction::Class(_)))
     };
-    tables.rules.iter().any(|rule| rule.class.is_some())
+    !tables.shapers.is_empty()
         || tables.services.iter().any(|service| service.class.is_some())
         || tables.policers.iter().any(lowers)
 }
@@ -160,7 +160,7 @@ pub(super) fn policer(p: &PolicerSpec) -> Result<(), BuildError> {
     }
 }
 
-/// Every mark is a codepoint, or something that is there.
+/// Every mark is a codepoint, or something that is there; those of rules are looked at with the rest of them.
 pub(super) fn marks(tables: &RuleTables) -> Result<(), BuildError> {
     let maps = tables.dscp_maps.len();
     if maps > MOST_DSCP_MAPS {
@@ -175,25 +175,30 @@ pub(super) fn marks(tables: &RuleTables) -> Result<(), BuildError> {
         [p.on_green, p.on_yellow, p.on_red]
             .map(|action| if let PolicerAction::Mark(mark) = action { Some(mark) } else { None })
     };
-    let rules = tables.rules.iter().map(|r| (("rule", &r.name), r.mark));
     let services = tables.services.iter().map(|s| (("service", &s.name), s.mark));
     let policers = tables.policers.iter().flat_map(|p| colours(p).map(|mark| (("policer", &p.name), mark)));
     let plain = |m: &DscpMapSpec| {
         m.codepoints.iter().flat_map(|&(from, to)| [from, to]).chain(m.classes.into_iter().flatten()).max()
     };
     let mapped = tables.dscp_maps.iter().map(|m| (("dscp_map", &m.name), plain(m).filter(|&worst| worst > 63)));
-    let known = |mark: u8| {
-        mark <= MARK_KEEP && (mark < 64 || mark == MARK_KEEP) || (MARK_MAP..MARK_MAP + maps as u8).contains(&mark)
-    };
-    for ((kind, name), mark) in rules.chain(services).chain(policers).chain(mapped) {
-        if let Some(mark) = mark.filter(|&mark| !known(mark) || (kind == "dscp_map" && mark > 63)) {
-            return Err(BuildError::Invalid {
-                object: format!("{kind} {name}"),
-                field: "mark",
-                found: mark.to_string(),
-                allowed: format!("0 to 63, {MARK_KEEP} (keep), or one of {maps} maps from {MARK_MAP} on"),
-            });
+    for ((kind, name), mark) in services.chain(policers).chain(mapped) {
+        if let Some(mark) = mark.filter(|&mark| !known_mark(mark, maps) || (kind == "dscp_map" && mark > 63)) {
+            return Err(unknown_mark(format!("{kind} {name}"), mark, maps));
         }
     }
     Ok(())
+}
+
+/// Whether a mark is a codepoint, none, or one of so many maps.
+pub(super) fn known_mark(mark: u8, maps: usize) -> bool {
+    mark < 64 || mark == MARK_KEEP || (MARK_MAP..MARK_MAP + maps.min(MOST_DSCP_MAPS) as u8).contains(&mark)
+}
+
+pub(super) fn unknown_mark(object: String, mark: u8, maps: usize) -> BuildError {
+    BuildError::Invalid {
+        object,
+        field: "mark",
+        found: mark.to_string(),
+        allowed: format!("0 to 63, {MARK_KEEP} (keep), or one of {maps} maps from {MARK_MAP} on"),
+    }
 }

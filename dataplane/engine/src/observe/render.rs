@@ -19,9 +19,10 @@ pub struct Names {
     generation: u64,
     ports: Vec<(PortSlot, String)>,
     interfaces: Vec<String>,
-    rules: Vec<(String, RuleAction)>,
-    /// Place in `rules` by counter.
-    counted: HashMap<u32, usize>,
+    /// By number.
+    rules: HashMap<u32, (String, RuleAction)>,
+    /// Number in `rules` by counter.
+    counted: HashMap<u32, u32>,
     policers: Vec<String>,
     ways: Vec<String>,
     services: HashMap<u32, String>,
@@ -43,8 +44,8 @@ impl Names {
             generation,
             ports: snapshot.ports().map(|(slot, spec)| (slot, spec.name.clone())).collect(),
             interfaces: snapshot.interfaces().iter().map(|interface| interface.name.clone()).collect(),
-            rules: snapshot.rules.iter().map(|rule| (rule.name.clone(), rule.action)).collect(),
-            counted: snapshot.rules.iter().enumerate().map(|(index, rule)| (rule.counter, index)).collect(),
+            rules: snapshot.rules.with_numbers().map(|(n, rule)| (n, (rule.name.clone(), rule.action))).collect(),
+            counted: snapshot.rules.with_numbers().map(|(number, rule)| (rule.counter, number)).collect(),
             policers: (0..).map_while(|index| snapshot.policer_name(index).map(str::to_owned)).collect(),
             ways: (0..).map_while(|index| snapshot.detour(index).map(way_of)).collect(),
             services,
@@ -133,8 +134,8 @@ fn session(record: &Record, stages: &Stages, _: &Names) -> Option<Step> {
 fn rule(record: &Record, stages: &Stages, names: &Names) -> Option<Step> {
     let by_session = stages.session.map(|(listed, _)| listed.decision.rule).filter(|_| stages.hit);
     let found = match by_session {
-        Some(counter) => names.counted.get(&counter).and_then(|&index| names.rules.get(index)),
-        None => names.rules.get(stages.rule as usize),
+        Some(counter) => names.counted.get(&counter).and_then(|number| names.rules.get(number)),
+        None => names.rules.get(&stages.rule),
     };
     match found {
         Some((name, action)) => {

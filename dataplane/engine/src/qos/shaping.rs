@@ -32,7 +32,7 @@ const CODEL_TARGETS: u64 = 20;
 const _: () = assert!(MAX_PORTS <= u64::BITS as usize);
 
 /// Shaped ports of a generation.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Shaping {
     /// A bit for each shaped port slot.
     shaped: u64,

@@ -3,7 +3,7 @@
 //! Reads `head`, `key`, `hit`, `rule`. Writes `verdict`, `target`, `port`, `way`. Ends lanes that a rule denies or rejects, or that
 //! get no session.
 
-use crate::burst::{Burst, Columns, Fate, NO_MARK, NONE, Rewrite, Verdict};
+use crate::burst::{Burst, Columns, Fate, Mask, NO_MARK, NONE, Rewrite, Verdict};
 use crate::class::Choice;
 use crate::flow::{Addr, FlowKey};
 use crate::io::PacketBuf;
@@ -37,6 +37,8 @@ pub struct Context<'a> {
     pub now: u64,
     /// Packets of sessions so far, by direction.
     pub hits: [u32; 2],
+    /// Lanes whose session ended with their service, so that they may have a new one.
+    pub anew: Mask,
 }
 
 /// Runs the stage.
@@ -71,6 +73,7 @@ pub fn process<B: PacketBuf>(burst: &mut Burst<B>, context: &mut Context<'_>) {
                 Applied::Done => Ok(()),
                 Applied::Refused(fate) => Err(fate),
                 Applied::Gone => {
+                    context.anew.insert(lane);
                     columns.rule[index] =
                         rule::classify(context.snapshot, &columns.head[index], &columns.key[index], packet);
                     judge(columns, index, packet, context, place)
@@ -427,6 +430,7 @@ fn judge<B: PacketBuf>(
         now: context.now,
         decision,
         admission,
+        told: if service.flows { head.l3_len } else { 0 },
     };
     context.sessions.create(&new).map_err(|refused| {
         if let Some(source) = source {

@@ -6,6 +6,7 @@ mod divert;
 pub mod encapsulate;
 pub mod express;
 pub mod finish;
+pub mod flows;
 pub mod fragment;
 pub mod parse;
 mod police;

@@ -33,6 +33,8 @@ pub struct Service {
     pub on_backend_loss: BackendLoss,
     /// Sources of full NAT, of IPv4 and IPv6.
     pools: [Box<[Addr]>; 2],
+    /// Whether its sessions are told to the node's flow collector.
+    pub flows: bool,
     /// How its backends are checked.
     pub health: Option<HealthSpec>,
     /// Its first port.
@@ -108,6 +110,7 @@ impl Service {
             pools: [false, true].map(|v6| {
                 spec.source_pool.iter().filter(|pool| pool.is_ipv6() == v6).map(|pool| from_ip(*pool)).collect()
             }),
+            flows: false,
             health: spec.health.clone(),
             first_port: spec.ports.first().map(|range| range.first),
             source_affinity: spec.source_affinity,
@@ -135,6 +138,12 @@ impl Service {
     #[must_use]
     pub fn with_limits(self, limits: Option<ServiceLimits>) -> Self {
         Self { limits: limits.map(Box::new), ..self }
+    }
+
+    /// The same, told to a flow collector or not.
+    #[must_use]
+    pub fn with_flows(self, flows: bool) -> Self {
+        Self { flows, ..self }
     }
 
     /// Takes the backends out that `out` names, one for each, and puts all others back: at once, in the rings that workers use. Returns
@@ -296,7 +305,7 @@ impl Services {
     }
 
     /// The service for a destination. For ICMP the caller makes sure it is an echo request.
-    #[inline]
+    #[inline(always)]
     pub fn lookup(&self, address: Addr, protocol: u8, port: u16) -> Option<&Service> {
         let entry = self.entry(address, protocol)?;
         let at = entry.ports.partition_point(|(range, _)| range.last < port);

@@ -167,7 +167,22 @@ impl Model {
             policers: self.policers.clone(),
             dscp_maps: dscp_maps(),
             shapers: vec![],
+            flows: Some(flows()),
         }
+    }
+}
+
+/// Sessions of all services are told of, where a test gives the worker what that takes.
+pub fn flows() -> FlowsSpec {
+    FlowsSpec {
+        collector: ([192, 0, 2, 50], 4739).into(),
+        domain: 0,
+        one_of: 1,
+        active_timeout_s: 1,
+        template_refresh_s: 60,
+        message_octets: 1232,
+        nat_events: true,
+        services: vec![],
     }
 }
 

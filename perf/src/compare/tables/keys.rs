@@ -170,6 +170,7 @@ fn session(number: usize, v6: bool, rng: &mut Rng) -> NewSession {
         now: NOW,
         decision: Decision::default(),
         admission: Admission::default(),
+        told: 0,
     }
 }
 

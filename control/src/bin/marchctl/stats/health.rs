@@ -60,6 +60,12 @@ pub fn findings(before: &v1::StatsResponse, now: &v1::StatsResponse) -> Vec<(Ton
             ),
         ));
     }
+    if let (Some(old), Some(new)) = (before.flows.as_ref(), now.flows.as_ref()) {
+        let fresh = (new.records_lost + new.unsent_records).saturating_sub(old.records_lost + old.unsent_records);
+        if fresh > 0 {
+            found.push((Tone::Warn, format!("{} flow records did not get to {}", thousands(fresh), new.collector)));
+        }
+    }
     for class in ["error", "congestion"] {
         let sum = |stats: &v1::StatsResponse| -> u64 {
             stats.drops.iter().filter(|drop| drop.class == class).map(|drop| drop.packets).sum()

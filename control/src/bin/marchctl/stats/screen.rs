@@ -22,6 +22,7 @@ pub fn render(before: &v1::StatsResponse, now: &v1::StatsResponse, paint: Paint)
         reasons(["SESSION LOOK-UP", PACKETS, PER_SECOND], &before.session_lookups, &now.session_lookups, rates, paint),
         reasons(["ENDED BECAUSE", ">SESSIONS", ">PER S"], &before.sessions_ended, &now.sessions_ended, rates, paint),
         nat_pools(now, paint),
+        flows(now, paint),
         objects(before, now, rates, paint),
     ] {
         if !block.is_empty() {
@@ -183,6 +184,35 @@ fn nat_pools(now: &v1::StatsResponse, paint: Paint) -> String {
         ]);
     }
     if table.is_empty() { String::new() } else { table.render(paint) }
+}
+
+fn flows(now: &v1::StatsResponse, paint: Paint) -> String {
+    let Some(flows) = &now.flows else { return String::new() };
+    let mut table = Table::new(&[
+        "FLOWS TO",
+        ">ONE OF",
+        ">SESSIONS",
+        ">PASSED OVER",
+        ">RECORDS",
+        ">LOST",
+        ">SENT",
+        ">UNSENT",
+        "TROUBLE",
+    ]);
+    let alarm = |count: u64| (thousands(count), (count > 0).then_some(Tone::Warn));
+    let to = if flows.collector.is_empty() { "nobody now" } else { &flows.collector };
+    table.toned([
+        (to.to_owned(), None),
+        (flows.one_of.to_string(), None),
+        (thousands(flows.sessions_selected), None),
+        (thousands(flows.sessions_passed_over), None),
+        (thousands(flows.records), None),
+        alarm(flows.records_lost),
+        (thousands(flows.sent_records), None),
+        alarm(flows.unsent_records),
+        (flows.trouble.clone(), Some(Tone::Warn)),
+    ]);
+    table.render(paint)
 }
 
 /// Rows of objects on one screen; `--json` has all of them.

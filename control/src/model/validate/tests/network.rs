@@ -318,3 +318,35 @@ fn next_hops() {
         ),
     ]);
 }
+
+#[test]
+fn flows() {
+    const COLLECTOR: &str = "ADDRESS:PORT with a unicast address, as in 192.0.2.50:4739 or [2001:db8::50]:4739";
+    let node = "  - name: edge-2\n";
+    let with = |fields: &str| format!("{node}    flows: {{{fields}}}\n");
+    for good in [
+        "collector: '192.0.2.50:4739'",
+        "collector: '[2001:db8::50]:2055', domain: 7, one_of: 10, active_timeout_s: 30, template_refresh_s: 5, \
+         message_bytes: 8952, nat_events: true, services: [web, ping]",
+    ] {
+        assert_eq!(refused(node, &with(good)), [""; 0], "{good}");
+    }
+    let field = |field: &str, rest: &str| format!("node edge-2: nodes[1].flows.{field} is {rest}");
+    for (bad, expected) in [
+        ("one_of: 1", field("collector", &format!("missing; allowed: {COLLECTOR}"))),
+        ("collector: host.example:4739", field("collector", &format!("\"host.example:4739\"; allowed: {COLLECTOR}"))),
+        ("collector: '224.0.0.1:4739'", field("collector", &format!("\"224.0.0.1:4739\"; allowed: {COLLECTOR}"))),
+        ("collector: '255.255.255.255:1'", field("collector", &format!("\"255.255.255.255:1\"; allowed: {COLLECTOR}"))),
+        ("collector: '[fe80::1]:1'", field("collector", &format!("\"[fe80::1]:1\"; allowed: {COLLECTOR}"))),
+        ("collector: '192.0.2.50:0'", field("collector", &format!("\"192.0.2.50:0\"; allowed: {COLLECTOR}"))),
+        ("collector: '192.0.2.50:1', one_of: 0", field("one_of", "0; allowed: 1 to 1000000 sessions")),
+        ("collector: '192.0.2.50:1', active_timeout_s: 0", field("active_timeout_s", "0; allowed: 1 to 3600 seconds")),
+        ("collector: '192.0.2.50:1', message_bytes: 511", field("message_bytes", "511; allowed: 512 to 8952 octets")),
+        (
+            "collector: '192.0.2.50:1', services: [web, mail]",
+            field("services[1]", "\"mail\"; allowed: the name of a service: ping, web"),
+        ),
+    ] {
+        assert_eq!(refused(node, &with(bad)), [expected], "{bad}");
+    }
+}

@@ -160,6 +160,20 @@ impl Block {
         self.index[place] = extra.map_or(record.rule, |number| EXTRA | number);
     }
 
+    /// How many of its places have the number of an extra condition.
+    pub fn extras(&self) -> usize {
+        self.index.iter().filter(|index| *index & EXTRA != 0).count()
+    }
+
+    /// The same where extra conditions stand behind so many others.
+    #[must_use]
+    pub fn moved(mut self, extras: usize) -> Self {
+        for index in &mut self.index {
+            *index += if *index & EXTRA == 0 { 0 } else { extras as u32 };
+        }
+        self
+    }
+
     /// Which of the four match (bits 0 to 3), extra conditions aside.
     // Left to itself the compiler may call it, and then makes no vectors of it.
     #[allow(clippy::needless_range_loop)]

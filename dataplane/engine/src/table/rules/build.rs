@@ -34,7 +34,7 @@ pub struct Refused {
 }
 
 /// Bits of an IPv4 address that the root looks at, and of an IPv6 address.
-const ROOT_BITS: [u32; 2] = [16, 32];
+pub(super) const ROOT_BITS: [u32; 2] = [16, 32];
 /// Prefixes at least this long are specific: at most 16 root entries each.
 const SPECIFIC: [u32; 2] = [12, 28];
 /// Root entries per distinct IPv6 key: more make fewer keys share one.
@@ -78,9 +78,9 @@ struct Builder<'a> {
 }
 
 impl Tree {
-    /// From rules in order; those that count are left out.
-    pub fn build(specs: &[RuleSpec], limits: Limits) -> Result<Self, Refused> {
-        if specs.len() >= NOTHING as usize {
+    /// From rules in order with their numbers; those that count are left out.
+    pub fn build(specs: &[RuleSpec], number: fn(usize) -> u32, limits: Limits) -> Result<Self, Refused> {
+        if number(specs.len()) >= NOTHING {
             return Err(Refused {
                 field: "rules",
                 found: specs.len().to_string(),
@@ -97,6 +97,7 @@ impl Tree {
             // While building they take about as much as the budget has for what is built.
             let most = limits.bytes / size_of::<Record>();
             let decide = specs.iter().enumerate().filter(|(_, spec)| spec.action != RuleAction::Count);
+            let decide = decide.map(|(index, spec)| (number(index) as usize, spec));
             let records = records(decide, family, most).map_err(|too_many| too_many.refused())?;
             let mut builder = Builder {
                 records: &records,
@@ -116,17 +117,53 @@ impl Tree {
     }
 }
 
+/// The part of a family's rules that a record belongs to.
+pub(super) fn part_of(record: &Record, family: usize) -> usize {
+    let specific = |field| record.prefix_len(field) >= SPECIFIC[family];
+    match (specific(Field::Dst), specific(Field::Src)) {
+        (true, _) => 0,
+        (false, true) => 1,
+        (false, false) => 2,
+    }
+}
+
+/// The first bits of an address that a record accepts.
+pub(super) fn keys(record: &Record, family: usize, field: Field) -> std::ops::RangeInclusive<u64> {
+    let (first, last) = record.space.range(field);
+    let beyond = 128 - ROOT_BITS[family];
+    (first >> beyond) as u64..=(last >> beyond) as u64
+}
+
+/// Where the packets of a root entry lie.
+pub(super) fn space_of(family: usize, field: Field, slot: u32) -> Space {
+    if family == 0 {
+        let bits = ROOT_BITS[family];
+        let first = u128::from(slot) << (128 - bits);
+        Space::ALL.with(field, (first, first | u128::MAX >> bits))
+    } else {
+        // Other addresses may share the entry.
+        Space::ALL
+    }
+}
+
+/// What lies below one root entry, by itself: a tree whose entries and blocks count from 1, its first entry, the lines of its longest
+/// path. The same as the part of a whole tree that these records lead to.
+pub(super) fn subtree(records: &[Record], space: Space, limits: Limits) -> Result<(Tree, Entry, usize), Refused> {
+    let mut tree = Tree::default();
+    tree.entries.push(Entry::EMPTY);
+    tree.blocks.push(Block::END);
+    let chooser = Chooser::new(records);
+    let mut builder = Builder { records, tree, chooser, limits, leaves: HashMap::new(), extras: HashMap::new() };
+    let all: Vec<u32> = (0..records.len() as u32).collect();
+    let built = builder.place_all(&all, space)?;
+    Ok((builder.tree, built.entry, built.lines))
+}
+
 impl Builder<'_> {
     fn family(&mut self, family: usize) -> Result<(), Refused> {
-        let specific = |record: &Record, field| record.prefix_len(field) >= SPECIFIC[family];
         let mut parts: [Vec<u32>; PARTS] = Default::default();
         for (number, record) in self.records.iter().enumerate() {
-            let part = match (specific(record, Field::Dst), specific(record, Field::Src)) {
-                (true, _) => 0,
-                (false, true) => 1,
-                (false, false) => 2,
-            };
-            parts[part].push(number as u32);
+            parts[part_of(record, family)].push(number as u32);
         }
         for (used, part) in self.tree.used.iter_mut().zip(&parts) {
             *used |= !part.is_empty();
@@ -158,11 +195,7 @@ impl Builder<'_> {
         if list.is_empty() {
             return Ok((Root { base: 0, shift: 63, factor: 0, out: 63 }, Built::default()));
         }
-        let bits = ROOT_BITS[family];
-        let keys_of = |record: &Record| {
-            let (first, last) = record.space.range(field);
-            (first >> (128 - bits)) as u64..=(last >> (128 - bits)) as u64
-        };
+        let keys_of = |record: &Record| keys(record, family, field);
         let base = self.tree.entries.len();
         let root = if family == 0 {
             // The upper 16 bits themselves.
@@ -188,13 +221,7 @@ impl Builder<'_> {
         let mut worst = Built::default();
         for group in members.chunk_by(|a, b| a.0 == b.0) {
             let slot = group[0].0;
-            let space = if family == 0 {
-                let first = u128::from(slot) << (128 - bits);
-                Space::ALL.with(field, (first, first | u128::MAX >> bits))
-            } else {
-                // Other addresses may share the entry.
-                Space::ALL
-            };
+            let space = space_of(family, field, slot);
             let built = self.place_all(&group.iter().map(|&(_, number)| number).collect::<Vec<_>>(), space)?;
             self.tree.entries[base + slot as usize] = built.entry;
             if built.lines > worst.lines {

@@ -27,10 +27,10 @@ pub struct Counting {
 
 impl Counting {
     /// The rules of a list that count.
-    pub fn build(specs: &[RuleSpec], limits: Limits) -> Result<Self, Refused> {
+    pub fn build(specs: &[RuleSpec], number: fn(usize) -> u32, limits: Limits) -> Result<Self, Refused> {
         let counts = |(_, spec): &(usize, &RuleSpec)| spec.action == RuleAction::Count;
         let mut counting = Self::default();
-        counting.rules.extend(specs.iter().enumerate().filter(counts).map(|(index, _)| index as u32));
+        counting.rules.extend(specs.iter().enumerate().filter(counts).map(|(index, _)| number(index)));
         let refused = |field, found: usize, allowed: usize, culprits: &[u32]| {
             Err(Refused { field, found: found.to_string(), allowed: allowed.to_string(), culprits: culprits.to_vec() })
         };
@@ -39,6 +39,7 @@ impl Counting {
         }
         for v6 in [false, true] {
             let listed = specs.iter().enumerate().filter(counts);
+            let listed = listed.map(|(index, spec)| (number(index) as usize, spec));
             let found = records(listed, v6, MAX_RECORDS).map_err(|too_many| too_many.refused())?;
             counting.add(usize::from(v6), &found);
         }

@@ -14,6 +14,7 @@ mod block;
 mod build;
 mod counting;
 mod cut;
+pub mod edit;
 mod record;
 mod sight;
 mod tree;
@@ -72,11 +73,35 @@ pub struct Rule {
     pub new_only: bool,
     /// Its class.
     pub class: Option<Class>,
+    /// It is none: a number between two rules, kept for one that may come.
+    vacant: bool,
 }
 
 const _: () = assert!(size_of::<Rule>() == 64);
 
 impl Rule {
+    /// One that sets no way and samples nothing.
+    fn plain(spec: &RuleSpec, counter: u32) -> Self {
+        Self {
+            name: spec.name.clone(),
+            priority: spec.priority,
+            action: spec.action,
+            mark: spec.mark,
+            counter,
+            policer: spec.policer.map_or(NONE, |policer| policer as u32),
+            way: NONE,
+            log_sample: spec.log_sample,
+            sampler: NONE,
+            new_only: spec.new_only,
+            class: spec.class,
+            vacant: false,
+        }
+    }
+
+    fn vacant() -> Self {
+        Self { vacant: true, ..Self::plain(&RuleSpec::default(), NONE) }
+    }
+
     /// Whether it does anything to packets beyond what a session's decision holds itself.
     #[inline]
     pub fn does_more(&self) -> bool {
@@ -84,10 +109,26 @@ impl Rule {
     }
 }
 
+/// In a long list one number behind so many rules is left out, so that a rule that comes later finds one near its place.
+const RUN: u32 = 4;
+
+/// Rules from which on a list is long: shorter ones are built anew in no time.
+pub const LONG: usize = 2048;
+
+/// The number of the rule at a place of a list without gaps, or with them.
+fn dense(index: usize) -> u32 {
+    index as u32
+}
+
+fn spaced(index: usize) -> u32 {
+    index as u32 + index as u32 / RUN
+}
+
 /// The rules of a snapshot, in order.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
-    list: Box<[Rule]>,
+    /// By number.
+    list: Vec<Rule>,
     tree: Tree,
     counting: Counting,
     decide: bool,
@@ -95,9 +136,31 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Builds from rules in order.
-    pub fn build(
+    /// Builds from rules in order; their numbers are their places.
+    pub fn build(specs: &[RuleSpec], limits: Limits, counter: impl FnMut(&RuleSpec) -> u32) -> Result<Self, Refused> {
+        Self::numbered(specs, dense, limits, counter)
+    }
+
+    /// Builds from rules in order, a [`LONG`] list with gaps in its numbers. A refusal names places.
+    pub fn build_for_change(
         specs: &[RuleSpec],
+        limits: Limits,
+        counter: impl FnMut(&RuleSpec) -> u32,
+    ) -> Result<Self, Refused> {
+        if specs.len() < LONG {
+            return Self::build(specs, limits, counter);
+        }
+        Self::numbered(specs, spaced, limits, counter).map_err(|mut refused| {
+            for culprit in &mut refused.culprits {
+                *culprit -= *culprit / (RUN + 1);
+            }
+            refused
+        })
+    }
+
+    fn numbered(
+        specs: &[RuleSpec],
+        number: fn(usize) -> u32,
         limits: Limits,
         mut counter: impl FnMut(&RuleSpec) -> u32,
     ) -> Result<Self, Refused> {
@@ -105,27 +168,20 @@ impl Rules {
             return Ok(Self::default());
         }
         let (mut ways, mut samplers) = (0.., 0..);
-        let list = specs
-            .iter()
-            .map(|s| Rule {
-                name: s.name.clone(),
-                priority: s.priority,
-                action: s.action,
-                mark: s.mark,
-                counter: counter(s),
-                policer: s.policer.map_or(NONE, |policer| policer as u32),
+        let mut list = Vec::with_capacity(number(specs.len()) as usize);
+        for (index, s) in specs.iter().enumerate() {
+            list.resize_with(number(index) as usize, Rule::vacant);
+            list.push(Rule {
                 way: s.way.and_then(|_| ways.next()).unwrap_or(NONE),
-                log_sample: s.log_sample,
                 sampler: (s.log_sample > 0).then(|| samplers.next()).flatten().unwrap_or(NONE),
-                new_only: s.new_only,
-                class: s.class,
-            })
-            .collect();
-        let counting = Counting::build(specs, limits)?;
+                ..Rule::plain(s, counter(s))
+            });
+        }
+        let counting = Counting::build(specs, number, limits)?;
         let left = Limits { lines: limits.lines - counting.lines, ..limits };
         Ok(Self {
             list,
-            tree: Tree::build(specs, left)?,
+            tree: Tree::build(specs, number, left)?,
             counting,
             decide: specs.iter().any(|s| s.action != RuleAction::Count),
             look_closer: specs.iter().any(|s| Wanted::of(&s.matches) != Wanted::ANY),
@@ -166,7 +222,7 @@ impl Rules {
         self.counting.rules_of(set).filter_map(|rule| self.get(rule))
     }
 
-    /// Index of the first matching rule.
+    /// Number of the first matching rule.
     #[inline]
     pub fn first_match(&self, key: &RuleKey) -> Option<u32> {
         self.tree.first_match(key)
@@ -182,7 +238,7 @@ impl Rules {
         }
     }
 
-    /// By index.
+    /// By number.
     #[inline]
     pub fn get(&self, index: u32) -> Option<&Rule> {
         self.list.get(index as usize)
@@ -190,7 +246,12 @@ impl Rules {
 
     /// In order.
     pub fn iter(&self) -> impl Iterator<Item = &Rule> {
-        self.list.iter()
+        self.list.iter().filter(|rule| !rule.vacant)
+    }
+
+    /// In order, with their numbers.
+    pub fn with_numbers(&self) -> impl Iterator<Item = (u32, &Rule)> {
+        (0..).zip(&self.list).filter(|(_, rule)| !rule.vacant)
     }
 
     /// Memory it takes.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::burst::NONE;
 use crate::flow::from_ip;
-use crate::tables::{FlagMatch, FragmentMatch, RuleMatch};
+use crate::tables::{FlagMatch, FragmentMatch, RuleChanges, RuleMatch};
 
 const WIDE: Limits = Limits { bytes: usize::MAX, lines: usize::MAX };
 const NARROW: Limits = Limits { bytes: 512 << 20, lines: 64 };
@@ -368,4 +368,130 @@ fn too_large_is_refused() {
     assert_eq!(refused.field, "combinations of prefixes and ports");
     assert_eq!(refused.culprits.len(), 1);
     assert!(Rules::build(&specs, Limits { bytes: 10_000_000, lines: 64 }, |_| 0).is_ok());
+}
+
+/// Rules in their order, named.
+struct Listed(Vec<RuleSpec>);
+
+impl Listed {
+    fn new(random: &mut Random, count: u32) -> Self {
+        Self((0..count).map(|n| RuleSpec { name: format!("r{n}"), priority: n * 8, ..random.rule() }).collect())
+    }
+
+    /// Some rules get other conditions, some go, some come, some go elsewhere.
+    fn change(&mut self, random: &mut Random, round: u32) -> RuleChanges {
+        let mut changes = RuleChanges::default();
+        let key = |spec: &RuleSpec| (spec.priority, spec.name.clone());
+        for n in 0..=(random.below(6) as u32) {
+            let at = random.below(self.0.len() as u64) as usize;
+            let fresh =
+                RuleSpec { name: format!("n{round}-{n}"), priority: random.below(9000) as u32, ..random.rule() };
+            if changes.put.iter().any(|put| put.name == self.0[at].name) {
+                continue;
+            }
+            match random.below(4) {
+                0 => changes.put.push(fresh),
+                1 => changes.gone.push(key(&self.0.remove(at))),
+                2 => {
+                    changes.gone.push(key(&self.0[at]));
+                    let moved = self.0.remove(at);
+                    changes.put.push(RuleSpec { priority: fresh.priority, ..moved });
+                }
+                _ => {
+                    let (name, priority) = (self.0[at].name.clone(), self.0[at].priority);
+                    self.0.remove(at);
+                    let other = if random.below(3) == 0 { RuleAction::Deny } else { RuleAction::Permit };
+                    changes.put.push(RuleSpec { name, priority, action: other, ..fresh });
+                }
+            }
+        }
+        self.0.extend(changes.put.iter().cloned());
+        self.0.sort_by_key(key);
+        changes
+    }
+}
+
+/// Edits of a list that changes for long lead to what the newest list says, in single look-ups and bursts, in each of two copies that take
+/// turns and are an edit behind each other.
+#[test]
+fn edits_equal_building_anew() {
+    let mut random = Random(11);
+    let mut list = Listed::new(&mut random, 900);
+    let build = |specs: &[RuleSpec]| Rules::numbered(specs, spaced, NARROW, |_| 0).unwrap();
+    let mut copies = [build(&list.0), build(&list.0)];
+    let mut editor = edit::Editor::new(&list.0, &copies[0], NARROW);
+    let mut missed: [Vec<std::rc::Rc<edit::Edit>>; 2] = Default::default();
+    let (mut anew, mut matched) = (0, 0);
+    for round in 0..120 {
+        let changes = list.change(&mut random, round);
+        let Some(edit) = editor.edit(&changes) else {
+            anew += 1;
+            copies = [build(&list.0), build(&list.0)];
+            editor = edit::Editor::new(&list.0, &copies[0], NARROW);
+            missed = Default::default();
+            continue;
+        };
+        let edit = std::rc::Rc::new(edit);
+        for missed in &mut missed {
+            missed.push(edit.clone());
+        }
+        let turn = round as usize % 2;
+        missed[turn].drain(..).for_each(|edit| edit.write(&mut copies[turn], |_| 0));
+        let rules = &copies[turn];
+        assert_eq!(rules.bytes(), editor.bytes());
+        let found: Vec<_> = rules.iter().map(|rule| (rule.priority, &rule.name, rule.action)).collect();
+        assert_eq!(found, list.0.iter().map(|rule| (rule.priority, &rule.name, rule.action)).collect::<Vec<_>>());
+        assert_eq!(rules.worst_lines(), build(&list.0).worst_lines(), "round {round}");
+        for _ in 0..4 {
+            let near = |random: &mut Random| random.below(list.0.len() as u64) as usize;
+            let mut keys: Vec<_> = (0..BURST - changes.put.len())
+                .map(|_| {
+                    let rule = near(&mut random);
+                    random.key(&list.0[rule].matches)
+                })
+                .collect();
+            keys.extend(changes.put.iter().map(|rule| random.key(&rule.matches)));
+            let mut burst = [NONE; BURST];
+            rules.first_matches(Mask::first(keys.len()), |lane| keys[lane], &mut burst);
+            for (lane, key) in keys.iter().enumerate() {
+                let expected = scan(&list.0, key).map(|at| &list.0[at].name);
+                let name = |number: u32| rules.get(number).map(|rule| &rule.name);
+                assert_eq!(rules.first_match(key).and_then(name), expected, "round {round}: {key:?}");
+                assert_eq!(name(burst[lane]), expected, "round {round}, in a burst: {key:?}");
+                matched += usize::from(expected.is_some());
+            }
+        }
+    }
+    assert!(anew < 12, "{anew} of 120 changes were built anew");
+    assert!(matched > 5000, "{matched} packets matched");
+}
+
+/// What an edit is not made for is built from nothing.
+#[test]
+fn rare_changes_are_left_to_a_build() {
+    let mut random = Random(5);
+    let list = Listed::new(&mut random, 200);
+    let rules = Rules::numbered(&list.0, spaced, NARROW, |_| 0).unwrap();
+    let plain = RuleSpec { name: "new".into(), priority: 5, ..random.rule() };
+    let edits = |spec: RuleSpec| {
+        let changes = RuleChanges { put: vec![spec], ..RuleChanges::default() };
+        edit::Editor::new(&list.0, &rules, NARROW).edit(&changes).is_some()
+    };
+    assert!(edits(plain.clone()));
+    assert!(!edits(RuleSpec { action: RuleAction::Count, ..plain.clone() }));
+    assert!(!edits(RuleSpec { log_sample: 5, ..plain.clone() }));
+    assert!(!edits(RuleSpec { way: Some(crate::tables::RuleWay::Table(0)), ..plain.clone() }));
+    let gone = RuleChanges { gone: vec![(77, "nobody".into())], ..RuleChanges::default() };
+    assert!(edit::Editor::new(&list.0, &rules, NARROW).edit(&gone).is_none());
+    let mut put = list.0.clone();
+    for rule in &mut put {
+        rule.mark = Some(10);
+    }
+    let marks = RuleChanges { put: put.clone(), ..RuleChanges::default() };
+    assert!(edit::Editor::new(&list.0, &rules, NARROW).edit(&marks).is_some(), "what all rules do");
+    for rule in &mut put {
+        rule.matches = random.rule().matches;
+    }
+    let most = RuleChanges { put, ..RuleChanges::default() };
+    assert!(edit::Editor::new(&list.0, &rules, NARROW).edit(&most).is_none(), "what all rules ask for");
 }

@@ -5,6 +5,8 @@
 //! For a burst each step is done for all lanes before the next, and the line of the next is prefetched meanwhile. Lanes that are done
 //! leave the list without a branch: which ones do is random, and a wrong guess costs as much as a step.
 
+use std::collections::HashMap;
+
 use marchproxy_cpu::prefetch_slice;
 
 use crate::burst::{BURST, Mask, NONE};
@@ -76,6 +78,37 @@ impl Entry {
 
     const fn common(base: usize, lowest: u32) -> u64 {
         (base as u64) << BASE_SHIFT | ((lowest >> BOUND_UNIT) as u64) << BOUND_SHIFT
+    }
+
+    /// The same where entries and blocks that were counted from 1 stand behind so many others.
+    #[must_use]
+    pub fn moved(self, entries: usize, blocks: usize) -> Self {
+        match self.base() {
+            0 => self,
+            base => {
+                let base = base - 1 + if self.is_cut() { entries } else { blocks };
+                Self(self.0 & ((1 << BASE_SHIFT) - 1) | (base as u64) << BASE_SHIFT)
+            }
+        }
+    }
+
+    /// Most cache lines that a look-up touches from here on, in a tree; `seen` is what is known of its cuts.
+    pub fn lines(self, tree: &Tree, seen: &mut HashMap<Entry, usize>) -> usize {
+        if self.is_cut() {
+            if let Some(&lines) = seen.get(&self) {
+                return lines;
+            }
+            let children = self.base()..self.base() + (1 << (self.0 >> BITS_SHIFT & 15));
+            let children = tree.entries.get(children).unwrap_or(&[]);
+            let lines = 1 + children.iter().map(|child| child.lines(tree, seen)).max().unwrap_or(0);
+            seen.insert(self, lines);
+            return lines;
+        }
+        if self.base() == 0 {
+            return 0;
+        }
+        let blocks = tree.blocks.get(self.blocks()).unwrap_or(&[]);
+        blocks.len() * 2 + blocks.iter().map(Block::extras).sum::<usize>()
     }
 
     /// A lane at entry `at`.

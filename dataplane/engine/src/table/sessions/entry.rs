@@ -231,6 +231,8 @@ pub struct NewSession {
     pub decision: Decision,
     /// Where it is counted; `Default` is nowhere.
     pub admission: Admission,
+    /// Octets of the first packet, where a flow collector is to be told of the session; else 0.
+    pub told: u16,
 }
 
 impl NewSession {

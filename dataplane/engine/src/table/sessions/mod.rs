@@ -6,12 +6,14 @@
 //! - `decisions`: what rules and services said, shared by the sessions it is the same for;
 //! - `ports`: what full NAT has of its pools;
 //! - `tallies`: how many sessions services and sources with limits have;
+//! - `flows`: what is told about them to flow collectors;
 //! - `known`: which addresses sessions have; `expiry`: when to look at which session.
 
 mod bucket;
 mod decisions;
 mod entry;
 mod expiry;
+mod flows;
 mod known;
 mod ports;
 mod tallies;
@@ -23,6 +25,7 @@ use marchproxy_cpu::{MemoryError, MemoryOptions, MemoryReport, Slab, prefetch_sl
 pub use self::bucket::Bucket;
 pub use self::decisions::{Decision, MODE, MODE_BITS};
 pub use self::entry::{Direction, NewSession, Origin, Session, State, tcp};
+pub use self::flows::{FlowEnd, FlowEvent, FlowRecord, FlowSettings, FlowTotals, Flows};
 pub use self::ports::{FIRST_PORT, MOST_POOLS, Pool, Source};
 pub use self::tallies::{Admission, Limits, MOST_SERVICES, ServiceLimits};
 
@@ -188,6 +191,9 @@ pub struct Sessions {
     ended: [u64; SessionEnd::COUNT],
     victim: Option<FlowKey>,
     changes: u32,
+    /// What is told about sessions, where somebody asked for it.
+    flows: Option<Box<Flows>>,
+    flow_totals: FlowTotals,
 }
 
 impl Sessions {
@@ -224,6 +230,8 @@ impl Sessions {
             ended: [0; SessionEnd::COUNT],
             victim: None,
             changes: 0,
+            flows: None,
+            flow_totals: FlowTotals::default(),
         }
     }
 
@@ -454,7 +462,16 @@ impl Sessions {
     }
 
     /// Creates a session. Expired sessions in the way are removed, and where there is no room, one that is worth less.
+    #[inline]
     pub fn create(&mut self, new: &NewSession) -> Result<Hit, Refused> {
+        let hit = self.make(new)?;
+        if new.told > 0 {
+            self.flow_began(hit.entry(), new.told, new.now);
+        }
+        Ok(hit)
+    }
+
+    fn make(&mut self, new: &NewSession) -> Result<Hit, Refused> {
         let keys = [new.key, new.reverse_key()];
         // Where replies do not pass here there is one key only.
         let two_ways = !new.decision.mode().is_direct();
@@ -509,7 +526,15 @@ impl Sessions {
     }
 
     /// Ends a session.
+    #[inline]
     pub fn remove(&mut self, hit: Hit, why: SessionEnd) {
+        if self.flows.is_some() {
+            self.flow_removed(hit.entry(), why);
+        }
+        self.end(hit, why);
+    }
+
+    fn end(&mut self, hit: Hit, why: SessionEnd) {
         let entry = hit.entry();
         let Some(&session) = self.entries.get(entry).filter(|session| session.is_used()) else { return };
         let source = self.source(entry);

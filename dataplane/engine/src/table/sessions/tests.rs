@@ -19,6 +19,7 @@ fn new(client: u32, port: u16, now: u64) -> NewSession {
         now,
         decision: Decision { rule: client % 5, ..Decision::default() },
         admission: Admission::default(),
+        told: 0,
     }
 }
 
@@ -501,4 +502,24 @@ proptest! {
             }}
         }
     }
+}
+
+#[test]
+fn a_packet_whose_session_gave_way_in_its_burst_is_not_counted() {
+    let mut table = Sessions::heap(100, 1);
+    let settings = FlowSettings { one_of: 1, active_timeout: u64::MAX, nat_events: false };
+    let (out, mut ring) = rtrb::RingBuffer::new(8);
+    table.exchange_flows(Some(Flows::new(table.capacity(), settings, out)));
+    let first = NewSession { told: 60, ..new(9, 1000, 5) };
+    let second = NewSession { told: 70, ..new(10, 1001, 6) };
+    let hit = table.create(&first).unwrap();
+    table.remove(hit, SessionEnd::EvictedIdle);
+    let successor = table.create(&second).unwrap();
+    assert_eq!(successor.entry(), hit.entry());
+    table.flow_passed(hit, &first.key, 60, 6);
+    table.flow_passed(successor, &second.key, 80, 7_000_006);
+    table.tell_all();
+    let told: Vec<_> = std::iter::from_fn(|| ring.pop().ok()).map(|r| (r.event, r.packets, r.octets)).collect();
+    let evicted = (FlowEvent::Ended(FlowEnd::Evicted), [1, 0], [60, 0]);
+    assert_eq!(told, [evicted, (FlowEvent::Ended(FlowEnd::Forced), [2, 0], [150, 0])]);
 }
