@@ -47,17 +47,22 @@ fn many(n: u32) -> v1::Rule {
     v1::Rule { name, priority: 1000 + n, r#match, action: "deny".into(), ..v1::Rule::default() }
 }
 
-/// A change of a rule among many: the node is sent the groups it is in, and everything else is as if the whole document had come.
-#[tokio::test]
-async fn a_change_of_few_rules_among_many_costs_a_group() {
+/// A node that runs version 1, a document with 2,500 rules more: with what was answered and offered.
+async fn running_many() -> (Rig, FakeNode, v1::Document, v1::ApplyResponse, v1::TablesOffer) {
     let rig = Rig::start().await;
     let edge = rig.enrol("node", "edge-1").await;
     let mut node = FakeNode::attach(&rig, &edge, fresh()).await.unwrap();
     node.welcome().await;
     let mut whole = document(&["edge-1"], 1);
     whole.rules.extend((0..2500).map(many));
-    let (answer, _) = tokio::join!(rig.apply(whole.clone()), node.settle());
-    answer.unwrap();
+    let (answer, offer) = tokio::join!(rig.apply(whole.clone()), node.settle());
+    (rig, node, whole, answer.unwrap(), offer)
+}
+
+/// A change of a rule among many: the node is sent the groups it is in, and everything else is as if the whole document had come.
+#[tokio::test]
+async fn a_change_of_few_rules_among_many_costs_a_group() {
+    let (rig, mut node, mut whole, _, _) = running_many().await;
     for round in 0..3 {
         let before = node.received;
         let rule = v1::Rule { priority: 5000 + round, ..whole.rules[700].clone() };
@@ -74,8 +79,7 @@ async fn a_change_of_few_rules_among_many_costs_a_group() {
         assert!((1..=4).contains(&(node.received - before)), "{} of {}", node.received - before, offer.groups.len());
         let again = rig.change(header, changes).await.unwrap();
         assert_eq!((again.version, &again.content_hash), (answer.version, &answer.content_hash));
-        let same = rig.apply(whole.clone()).await;
-        let same = same.unwrap();
+        let same = rig.apply(whole.clone()).await.unwrap();
         assert!(same.unchanged, "the whole document is what the changes led to");
         assert_eq!(same.content_hash, answer.content_hash);
     }
@@ -84,14 +88,7 @@ async fn a_change_of_few_rules_among_many_costs_a_group() {
 /// Transactions hold for changes among many rules as for whole documents.
 #[tokio::test]
 async fn a_change_among_many_rules_waits_for_confirmation_and_for_its_group() {
-    let rig = Rig::start().await;
-    let edge = rig.enrol("node", "edge-1").await;
-    let mut node = FakeNode::attach(&rig, &edge, fresh()).await.unwrap();
-    node.welcome().await;
-    let mut whole = document(&["edge-1"], 1);
-    whole.rules.extend((0..2500).map(many));
-    let (first, first_offer) = tokio::join!(rig.apply(whole), node.settle());
-    let first = first.unwrap();
+    let (rig, mut node, _, first, first_offer) = running_many().await;
     let put = |n: u32| v1::Changes {
         upsert: Some(v1::Document { rules: vec![v1::Rule { priority: 7000, ..many(n) }], ..v1::Document::default() }),
         ..v1::Changes::default()
