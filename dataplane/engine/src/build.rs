@@ -141,11 +141,7 @@ pub fn build(tables: &RuleTables, previous: Option<&Snapshot>, budget: &Budget) 
         .map(|(index, service)| service.with_flows(tells(tables, index)))
         .collect();
     snapshot.services = Arc::new(Services::build(&tables.services, services));
-    snapshot.flows = tables.flows.as_ref().map(|spec| FlowSettings {
-        one_of: spec.one_of.max(1),
-        active_timeout: u64::from(spec.active_timeout_s.max(1)) * 1_000_000_000,
-        nat_events: spec.nat_events,
-    });
+    snapshot.flows = tables.flows.as_ref().map(FlowSettings::from);
     snapshot.backends =
         with_past(snapshot.services.iter().flat_map(Service::backends).map(|b| b.address), &previous.backends);
     let pools = tables.services.iter().flat_map(|spec| &spec.source_pool).map(|ip| from_ip(*ip));

@@ -92,11 +92,7 @@ impl<D: Driver> Shared<D> {
                 Order::End
             }
             (false, Some(spec)) => {
-                let settings = FlowSettings {
-                    one_of: spec.one_of,
-                    active_timeout: u64::from(spec.active_timeout_s) * 1_000_000_000,
-                    nat_events: spec.nat_events,
-                };
+                let settings = FlowSettings::from(spec);
                 let mut rings = Vec::with_capacity(self.lines.len());
                 for (number, (line, worker)) in self.lines.iter().zip(&self.workers).enumerate() {
                     let (records, ring) = RingBuffer::new(RING);

@@ -7,11 +7,11 @@ use bytemuck::{Pod, Zeroable};
 use marchproxy_cpu::{MemoryError, MemoryOptions, Slab, prefetch_slice};
 use rtrb::Producer;
 
-use super::entry::{Direction, Session, State};
+use super::entry::{Direction, SECOND, Session, State};
 use super::{Hit, Sessions};
 use crate::flow::{Addr, FlowKey};
 use crate::reason::SessionEnd;
-use crate::tables::ServiceMode;
+use crate::tables::{FlowsSpec, ServiceMode};
 
 /// Sessions looked at per turn for the active timeout: a line each, one after the other.
 const STEP: usize = 16;
@@ -27,6 +27,16 @@ pub struct FlowSettings {
     pub active_timeout: u64,
     /// Whether beginnings are told of, too (RFC 8158).
     pub nat_events: bool,
+}
+
+impl From<&FlowsSpec> for FlowSettings {
+    fn from(spec: &FlowsSpec) -> Self {
+        Self {
+            one_of: spec.one_of.max(1),
+            active_timeout: u64::from(spec.active_timeout_s.max(1)) * SECOND,
+            nat_events: spec.nat_events,
+        }
+    }
 }
 
 /// What a record tells.
