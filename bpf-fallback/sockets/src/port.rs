@@ -330,11 +330,16 @@ impl Port {
         })
     }
 
+    /// Whether packets can pass.
+    pub fn link_up(&self) -> bool {
+        self.interface.is_up()
+    }
+
     /// How it is; asks the kernel.
     pub fn health(&self) -> Health {
         let xsks = self.xsks.iter().map(|xsk| (xsk.missed(), &xsk.rx_errors, &xsk.tx_errors));
         let packets = self.packets.iter().map(|socket| (socket.missed(), &socket.rx_errors, &socket.tx_errors));
-        let mut health = Health { link_up: self.interface.is_up(), ..Health::default() };
+        let mut health = Health { link_up: self.link_up(), ..Health::default() };
         for (missed, rx_errors, tx_errors) in xsks.chain(packets) {
             health.rx_missed += missed;
             health.rx_errors += rx_errors.load(Ordering::Relaxed);

@@ -203,10 +203,14 @@ impl OpenPort for DpdkPort {
         self.mac
     }
 
+    fn link_up(&self) -> bool {
+        self.port.link().is_ok_and(|link| link.up)
+    }
+
     fn health(&self) -> PortHealth {
         let stats = self.port.stats().unwrap_or_default();
         PortHealth {
-            link_up: self.port.link().is_ok_and(|link| link.up),
+            link_up: self.link_up(),
             rx_missed: stats.rx_missed + stats.rx_no_mbuf,
             rx_errors: stats.rx_errors,
             tx_errors: stats.tx_errors,

@@ -81,6 +81,10 @@ pub type QueuePair<D> = (<<D as Driver>::Backend as Backend>::Rx, <<D as Driver>
 pub trait OpenPort: Send + 'static {
     /// Its address.
     fn mac(&self) -> Mac;
+    /// Whether packets can pass. Asked many times a second: a driver whose health costs more than that answers by itself.
+    fn link_up(&self) -> bool {
+        self.health().link_up
+    }
     /// What it says of itself; may ask the hardware.
     fn health(&self) -> PortHealth;
     /// What its packets met in front of the engine.

@@ -234,6 +234,10 @@ impl OpenPort for SocketsPort {
         self.port.mac()
     }
 
+    fn link_up(&self) -> bool {
+        self.port.link_up()
+    }
+
     fn health(&self) -> PortHealth {
         // Looked at often enough to follow what the host's administrator does.
         if let Ok(addresses) = kernel_addresses() {

@@ -28,6 +28,8 @@ const RECLAIM: Duration = Duration::from_millis(20);
 
 /// How often links are looked at.
 const LINKS: Duration = Duration::from_millis(100);
+/// And how often everything else that nobody asks for.
+const UPKEEP: Duration = Duration::from_secs(1);
 
 /// Something for the builder to do.
 pub(super) enum Job {
@@ -80,6 +82,7 @@ pub(super) struct Builder<D: Driver> {
 impl<D: Driver> Builder<D> {
     /// Works until it is told to stop or nobody can tell it anything.
     pub(super) fn run(mut self, jobs: &mpsc::Receiver<Job>) {
+        let mut kept = Instant::now();
         loop {
             self.look_at_links();
             match jobs.recv_timeout(LINKS) {
@@ -122,7 +125,9 @@ impl<D: Driver> Builder<D> {
                     // Whoever asked may have given up.
                     let _ = answer.send(self.candidate(&tables));
                 }
+                Err(mpsc::RecvTimeoutError::Timeout) if kept.elapsed() < UPKEEP => {}
                 Err(mpsc::RecvTimeoutError::Timeout) => {
+                    kept = Instant::now();
                     self.give_back();
                     if self.shared.driver.is_stale() {
                         self.publish_again();

@@ -66,7 +66,7 @@ impl<D: Driver> Ports<D> {
     /// A bit for each port slot whose link is down.
     pub(super) fn down(&self) -> u64 {
         let down = self.entries();
-        let down = down.iter().filter(|entry| !entry.port.health().link_up);
+        let down = down.iter().filter(|entry| !entry.port.link_up());
         down.fold(0, |all, entry| all | 1 << entry.place.slot.index())
     }
 
